@@ -1,1 +1,1 @@
-"""Secrets with a TTL, the site's certificate authorities, signed documents and the sealed hand-over."""
+"""Secrets with a TTL, the site's certificate authorities and the sealed hand-over."""
