@@ -1,0 +1,44 @@
+"""PCR values that follow from an event log.
+
+It only computes; whether the values are those that a TPM signed is the caller's comparison.
+TCG PC Client Platform Firmware Profile 1.06, sections 3.3 (PCR use) and 10.4.5 (EV_NO_ACTION).
+"""
+
+import hashlib
+
+from attest.errors import EvidenceError
+from attest.eventlog import PCR_COUNT, EventLog, EventType
+
+_SIZES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+# PCRs of a dynamic launch stand at all ones until one happens (TCG PTP 1.05, table 7).
+_DYNAMIC = range(17, 23)
+
+
+def extend(value: bytes, digest: bytes, bank: str) -> bytes:
+    """Give the PCR value after one TPM2_PCR_Extend."""
+    return hashlib.new(bank, value + digest).digest()
+
+
+def start_value(pcr: int, bank: str, startup_locality: int | None = None) -> bytes:
+    """Give the value of a PCR right after TPM2_Startup(CLEAR)."""
+    size = _SIZES[bank]
+    if pcr in _DYNAMIC:
+        return b"\xff" * size
+    if pcr == 0 and startup_locality:
+        return bytes(size - 1) + bytes([startup_locality])
+    return bytes(size)
+
+
+def replay(log: EventLog, bank: str) -> dict[int, bytes]:
+    """Give all 24 PCR values of `bank`; raise EvidenceError if an event lacks its digest."""
+    if bank not in _SIZES or bank not in {known.name for known in log.banks}:
+        raise EvidenceError(f"the event log has no {bank} digests")
+    values = {pcr: start_value(pcr, bank, log.startup_locality) for pcr in range(PCR_COUNT)}
+    for event in log.events:
+        if event.type == EventType.NO_ACTION:
+            continue
+        digest = event.digests.get(bank)
+        if digest is None:
+            raise EvidenceError(f"an event of PCR {event.pcr} lacks its {bank} digest")
+        values[event.pcr] = extend(values[event.pcr], digest, bank)
+    return values
