@@ -1,7 +1,8 @@
 """The boot event log of a box, as its firmware and boot programs wrote it.
 
-Both wire forms are read: the SHA-1 form of PC-clients with TPM 1.2 rules and the crypto-agile form.
-Nothing in here is trusted: types and data are claims, only digests that replay to quoted values count.
+Both wire forms are read: the SHA-1 form of TPM 1.2 times and the crypto-agile form.
+Nothing in here is trusted: types and data are claims; only digests that replay to quoted values
+count.
 It never interprets event data, apart from the two EV_NO_ACTION events that steer decoding.
 TCG PC Client Platform Firmware Profile 1.06, section 10 (event logging).
 """
@@ -190,9 +191,7 @@ def _legacy_event(reader: _Reader) -> Event:
     pcr = _checked_pcr(reader)
     event_type = reader.u32()
     digest = reader.take(20)
-    return Event(
-        pcr=pcr, type=event_type, digests={"sha1": digest}, data=reader.take(reader.u32())
-    )
+    return Event(pcr=pcr, type=event_type, digests={"sha1": digest}, data=reader.take(reader.u32()))
 
 
 def _agile_event(reader: _Reader, banks: Mapping[int, Bank]) -> Event:
