@@ -1,0 +1,42 @@
+"""What happened, as values that the event log numbers and keeps.
+
+Never more than facts about a packet or a file that was sent: what they mean is control's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+
+Detail = tuple[tuple[str, str | int | float | bool], ...]
+
+
+class EventKind(StrEnum):
+    """Kinds of events; the text is what the log and control's cursor see."""
+
+    DISCOVER = "dhcp-discover"
+    OFFER = "dhcp-offer"
+    ACK = "dhcp-ack"
+    NAK = "dhcp-nak"
+    RELEASE = "dhcp-release"
+    DECLINE = "dhcp-decline"
+    INFORM = "dhcp-inform"
+    MALFORMED = "dhcp-malformed"
+    POOL_EMPTY = "dhcp-pool-empty"
+    FLOOD = "dhcp-flood"
+    FOREIGN = "foreign-dhcp"
+    ARCHITECTURE = "arch-unknown"
+    BOOT_FILE = "boot-file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event; `at` in seconds of unix time, `mac` as 6 bytes, `reason` a code or None."""
+
+    at: float
+    kind: EventKind
+    mac: bytes | None = None
+    address: IPv4Address | None = None
+    reason: str | None = None
+    detail: Detail = ()
