@@ -1,0 +1,258 @@
+"""Every reason for which a box is not simply accepted: code, sentence, who may release it, rank.
+
+One table: the code is at once the log field, the journal column, the API's code and the `expect`
+of the test vectors. It never decides anything (see `attest.appraise`).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Releaser(Enum):
+    """Who may let a box through in spite of a finding."""
+
+    NOBODY = "nobody"
+    HEADQUARTERS = "headquarters"
+    TECHNICIAN_AND_HEADQUARTERS = "technician and headquarters"
+    SIGNED_NOTE = "a signed delivery note that names the EK"
+    ANYBODY = "no release needed"
+
+
+class Reason(Enum):
+    """A finding's reason, in order of rank: the first one found is what the technician reads."""
+
+    code: str
+    sentence: str
+    releasable_by: Releaser
+
+    def __new__(cls, code: str, releasable_by: Releaser, sentence: str) -> Reason:
+        """Make the code the value, so that `Reason("EK-UNKNOWN")` finds it."""
+        member = object.__new__(cls)
+        member._value_ = code
+        member.code = code
+        member.sentence = sentence
+        member.releasable_by = releasable_by
+        return member
+
+    @property
+    def rank(self) -> int:
+        """Place in this table; a lower rank is told first."""
+        return _RANKS[self]
+
+    SESSION_UNKNOWN = (
+        "SESSION-UNKNOWN",
+        Releaser.NOBODY,
+        "This session is not one of this site, or its time is over: the box begins a new one.",
+    )
+    REPLAY = (
+        "REPLAY",
+        Releaser.NOBODY,
+        "Other evidence was already given in this session: the box begins a new one.",
+    )
+    TPM_NONE = (
+        "TPM-NONE",
+        Releaser.NOBODY,
+        "The box says that it has no TPM 2.0: switch it on in the firmware setup.",
+    )
+    TPM_OWNED = (
+        "TPM-OWNED",
+        Releaser.NOBODY,
+        "The box says that somebody else's password locks its TPM: clear the TPM in the"
+        " firmware setup.",
+    )
+    EK_NONE = (
+        "EK-NONE",
+        Releaser.NOBODY,
+        "The box says that its TPM holds no endorsement key certificate of a kind known here.",
+    )
+    EK_STRUCTURE = (
+        "EK-STRUCTURE",
+        Releaser.NOBODY,
+        "The endorsement key that the box sent cannot be read.",
+    )
+    EK_TEMPLATE = (
+        "EK-TEMPLATE",
+        Releaser.NOBODY,
+        "The endorsement key was not made from a template of the TCG, so it proves no TPM.",
+    )
+    AK_ATTRIBUTES = (
+        "AK-ATTRIBUTES",
+        Releaser.NOBODY,
+        "The attestation key is not one that only signs what its TPM made.",
+    )
+    QUOTE_STRUCTURE = (
+        "QUOTE-STRUCTURE",
+        Releaser.NOBODY,
+        "What the box sent as a quote is none.",
+    )
+    QUOTE_SIGNATURE = (
+        "QUOTE-SIGNATURE",
+        Releaser.NOBODY,
+        "The quote is not signed by the attestation key.",
+    )
+    AK_NOT_UNDER_EK = (
+        "AK-NOT-UNDER-EK",
+        Releaser.NOBODY,
+        "The attestation key was not made under the endorsement key of this box.",
+    )
+    QUOTE_NONCE = (
+        "QUOTE-NONCE",
+        Releaser.NOBODY,
+        "The quote was made for another session or another box.",
+    )
+    QUOTE_SELECTION = (
+        "QUOTE-SELECTION",
+        Releaser.NOBODY,
+        "The quotes do not cover PCR 0 to 15 of every active bank exactly once.",
+    )
+    QUOTE_DIGEST = (
+        "QUOTE-DIGEST",
+        Releaser.NOBODY,
+        "The measurements that the box sent are not those that its TPM signed.",
+    )
+    DEVICE_KEY = (
+        "DEVICE-KEY",
+        Releaser.NOBODY,
+        "The key of the box for its certificate is not proved to live in its TPM.",
+    )
+    BANK_SHA1_ONLY = (
+        "BANK-SHA1-ONLY",
+        Releaser.NOBODY,
+        "The TPM measures with SHA-1 alone: switch on its SHA-256 bank in the firmware setup.",
+    )
+    BANK_UNEXTENDED = (
+        "BANK-UNEXTENDED",
+        Releaser.NOBODY,
+        "The firmware left an active bank of the TPM empty, so its values prove nothing:"
+        " update the firmware or switch that bank off.",
+    )
+    COUNTER_BACK = (
+        "COUNTER-BACK",
+        Releaser.NOBODY,
+        "A counter of the TPM went back: the evidence is older than what the box showed before.",
+    )
+    SECURE_BOOT_OFF = (
+        "SECURE-BOOT-OFF",
+        Releaser.NOBODY,
+        "Secure Boot is off: switch it on in the firmware setup and start the box again.",
+    )
+    INITRD_UNKNOWN = (
+        "INITRD-UNKNOWN",
+        Releaser.NOBODY,
+        "The box loaded an initrd that is in no boot set this site accepts.",
+    )
+    BOOT_SET_WITHDRAWN = (
+        "BOOT-SET-WITHDRAWN",
+        Releaser.NOBODY,
+        "This box still runs a boot set that was withdrawn: start it again from the network.",
+    )
+    KERNEL_UNKNOWN = (
+        "KERNEL-UNKNOWN",
+        Releaser.NOBODY,
+        "The box loaded a kernel that is in no boot set this site accepts.",
+    )
+    OTHER_PROGRAM = (
+        "OTHER-PROGRAM",
+        Releaser.NOBODY,
+        "Another program ran before the boot loader: remove it, boot from the network once,"
+        " and switch the power off and on.",
+    )
+    LOADER_UNKNOWN = (
+        "LOADER-UNKNOWN",
+        Releaser.NOBODY,
+        "The box ran a boot loader that is in no boot set this site accepts.",
+    )
+    GRUB_CFG_UNKNOWN = (
+        "GRUB-CFG-UNKNOWN",
+        Releaser.NOBODY,
+        "The box read a grub.cfg that is in no boot set this site accepts.",
+    )
+    COMMAND_LINE_UNKNOWN = (
+        "COMMAND-LINE-UNKNOWN",
+        Releaser.NOBODY,
+        "The kernel was started with a command line that is in no boot set this site accepts.",
+    )
+    MOK_ENROLLED = (
+        "MOK-ENROLLED",
+        Releaser.NOBODY,
+        "A machine owner key is enrolled: reset the MOK list of the box.",
+    )
+    SECURE_BOOT_KEYS = (
+        "SECURE-BOOT-KEYS",
+        Releaser.NOBODY,
+        "The Secure Boot keys of the box do not lead to the loader that this site serves.",
+    )
+    PCR_MISMATCH = (
+        "PCR-MISMATCH",
+        Releaser.NOBODY,
+        "The box did not boot what this site serves.",
+    )
+    LOG_MISSING = (
+        "LOG-MISSING",
+        Releaser.HEADQUARTERS,
+        "The box sent no boot log, so its firmware and Secure Boot keys cannot be explained.",
+    )
+    LOG_MALFORMED = (
+        "LOG-MALFORMED",
+        Releaser.NOBODY,
+        "The boot log of the box cannot be read.",
+    )
+    LOG_REPLAY = (
+        "LOG-REPLAY",
+        Releaser.NOBODY,
+        "The boot log does not explain the measurements that the TPM signed.",
+    )
+    VERIFIER_FAULT = (
+        "VERIFIER-FAULT",
+        Releaser.NOBODY,
+        "The evidence could not be judged; this is a fault of this site: call the help desk.",
+    )
+    EK_CERT_MISMATCH = (
+        "EK-CERT-MISMATCH",
+        Releaser.NOBODY,
+        "The endorsement certificate belongs to another key than the one the box uses.",
+    )
+    EK_VIRTUAL = (
+        "EK-VIRTUAL",
+        Releaser.NOBODY,
+        "The endorsement certificate is that of a TPM in software, which proves no machine.",
+    )
+    EK_CERT_INVALID = (
+        "EK-CERT-INVALID",
+        Releaser.SIGNED_NOTE,
+        "The endorsement certificate of the box does not have the form that the TCG demands.",
+    )
+    EK_UNKNOWN = (
+        "EK-UNKNOWN",
+        Releaser.SIGNED_NOTE,
+        "No maker that this site trusts vouches for the TPM of this box.",
+    )
+    EK_CERT_EXPIRED = (
+        "EK-CERT-EXPIRED",
+        Releaser.HEADQUARTERS,
+        "The endorsement certificate of the box, or one above it, is out of date.",
+    )
+    EK_UNLISTED = (
+        "EK-UNLISTED",
+        Releaser.TECHNICIAN_AND_HEADQUARTERS,
+        "This box is not on the delivery note.",
+    )
+    TPM_CLEARED = (
+        "TPM-CLEARED",
+        Releaser.TECHNICIAN_AND_HEADQUARTERS,
+        "The TPM of this box was cleared since it was last here.",
+    )
+    FACTS_DIFFER = (
+        "FACTS-DIFFER",
+        Releaser.TECHNICIAN_AND_HEADQUARTERS,
+        "The box is not what the delivery note or its role says.",
+    )
+    FIRMWARE_UNCHECKED = (
+        "FIRMWARE-UNCHECKED",
+        Releaser.ANYBODY,
+        "The firmware of the box (PCR 0, 2, 3, 6, 10) is not checked yet.",
+    )
+
+
+_RANKS = {reason: rank for rank, reason in enumerate(Reason)}
