@@ -1,0 +1,1 @@
+"""Building boot sets: packages by exact version and digest, the generic initrd, the ISO."""

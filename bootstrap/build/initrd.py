@@ -1,0 +1,176 @@
+"""The generic initrd: Debian's Python, the TPM stack, a few kernel modules and the agent.
+
+Built from locked packages with the locked packages' own Python and zstd, so two builds on two hosts
+give the same bytes. It runs nothing of the packages but those two programs; no maintainer script.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bootstrap.build import tree
+from bootstrap.build.init import INIT
+from bootstrap.errors import SiteError
+from netboot.cpio import (
+    CpioEntry,
+    directory_entry,
+    encode_cpio,
+    file_entry,
+    link_entry,
+    with_parents,
+)
+
+AGENT = "bootstrap.agent.main"
+_LOADER = "usr/lib64/ld-linux-x86-64.so.2"
+_LEVEL = 19
+
+
+def build_generic(
+    packages: Mapping[str, Path], kernel: str, source: Path, *, agent: str = AGENT
+) -> bytes:
+    """Build the generic initrd from package files (by name) and our packages below `source`.
+
+    `kernel` is the name of the kernel package; its modules are for that kernel alone.
+    """
+    files = {}
+    for name in tree.RUNTIME:
+        files.update({k: v for k, v in read_deb(packages[name]).items() if tree.keep(k)})
+    with tempfile.TemporaryDirectory(prefix="doorstep-initrd-") as directory:
+        root = Path(directory)
+        own = _own_sources(source, agent)
+        _write_tree(root, {**_all_tools(packages), **files, **own})
+        compiled = _compile(root, [*files, *own])
+        entries = [
+            *_system_entries(files, compiled),
+            *_module_entries(packages[kernel]),
+            *_fixed_entries(agent),
+        ]
+        return _compress(root, encode_cpio(with_parents(entries)))
+
+
+def read_deb(path: Path) -> dict[str, CpioEntry]:
+    """Read the files and links of a package, by name without a leading slash."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise SiteError(f"{path}: dpkg-deb: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        return {entry.name: entry for entry in _members(archive)}
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[CpioEntry]:
+    for member in archive:
+        name = member.name.removeprefix("./").removeprefix("/")
+        if not name.startswith("usr/") and name.startswith(("lib/", "lib64/", "bin/", "sbin/")):
+            name = f"usr/{name}"
+        if member.issym():
+            yield link_entry(name, member.linkname)
+        elif member.isfile():
+            data = archive.extractfile(member)
+            assert data is not None
+            yield file_entry(name, data.read(), executable=bool(member.mode & stat.S_IXUSR))
+
+
+def _own_sources(source: Path, agent: str) -> dict[str, CpioEntry]:
+    def text(path: str) -> str | None:
+        file = source / path
+        return file.read_text() if file.is_file() else None
+
+    found = tree.find_own_modules(agent, text)
+    return {
+        tree.OWN + path: file_entry(tree.OWN + path, body.encode()) for path, body in found.items()
+    }
+
+
+def _all_tools(packages: Mapping[str, Path]) -> dict[str, CpioEntry]:
+    """Give every file that the building programs need, pruned or not."""
+    found: dict[str, CpioEntry] = {}
+    for name in (*tree.RUNTIME, *tree.TOOLS):
+        wanted = ("usr/bin/", "usr/lib64/", tree.LIBRARIES, tree.PYTHON)
+        found.update({k: v for k, v in read_deb(packages[name]).items() if k.startswith(wanted)})
+    return found
+
+
+def _write_tree(root: Path, entries: Mapping[str, CpioEntry]) -> None:
+    for name, entry in entries.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_ISLNK(entry.mode):
+            path.symlink_to(entry.data.decode())
+        else:
+            path.write_bytes(entry.data)
+            path.chmod(0o755 if entry.mode & 0o100 else 0o644)
+
+
+def _program(root: Path, name: str, arguments: list[str], data: bytes = b"") -> bytes:
+    """Run a program of the tree with the tree's own loader and libraries."""
+    libraries = str(root / tree.LIBRARIES)
+    command = [str(root / _LOADER), "--library-path", libraries, str(root / name), *arguments]
+    environment = {"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        command, input=data, capture_output=True, check=False, env=environment, cwd=root
+    )
+    if done.returncode:
+        text = (done.stdout + done.stderr).decode(errors="replace").strip()
+        raise SiteError(f"{name} of the locked packages failed: {text[-800:]}")
+    return done.stdout
+
+
+_COMPILE = """\
+import importlib._bootstrap_external as external, marshal, sys
+from importlib.util import source_hash
+for name in sys.stdin.read().splitlines():
+    data = open(name, 'rb').read()
+    code = compile(data, '/' + name, 'exec', dont_inherit=True, optimize=0)
+    raw = external._code_to_hash_pyc(code, source_hash(data), False)
+    open(name + 'c', 'wb').write(raw)
+"""
+
+
+def _compile(root: Path, names: list[str]) -> dict[str, bytes]:
+    """Compile every .py to bytecode that is not checked against a source when it is loaded."""
+    sources = sorted(name for name in names if name.endswith(".py"))
+    text = "\n".join(sources).encode()
+    _program(root, "usr/bin/python3.13", ["-S", "-B", "-W", "ignore", "-c", _COMPILE], text)
+    return {f"{name}c": (root / f"{name}c").read_bytes() for name in sources}
+
+
+def _system_entries(
+    files: Mapping[str, CpioEntry], compiled: Mapping[str, bytes]
+) -> Iterator[CpioEntry]:
+    yield from (entry for name, entry in files.items() if not name.endswith(".py"))
+    yield from (file_entry(name, data) for name, data in compiled.items())
+
+
+def _module_entries(kernel: Path) -> Iterator[CpioEntry]:
+    files = read_deb(kernel)
+    modules = {
+        Path(name).name.partition(".ko")[0].replace("-", "_"): entry.data
+        for name, entry in files.items()
+        if name.startswith("usr/lib/modules/") and name.endswith((".ko", ".ko.xz"))
+    }
+    lists = [e.data.decode() for n, e in files.items() if n.endswith("/modules.builtin")]
+    builtin = {Path(p).stem.replace("-", "_") for text in lists for p in text.split()}
+    order = tree.order_modules(tree.MODULES, modules, builtin)
+    for name in order:
+        yield file_entry(f"doorstep/{name}.ko", tree.plain_module(modules[name]))
+    yield file_entry("doorstep/modules", "".join(f"{name}.ko\n" for name in order).encode())
+
+
+def _fixed_entries(agent: str) -> Iterator[CpioEntry]:
+    yield file_entry("init", INIT.format(agent=agent).encode(), executable=True)
+    yield link_entry("usr/bin/python3", "python3.13")
+    for name in ("bin", "lib", "lib64"):
+        yield link_entry(name, f"usr/{name}")
+    yield from (directory_entry(name) for name in ("dev", "proc", "run", "sys", "tmp"))
+
+
+def _compress(root: Path, data: bytes) -> bytes:
+    arguments = [f"-{_LEVEL}", "--single-thread", "--no-progress", "-c"]
+    return _program(root, "usr/bin/zstd", arguments, data)

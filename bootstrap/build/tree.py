@@ -1,0 +1,170 @@
+"""What is in the generic initrd: a table of what to take from which package, and the closures.
+
+Pure: file names and bytes in, entries out. There is no shell, no login, no DHCP client and no
+module loader in it: what is not on these lists is not in the box's enrolment system.
+"""
+
+from __future__ import annotations
+
+import ast
+import lzma
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from bootstrap.errors import SiteError
+
+RUNTIME = (
+    "libbz2-1.0",
+    "libc6",
+    "libexpat1",
+    "libffi8",
+    "libgcc-s1",
+    "libjson-c5",
+    "liblzma5",
+    "libpython3.13-minimal",
+    "libpython3.13-stdlib",
+    "libssl3t64",
+    "libtss2-esys-3.0.2-0t64",
+    "libtss2-mu-4.0.1-0t64",
+    "libtss2-policy0t64",
+    "libtss2-rc0t64",
+    "libtss2-sys1t64",
+    "libtss2-tcti-device0t64",
+    "libtss2-tcti-spi-helper0t64",
+    "libtss2-tctildr0t64",
+    "libuuid1",
+    "libyaml-0-2",
+    "libzstd1",
+    "python3-asn1crypto",
+    "python3-cffi-backend",
+    "python3-cryptography",
+    "python3-packaging",
+    "python3-tpm2-pytss",
+    "python3-yaml",
+    "python3.13-minimal",
+    "zlib1g",
+)
+"""Packages whose files go into the initrd."""
+
+TOOLS = ("liblz4-1", "libstdc++6", "zstd")
+"""Packages only used while building, so that every host gives the same bytes."""
+
+LOADERS = ("grub-efi-amd64-signed", "shim-signed", "shim-helpers-amd64-signed")
+KERNELS = ("linux-image-cloud-amd64",)
+
+MODULES = ("virtio_pci", "virtio_net", "efivarfs")
+"""Kernel modules to load, with what they depend on; a built-in one is left out."""
+
+PYTHON = "usr/lib/python3.13/"
+SITE = "usr/lib/python3/dist-packages/"
+LIBRARIES = "usr/lib/x86_64-linux-gnu/"
+OWN = "doorstep/python/"
+OWN_PACKAGES = ("attest", "bootstrap", "keys", "netboot")
+
+_KEEP = re.compile(
+    rf"usr/bin/python3\.13|usr/lib64/ld-linux-x86-64\.so\.2"
+    rf"|{LIBRARIES}(?:ld-linux-x86-64|lib[\w.+-]+)\.so[\w.]*"
+    rf"|{PYTHON}.*\.(?:py|so)|{SITE}.*\.(?:py|so)"
+)
+_DROP = re.compile(
+    rf"{PYTHON}(?:test|idlelib|ensurepip|tkinter|turtledemo|lib2to3|pydoc_data|unittest|venv|sqlite3"
+    rf"|curses|dbm|xmlrpc|wsgiref|_pyrepl|config-3\.13[^/]*|asyncio|multiprocessing|xml|concurrent"
+    rf"|re/_test|zoneinfo|sysconfig)/"
+    rf"|{PYTHON}(?:pydoc|doctest|pdb|turtle|antigravity|this|mailbox|tarfile|cProfile|profile|pstats"
+    rf"|imaplib|smtplib|ftplib|poplib|pickletools|_pydecimal|_pydatetime|webbrowser|nturl2path"
+    rf"|__phello__|_sysconfigdata[^/]*|optparse|statistics|fractions|trace|tracemalloc|zipapp"
+    rf"|sitecustomize|rlcompleter|cmd|code|codeop|bdb|tabnanny|pyclbr|filecmp|fileinput)\.py"
+    rf"|{PYTHON}lib-dynload/(?:_sqlite3|_curses|_curses_panel|readline|_tkinter|_dbm|_gdbm|_test\w*"
+    rf"|xx\w+|_xx\w+|_ctypes_test|_codecs_(?:jp|kr|cn|tw|hk|iso2022)|_multibytecodec|_decimal"
+    rf"|_asyncio|_multiprocessing|_interp\w+|_lsprof|nis|ossaudiodev|crypt|_crypt)\."
+    rf"|{PYTHON}encodings/(?!__init__|aliases|ascii|utf_8|utf_16_le|utf_16|latin_1|idna|punycode"
+    rf"|hex_codec|unicode_escape|raw_unicode_escape)"
+    rf"|{SITE}(?:asn1crypto/_perf|.*/tests?/)"
+    rf"|{LIBRARIES}lib(?:BrokenLocale|SegFault|anl|memusage|pcprofile|nss_(?:compat|hesiod)|nsl"
+    rf"|thread_db|c_malloc_debug|mvec)\.so"
+)
+
+
+def keep(name: str) -> bool:
+    """Tell whether a file of the runtime packages belongs into the initrd."""
+    return bool(_KEEP.fullmatch(name)) and not _DROP.match(name)
+
+
+def find_own_modules(entry: str, source: Callable[[str], str | None]) -> dict[str, str]:
+    """Follow imports from the module `entry`; return path in the package tree -> source text.
+
+    `source` gives the text of a path as `attest/quote.py`, None when there is none. Imports
+    inside functions count too: what may be imported must be there, for nothing is loaded later.
+    """
+    found: dict[str, str] = {}
+    waiting = [entry]
+    while waiting:
+        module = waiting.pop()
+        if module.partition(".")[0] not in OWN_PACKAGES:
+            continue
+        path, text = _locate(module, source)
+        if path is None or text is None or path in found:
+            continue
+        found[path] = text
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])
+        package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
+        waiting.extend(_imports(ast.parse(text), package))
+    if not any(module == entry.replace(".", "/") + ".py" for module in found):
+        raise SiteError(f"the agent {entry} is not in this installation of Doorstep")
+    return found
+
+
+def _locate(module: str, source: Callable[[str], str | None]) -> tuple[str | None, str | None]:
+    stem = module.replace(".", "/")
+    for path in (f"{stem}.py", f"{stem}/__init__.py"):
+        text = source(path)
+        if text is not None:
+            return path, text
+    return None, None
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join(parts) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def order_modules(
+    wanted: Iterable[str], files: Mapping[str, bytes], builtin: set[str]
+) -> list[str]:
+    """Put kernel modules and what they depend on in load order.
+
+    `files` is module name -> .ko as the package has it; SiteError when one is nowhere.
+    """
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in order or name in builtin:
+            return
+        if name not in files:
+            raise SiteError(f"the kernel package has no module {name}")
+        for needed in module_depends(plain_module(files[name])):
+            add(needed)
+        order.append(name)
+
+    for name in wanted:
+        add(name)
+    return order
+
+
+def plain_module(data: bytes) -> bytes:
+    """Decompress a .ko.xz; another file is returned as it is."""
+    return lzma.decompress(data) if data.startswith(b"\xfd7zXZ\0") else data
+
+
+def module_depends(module: bytes) -> list[str]:
+    """Read the `depends=` field of a module's .modinfo section."""
+    match = re.search(rb"\0depends=([\w,-]*)\0", module)
+    return [name.decode() for name in match.group(1).split(b",") if name] if match else []
