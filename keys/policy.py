@@ -1,7 +1,7 @@
 """Policy digests of the TPM, calculated in software.
 
-`TpmPolicy` walks as a trial session does (TPM 2.0 Part 1, 19.7; Part 3, 23): each assertion gives the
-next value. It never talks to a TPM; the tests compare it with one. Session hash is SHA-256.
+`TpmPolicy` walks as a trial session does (TPM 2.0 Part 1, 19.7; Part 3, 23): each assertion gives
+the next value. It never talks to a TPM; the tests compare it with one. Session hash is SHA-256.
 """
 
 from __future__ import annotations
