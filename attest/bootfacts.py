@@ -1,0 +1,299 @@
+"""What the files of a boot set say for prediction, computed once, small enough to keep as JSON.
+
+It reads file contents handed to it, never a disk, and checks no signature: it asks only whose
+certificate issued which signer, as shim and firmware will.
+UEFI 2.10, 32.4; shim `README.tpm` and `SBAT.md`; GRUB manual 2.12, 17.2.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from attest.errors import AttestSiteError
+from attest.grub import GrubKind
+from attest.grub import inspect as inspect_grub
+from attest.pe import Pe, authenticode
+
+BANKS = ("sha1", "sha256", "sha384", "sha512")
+FACTS_TYPE = "doorstep/bootfacts/v1"
+
+Digests = Mapping[str, bytes]
+"""Digests keyed by bank name."""
+
+# GRUB expands, splits or drops every other character; a flat file has one reading only.
+_WORD = re.compile(r"[A-Za-z0-9_./:=,@%+~-]+")
+_MAX_CONFIG = 16 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFiles:
+    """The contents of the files of one boot set for one transport."""
+
+    shim: bytes
+    grub: bytes
+    grub_cfg: bytes
+    kernel: bytes
+    initrds: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """Digests of a boot program by bank: of the file, and Authenticode."""
+
+    file: Digests
+    image: Digests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Everything that prediction needs of the files.
+
+    `commands` are GRUB's command texts as measured. `initrd_loaded` is over what the kernel gets:
+    the files in order, each but the last padded with zeros to four bytes. `signers` are the
+    certificates (DER) of each signature of shim; `grub_signers` and `kernel_signers` likewise.
+    """
+
+    shim: ImageFacts
+    grub: ImageFacts
+    kernel: ImageFacts
+    grub_cfg: Digests
+    initrds: tuple[Digests, ...]
+    initrd_loaded: Digests
+    commands: tuple[str, ...]
+    signers: tuple[tuple[bytes, ...], ...]
+    grub_signers: tuple[tuple[bytes, ...], ...]
+    kernel_signers: tuple[tuple[bytes, ...], ...]
+    vendor_cert: bytes
+    vendor_dbx: bytes
+    sbat_level: bytes
+    grub_version: str
+    grub_family: str
+    grub_kind: GrubKind
+    grub_prefix: str
+    grub_commands: tuple[str, ...]
+
+    @classmethod
+    def compute(cls, files: BootFiles) -> "FileFacts":
+        """Compute the facts; raise AttestSiteError for files that cannot be predicted."""
+        shim, loader = Pe.decode(files.shim), inspect_grub(files.grub)
+        vendor_cert, vendor_dbx = _vendor(shim)
+        commands = flat_commands(files.grub_cfg)
+        if sum(len(line.split()) - 1 for line in commands if line.startswith("initrd ")) != len(
+            files.initrds
+        ):
+            raise AttestSiteError("grub.cfg names another number of initrd files than are given")
+        return cls(
+            shim=_image(files.shim),
+            grub=_image(files.grub),
+            kernel=_image(files.kernel),
+            grub_cfg=digests(files.grub_cfg),
+            initrds=tuple(digests(initrd) for initrd in files.initrds),
+            initrd_loaded=_loaded(files.initrds),
+            commands=commands,
+            signers=shim.signers,
+            grub_signers=Pe.decode(files.grub).signers,
+            kernel_signers=Pe.decode(files.kernel).signers,
+            vendor_cert=vendor_cert,
+            vendor_dbx=vendor_dbx,
+            sbat_level=_sbat_level(shim),
+            grub_version=loader.version,
+            grub_family=loader.family,
+            grub_kind=loader.kind,
+            grub_prefix=loader.prefix,
+            grub_commands=loader.commands,
+        )
+
+    def to_json(self) -> str:
+        """Give the facts as one line of JSON with sorted keys."""
+        document = {name: _plain(getattr(self, name)) for name in self.__slots__}
+        document["type"] = FACTS_TYPE
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "FileFacts":
+        """Read what `to_json` gave; raise AttestSiteError on anything else."""
+        try:
+            document = json.loads(text)
+            if not isinstance(document, dict) or document.pop("type", None) != FACTS_TYPE:
+                raise AttestSiteError("the boot facts are of another type or version")
+            if set(document) != set(cls.__slots__):
+                raise AttestSiteError("the boot facts have missing or unknown fields")
+            return cls(**{name: _FIELDS[name](value) for name, value in document.items()})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise AttestSiteError("the boot facts cannot be read") from error
+
+
+def digests(data: bytes) -> dict[str, bytes]:
+    """Give the digests of `data` in every bank."""
+    return {bank: hashlib.new(bank, data).digest() for bank in BANKS}
+
+
+def _image(data: bytes) -> ImageFacts:
+    return ImageFacts(file=digests(data), image={bank: authenticode(data, bank) for bank in BANKS})
+
+
+def _loaded(initrds: tuple[bytes, ...]) -> dict[str, bytes]:
+    """Hash the initrd files as GRUB 2.12 hands them over by LoadFile2 (found by booting)."""
+    hashers = {bank: hashlib.new(bank) for bank in BANKS}
+    for index, initrd in enumerate(initrds):
+        padding = bytes(-len(initrd) % 4) if index + 1 < len(initrds) else b""
+        for hasher in hashers.values():
+            hasher.update(initrd)
+            hasher.update(padding)
+    return {bank: hasher.digest() for bank, hasher in hashers.items()}
+
+
+def _vendor(shim: Pe) -> tuple[bytes, bytes]:
+    """Read certificate and revocation list out of shim's .vendor_cert table."""
+    table = shim.section(".vendor_cert")
+    if table is None or len(table) < 16:
+        raise AttestSiteError("the first boot program is not shim: it has no .vendor_cert")
+    cert_size, dbx_size, cert, dbx = struct.unpack_from("<IIII", table)
+    if not cert_size or cert + cert_size > len(table) or dbx + dbx_size > len(table):
+        raise AttestSiteError("the .vendor_cert of shim is empty or malformed")
+    certificate = table[cert : cert + cert_size]
+    if certificate[:1] != b"\x30":
+        raise AttestSiteError("the .vendor_cert of shim holds a key list, not one certificate")
+    return certificate, table[dbx : dbx + dbx_size]
+
+
+def _sbat_level(shim: Pe) -> bytes:
+    """Give the level that shim sets on its own: the one called "previous"."""
+    section = shim.section(".sbatlevel")
+    if section is None or len(section) < 12:
+        raise AttestSiteError("shim has no .sbatlevel section")
+    version, previous = struct.unpack_from("<II", section)
+    text = section[4 + previous :].split(b"\0")[0]
+    if version != 0 or not text.startswith(b"sbat,1,"):
+        raise AttestSiteError("the .sbatlevel section of shim is of an unknown kind")
+    return text
+
+
+def flat_commands(grub_cfg: bytes) -> tuple[str, ...]:
+    """Give the commands of a flat grub.cfg; raise AttestSiteError where GRUB would interpret."""
+    if len(grub_cfg) > _MAX_CONFIG:
+        raise AttestSiteError(f"grub.cfg is larger than {_MAX_CONFIG} bytes")
+    if not grub_cfg.isascii() or b"\r" in grub_cfg:
+        raise AttestSiteError("grub.cfg must be ASCII with plain line ends")
+    commands: list[str] = []
+    for number, line in enumerate(grub_cfg.decode().split("\n"), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if not all(_WORD.fullmatch(word) for word in words):
+            raise AttestSiteError(f"grub.cfg line {number} has a character that GRUB interprets")
+        _check_command(words, number)
+        commands.append(" ".join(words))
+    order = [command.split()[0] for command in commands if not command.startswith("set ")]
+    if order != ["linux", "initrd", "boot"]:
+        raise AttestSiteError("grub.cfg must be: linux, initrd, boot, one command a line")
+    return tuple(commands)
+
+
+def _check_command(words: list[str], number: int) -> None:
+    match words:
+        case ["linux" | "initrd", path, *_] if path.startswith("/"):
+            return
+        case ["set", assignment] if "=" in assignment:
+            return
+        case ["boot"]:
+            return
+    raise AttestSiteError(f"grub.cfg line {number} is none of: linux, initrd, boot, set NAME=VALUE")
+
+
+def chains_to(chain: tuple[bytes, ...], authority: bytes) -> bool:
+    """Tell whether a signature with the certificates `chain` is one that `authority` vouches for.
+
+    Both are DER; a certificate that cannot be read vouches for nothing.
+    """
+    return any(
+        certificate == authority or _is_issuer(authority, certificate) for certificate in chain
+    )
+
+
+def _is_issuer(authority: bytes, certificate: bytes) -> bool:
+    try:
+        child = x509.load_der_x509_certificate(certificate)
+        child.verify_directly_issued_by(x509.load_der_x509_certificate(authority))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Turn a field into JSON values; bytes become base64, digests by bank stay a mapping."""
+    match value:
+        case bytes():
+            return b64encode(value).decode()
+        case Mapping():
+            return {key: _plain(part) for key, part in value.items()}
+        case tuple():
+            return [_plain(part) for part in value]
+        case ImageFacts():
+            return {"file": _plain(value.file), "image": _plain(value.image)}
+        case GrubKind():
+            return value.value
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    return b64decode(value, validate=True)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _by_bank(value: Any) -> dict[str, bytes]:
+    found = {bank: _bytes(value[bank]) for bank in BANKS}
+    if len(value) != len(BANKS) or any(
+        len(found[bank]) != hashlib.new(bank).digest_size for bank in BANKS
+    ):
+        raise ValueError
+    return found
+
+
+def _image_facts(value: Any) -> ImageFacts:
+    return ImageFacts(file=_by_bank(value["file"]), image=_by_bank(value["image"]))
+
+
+def _tuple_of(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise TypeError
+        return tuple(read(part) for part in value)
+
+    return read_all
+
+
+_SIGNERS = _tuple_of(_tuple_of(_bytes))
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "shim": _image_facts,
+    "grub": _image_facts,
+    "kernel": _image_facts,
+    "grub_cfg": _by_bank,
+    "initrds": _tuple_of(_by_bank),
+    "initrd_loaded": _by_bank,
+    "commands": _tuple_of(_text),
+    "signers": _SIGNERS,
+    "grub_signers": _SIGNERS,
+    "kernel_signers": _SIGNERS,
+    "vendor_cert": _bytes,
+    "vendor_dbx": _bytes,
+    "sbat_level": _bytes,
+    "grub_version": _text,
+    "grub_family": _text,
+    "grub_kind": GrubKind,
+    "grub_prefix": _text,
+    "grub_commands": _tuple_of(_text),
+}

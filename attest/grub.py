@@ -1,0 +1,153 @@
+"""What a GRUB image does before it reads our grub.cfg, and how its version measures.
+
+The embedded configuration is not measured itself, only the commands that it executes; they follow
+from its text, so an image whose text is not in the table below is refused, never guessed.
+GRUB manual 2.12, section 17.2 (TPM measurements); module area as in `include/grub/kernel.h`.
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from enum import Enum
+
+from attest.errors import AttestSiteError
+from attest.memdisk import read_file
+from attest.pe import Pe
+
+_MODULE_MAGIC = 0x676D696D
+_MEMDISK, _CONFIG, _PREFIX = 1, 2, 3
+_MAX_OBJECTS = 4096
+_BOOTSTRAP = b"normal (memdisk)/grub.cfg\n"
+
+_FIRST_TEST = "[ -e {prefix}/x86_64-efi/grub.cfg ]"
+_SOURCE = "source {prefix}/grub.cfg"
+_ON_MEDIUM = (
+    "[ -z {prefix} -o ! -e {prefix} ]",
+    _FIRST_TEST,
+    "[ -e {prefix}/grub.cfg ]",
+    _SOURCE,
+)
+
+
+class GrubKind(Enum):
+    """Where a signed GRUB image looks for its configuration."""
+
+    NETWORK = "network"
+    MEDIUM = "medium"
+
+
+# Images with another directory (for an installed disk) are not ours to serve.
+_PREFIXES = {GrubKind.NETWORK: "/grub", GrubKind.MEDIUM: "/boot/grub"}
+
+# SHA-256 of the embedded grub.cfg: the kind, and the commands run where only PREFIX/grub.cfg is
+# served. Each was read out of a signed image and seen in a boot log.
+_KNOWN_CONFIGS = {
+    # Debian 12, 2.06: one test
+    "c8bf3e4a13c1401dd345f61a9e3ab3c29caef17efc6a01f267b1e1efd0ea54bc": (
+        GrubKind.NETWORK,
+        (_FIRST_TEST, _SOURCE),
+    ),
+    # Debian 13, 2.12: a second test
+    "dada13c8dab8b8f5873aef0d68c8e47930e2d6d902262abcaa27427c5808427c": (
+        GrubKind.NETWORK,
+        (_FIRST_TEST, "[ -e {prefix}/grub.cfg-amd64 ]", _SOURCE),
+    ),
+    # both: CD image
+    "6a0f9c43a4fceea223fb6486ce6d345dd3999c283e63b9ed723de42e5d639e8a": (
+        GrubKind.MEDIUM,
+        _ON_MEDIUM,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrubProfile:
+    """How one upstream version measures what our flat grub.cfg does."""
+
+    kernel_images: int
+    """How often the kernel image is measured in PCR 4 with Secure Boot on."""
+    kernel_tags: bool
+    """The kernel starts as an EFI program and measures its options and initrd itself."""
+    http: bool
+
+
+PROFILES = {
+    "2.06": GrubProfile(kernel_images=2, kernel_tags=False, http=False),
+    "2.12": GrubProfile(kernel_images=1, kernel_tags=True, http=True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grub:
+    """A known GRUB image; `version` is the distribution's, `family` the upstream one.
+
+    `commands` are templates with `{prefix}` for device and directory.
+    """
+
+    version: str
+    family: str
+    kind: GrubKind
+    prefix: str
+    commands: tuple[str, ...]
+
+    @property
+    def profile(self) -> GrubProfile:
+        """Give the measuring behaviour of the upstream version."""
+        return PROFILES[self.family]
+
+
+def inspect(data: bytes) -> Grub:
+    """Identify a signed GRUB image; raise AttestSiteError naming its version if it is unknown."""
+    image = Pe.decode(data)
+    family, version = _versions(image.section(".sbat") or b"")
+    name = f"GRUB {version}"
+    if family not in PROFILES:
+        raise AttestSiteError(f"there is no boot profile for {name} (upstream {family})")
+    objects = _objects(image.section("mods") or b"", name)
+    config = objects.get(_CONFIG, b"").rstrip(b"\0")
+    prefix = objects.get(_PREFIX, b"").split(b"\0")[0].decode("ascii", "replace")
+    if config != _BOOTSTRAP or _MEMDISK not in objects:
+        raise AttestSiteError(f"there is no boot profile for {name}: it starts in an unknown way")
+    text = read_file(objects[_MEMDISK], "grub.cfg")
+    known = _KNOWN_CONFIGS.get(hashlib.sha256(text).hexdigest())
+    if known is None or prefix != _PREFIXES[known[0]]:
+        raise AttestSiteError(
+            f"there is no boot profile for {name}: its built-in grub.cfg is unknown"
+        )
+    kind, commands = known
+    return Grub(version=version, family=family, kind=kind, prefix=prefix, commands=commands)
+
+
+def _versions(sbat: bytes) -> tuple[str, str]:
+    """Give the upstream and the most specific version of the SBAT rows of GRUB."""
+    family, version = "unknown", "unknown"
+    for line in sbat.rstrip(b"\0").decode("utf-8", "replace").splitlines():
+        fields = line.split(",")
+        if len(fields) < 5:
+            continue
+        if fields[0] == "grub":
+            family = version = fields[4]
+        elif fields[0].startswith("grub."):
+            return family, fields[4]
+    return family, version
+
+
+def _objects(mods: bytes, name: str) -> dict[int, bytes]:
+    """List the non-module objects of the module area, the first of each type."""
+    found: dict[int, bytes] = {}
+    try:
+        magic, _, offset, size = struct.unpack_from("<IIQQ", mods)
+        if magic != _MODULE_MAGIC or size > len(mods):
+            raise AttestSiteError(f"{name} has no module area")
+        for _ in range(_MAX_OBJECTS):
+            if offset >= size:
+                break
+            kind, length = struct.unpack_from("<II", mods, offset)
+            if length < 8 or offset + length > size:
+                raise AttestSiteError(f"the module area of {name} is malformed")
+            if kind:
+                found.setdefault(kind, mods[offset + 8 : offset + length])
+            offset += length
+    except struct.error as error:
+        raise AttestSiteError(f"the module area of {name} is cut off") from error
+    return found
