@@ -222,6 +222,7 @@ def test_opens_in_the_attested_boot_only(tpm, template):
         assert opened(box.unseal(loaded, boot), bundle) == PLAINTEXT.reveal()
         box.extend(15, hashlib.sha256(b"doorstep/v1/opened\0" + BINDING.transcript).digest())
         assert "policy check failed" in refused_by(box.unseal, loaded, boot)
+    tpm.stop()
     with tpm.open() as esys:
         box = Box(esys, template)
         box.boot()
@@ -245,10 +246,10 @@ def test_clock_limit_is_the_tpms(tpm):
         bundle = sealed(box.ek, boot)
         loaded = box.load(bundle)
         assert box.unseal(loaded, boot)
-        esys.clock_set(ESYS_TR.OWNER, boot.clock_before, session1=ESYS_TR.PASSWORD)
+        esys.clock_set(ESYS_TR(ESYS_TR.OWNER), boot.clock_before, session1=ESYS_TR.PASSWORD)
         assert "policy" in refused_by(box.unseal, loaded, boot)
         with pytest.raises(TSS2_Exception):
-            esys.clock_set(ESYS_TR.OWNER, boot.clock_before - 4000, session1=ESYS_TR.PASSWORD)
+            esys.clock_set(ESYS_TR(ESYS_TR.OWNER), boot.clock_before - 4000, session1=ESYS_TR.PASSWORD)
 
 
 def test_a_saved_state_and_a_cold_start_raise_the_restart_count_alone(tpm):
@@ -257,6 +258,7 @@ def test_a_saved_state_and_a_cold_start_raise_the_restart_count_alone(tpm):
         boot = box.attested()
         bundle = sealed(box.ek, boot)
         esys.shutdown(TPM2_SU.STATE)
+    tpm.stop()
     with tpm.open() as esys:
         box = Box(esys, TEMPLATES["ecc-p256"])
         after = box.attested()
