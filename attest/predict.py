@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from attest.bootfacts import BootFiles, Digests, FileFacts, ImageFacts, chains_to
-from attest.errors import AttestSiteError
+from attest.errors import AttestSiteError, EvidenceError
 from attest.grub import PROFILES, GrubKind, GrubProfile
 from attest.replay import extend, start_value
 from attest.uefi import (
@@ -135,7 +135,11 @@ def predict(
     server: str,
     variables: SecureBootVariables,
 ) -> Prediction:
-    """Predict a boot; `server` is the address as GRUB names it; raise AttestSiteError."""
+    """Predict a boot; `server` is the address as GRUB names it.
+
+    Raise AttestSiteError for files that do not fit together or to the transport, EvidenceError for
+    key databases with which these files could not have started.
+    """
     facts = files if isinstance(files, FileFacts) else FileFacts.compute(files)
     profile = _profile(facts, transport)
     root = "(cd0)" if transport is Transport.ISO else f"({transport.value},{server})"
@@ -216,16 +220,14 @@ def _shim(facts: FileFacts, variables: SecureBootVariables) -> Iterator[_Step]:
     if variables.secure_boot:
         authority = _db_authority(facts.signers, variables)
         if authority is None:
-            raise AttestSiteError("no key in the box's db signed this shim: it does not start")
+            raise EvidenceError("no key in the db of the box signed the shim of the boot set")
         # Firmware logs each authority once a boot, so a driver's may have come before.
         if authority not in seen:
             seen.append(authority)
             yield _variable_step(authority, Subject.KEYS, "db key that verified shim")
     yield _program("shim", Subject.LOADER, facts.shim)
     vendor = Signature(type=CERT_X509, owner=SHIM_LOCK, data=facts.vendor_cert)
-    level = variables.sbat_level or facts.sbat_level
-    if not variables.secure_boot:
-        level = _SBAT_OFF
+    level = _sbat_level(facts, variables)
     yield _mok("MokList", vendor.encode_list())
     yield _mok("MokListX", facts.vendor_dbx)
     yield _variable_step(
@@ -235,6 +237,21 @@ def _shim(facts: FileFacts, variables: SecureBootVariables) -> Iterator[_Step]:
     if variables.secure_boot:
         yield from _shim_authorities(facts, variables, vendor)
     yield _program("GRUB", Subject.LOADER, facts.grub)
+
+
+def _sbat_level(facts: FileFacts, variables: SecureBootVariables) -> bytes:
+    """Shim raises the level of the box to its own and never lowers it (shim `SBAT.md`)."""
+    if not variables.secure_boot:
+        return _SBAT_OFF
+    found = variables.sbat_level or b""
+    return found if _sbat_date(found) > _sbat_date(facts.sbat_level) else facts.sbat_level
+
+
+def _sbat_date(level: bytes) -> int:
+    match level.split(b"\n")[0].split(b","):
+        case [b"sbat", b"1", date, *_] if date.isdigit() and len(date) == 10:
+            return int(date)
+    return 0
 
 
 def _mok(label: str, content: bytes) -> _Step:

@@ -35,8 +35,8 @@ class SecureBootVariables:
     """Key databases of a box: raw variable contents (signature lists; empty if not there).
 
     `others` are further variables that the firmware measures before the separator, and
-    `authorities` those of drivers that it started before it. `sbat_level` is what shim found or
-    set; None means the level that shim brings.
+    `authorities` those of drivers that it started before it. `sbat_level` counts only where it is
+    newer than the one that shim brings.
     """
 
     secure_boot: bool
@@ -50,10 +50,7 @@ class SecureBootVariables:
 
 
 def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
-    """Read the databases that PCR 7's own digests prove; raise EvidenceError on any oddity.
-
-    The SbatLevel is not taken over: a box with a newer one than shim brings shows as a difference.
-    """
+    """Read the databases that PCR 7's own digests prove; raise EvidenceError on any oddity."""
     before, after = _split(
         [event for event in log.events if event.pcr == 7 and event.type != EventType.NO_ACTION]
     )
@@ -70,6 +67,7 @@ def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
         raise EvidenceError(f"PCR 7 holds an event of type {type_name(odd.type)}")
     if any(event.type != EventType.EFI_VARIABLE_AUTHORITY for event in after):
         raise EvidenceError("PCR 7 holds more than authorities after its separator")
+    levels = _levels(after, bank)
     names = [(variable.name, variable.guid) for variable in configs]
     if len(set(names)) != len(names):
         raise EvidenceError("PCR 7 holds a variable twice")
@@ -83,6 +81,7 @@ def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
         dbx=configs[4].data,
         others=tuple(configs[len(DATABASES) :]),
         authorities=tuple(authorities),
+        sbat_level=levels[0] if len(levels) == 1 else None,
     )
 
 
@@ -103,6 +102,19 @@ def _proven(event: Event, bank: str) -> Variable:
     if digest is None or hashlib.new(bank, event.data).digest() != digest:
         raise EvidenceError("a variable in PCR 7 does not hash to its measured digest")
     return Variable.decode(event.data)
+
+
+def _levels(events: list[Event], bank: str) -> list[bytes]:
+    """Find the proven SbatLevel; other authorities are left to the comparison."""
+    found = []
+    for event in events:
+        try:
+            variable = _proven(event, bank)
+        except EvidenceError:
+            continue
+        if (variable.name, variable.guid) == ("SbatLevel", SHIM_LOCK):
+            found.append(variable.data)
+    return found
 
 
 def _secure_boot(value: bytes) -> bool:
