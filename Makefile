@@ -1,0 +1,32 @@
+# The commands of this project; each installs what it needs first (.ci/setup, root).
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-evidence check bench clean
+EVIDENCE ?= ../shared/evidence
+BIN := .venv/bin
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
+
+setup: ## install distribution packages and the Python environment
+	@.ci/setup
+
+demo: setup ## rehearse a whole site with a virtual box, then attack it
+	@$(BIN)/doorstep rehearse $(if $(JSON),--json)
+
+test: setup ## every test, virtual machines included
+	$(BIN)/pytest
+
+test-evidence: setup ## what needs evidence of real machines (EVIDENCE=DIR)
+	DOORSTEP_EVIDENCE=$(abspath $(EVIDENCE)) $(BIN)/pytest tests/evidence
+
+check: setup ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## figures beside their peers' (build/bench.json)
+	$(BIN)/python -m tests.bench
+
+clean: ## remove what was built; keeps downloads
+	rm -rf build/rehearsal build/bench.json
