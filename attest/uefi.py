@@ -168,7 +168,9 @@ def _node_text(kind: int, subtype: int, body: bytes) -> str:
         case (3, 13):
             return "IPv6()"
         case (3, 24):
-            printable = "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in body)
+            printable = "".join(
+                chr(byte) if 32 <= byte < 127 else "?" for byte in body.rstrip(b"\0")
+            )
             return f"Uri({printable})"
         case (4, 4):
             return f"File({_utf16(body)})"
