@@ -246,10 +246,10 @@ def test_clock_limit_is_the_tpms(tpm):
         bundle = sealed(box.ek, boot)
         loaded = box.load(bundle)
         assert box.unseal(loaded, boot)
-        esys.clock_set(ESYS_TR(ESYS_TR.OWNER), boot.clock_before, session1=ESYS_TR.PASSWORD)
+        esys.clock_set(boot.clock_before)
         assert "policy" in refused_by(box.unseal, loaded, boot)
         with pytest.raises(TSS2_Exception):
-            esys.clock_set(ESYS_TR(ESYS_TR.OWNER), boot.clock_before - 4000, session1=ESYS_TR.PASSWORD)
+            esys.clock_set(boot.clock_before - 4000)
 
 
 def test_a_saved_state_and_a_cold_start_raise_the_restart_count_alone(tpm):

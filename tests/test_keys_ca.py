@@ -1,0 +1,260 @@
+"""The certificates of a site, with openssl as the second opinion."""
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network
+from uuid import UUID
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keys import ca
+from keys.ca import Issue, Issuer, Kind
+from keys.errors import PeerError
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(6)]
+SITE = "shop-0417"
+DOMAIN = "shop-0417.example.net"
+NETWORK = IPv4Network("10.41.7.0/24")
+SERIALS = iter(range(1000, 9999))
+
+
+def issue(now=NOW):
+    return Issue(serial=next(SERIALS), now=now)
+
+
+def build_root(key=KEYS[0]):
+    certificate = ca.make_root(key, site_id=SITE, domain=DOMAIN, networks=[NETWORK], issue=issue())
+    return Issuer(certificate=certificate, key=key)
+
+
+ROOT = build_root()
+
+
+def intermediate(kind, key, root=ROOT, signed_as=None, now=NOW):
+    request = ca.make_request(key, site_id=SITE, kind=kind)
+    certificate = ca.sign_intermediate(root, request, kind=signed_as or kind, issue=issue(now))
+    return Issuer(certificate=certificate, key=key)
+
+
+APPLIANCE = intermediate(Kind.APPLIANCE, KEYS[1])
+BOX = intermediate(Kind.BOX, KEYS[2])
+
+
+def server(issuer=APPLIANCE, name=f"appliance.{DOMAIN}", address="10.41.7.2"):
+    addresses = [IPv4Address(address)]
+    key = KEYS[3].public_key()
+    return ca.issue_server(issuer, key, names=[name], addresses=addresses, issue=issue())
+
+
+def box(issuer=BOX, name="6f1c0a52", days=7):
+    return ca.issue_box(
+        issuer,
+        KEYS[4].public_key(),
+        site_id=SITE,
+        pseudonym=name,
+        lifetime=timedelta(days=days),
+        issue=issue(),
+    )
+
+
+@pytest.fixture
+def verify(tmp_path):
+    def run(leaf, chain, purpose, *more):
+        chain = chain if isinstance(chain, list) else [chain]
+        for name, certificates in (("root", [ROOT.certificate]), ("ca", chain), ("leaf", [leaf])):
+            (tmp_path / name).write_text(ca.pem(certificates))
+        command = ["openssl", "verify", "-x509_strict", "-CAfile", "root", "-untrusted", "ca"]
+        command += ["-purpose", purpose, *more, "leaf"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return "OK" if done.returncode == 0 else done.stderr
+
+    return run
+
+
+def test_server_certificate(verify):
+    chain, host = APPLIANCE.certificate, f"appliance.{DOMAIN}"
+    assert verify(server(), chain, "sslserver", "-verify_hostname", host) == "OK"
+    assert verify(server(), chain, "sslserver", "-verify_ip", "10.41.7.2") == "OK"
+    assert "mismatch" in verify(server(), chain, "sslserver", "-verify_hostname", f"x.{DOMAIN}")
+    assert "purpose" in verify(server(), chain, "sslclient")
+
+
+def test_the_root_vouches_for_its_own_names_only(verify):
+    chain = APPLIANCE.certificate
+    assert "permitted subtree" in verify(server(name="bank.example.com"), chain, "sslserver")
+    assert "permitted subtree" in verify(server(address="10.9.9.9"), chain, "sslserver")
+
+
+def test_box_certificate(verify):
+    leaf = box()
+    assert verify(leaf, BOX.certificate, "sslclient") == "OK"
+    assert "purpose" in verify(leaf, BOX.certificate, "sslserver")
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == ["urn:doorstep:shop-0417:box:6f1c0a52"]
+    assert leaf.not_valid_after_utc == NOW + timedelta(days=7)
+
+
+def test_the_box_ca_cannot_make_a_server(verify):
+    said = verify(server(issuer=BOX), BOX.certificate, "any")
+    assert "excluded subtree" in said
+    assert "purpose" in verify(server(issuer=BOX), BOX.certificate, "sslserver")
+    assert "excluded subtree" in verify(
+        box(name=f"appliance.{DOMAIN}"), BOX.certificate, "sslclient"
+    )
+
+
+def test_answer_leaf_serves_for_answers_alone(verify):
+    leaf = ca.issue_answer_leaf(APPLIANCE, KEYS[5].public_key(), site_id=SITE, issue=issue())
+    assert verify(leaf, APPLIANCE.certificate, "any") == "OK"
+    for purpose in ("sslserver", "sslclient"):
+        assert "purpose" in verify(leaf, APPLIANCE.certificate, purpose)
+    usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert [usage.dotted_string for usage in usages] == [
+        "2.25.112558911838470021783907741235113412353"
+    ]
+
+
+def test_an_intermediate_makes_no_further_ca(verify):
+    request = ca.make_request(KEYS[5], site_id=SITE, kind=Kind.APPLIANCE)
+    below = ca.sign_intermediate(APPLIANCE, request, kind=Kind.APPLIANCE, issue=issue())
+    leaf = server(issuer=Issuer(certificate=below, key=KEYS[5]))
+    assert "path length" in verify(leaf, [below, APPLIANCE.certificate], "any")
+
+
+def check(certificate, kind=Kind.APPLIANCE, key=KEYS[1], now=NOW, root=ROOT):
+    ca.check_intermediate(
+        certificate, root=root.certificate, key=key.public_key(), kind=kind, now=now
+    )
+
+
+def test_what_the_root_signed_is_installed():
+    check(APPLIANCE.certificate)
+    check(BOX.certificate, kind=Kind.BOX, key=KEYS[2])
+    ca.check_root(ROOT.certificate)
+
+
+def reshape(drop, add=None, key=KEYS[1], kind=Kind.APPLIANCE):
+    """Sign an intermediate as a careless operator would: one extension left out or replaced."""
+    good = intermediate(kind, key).certificate
+    builder = x509.CertificateBuilder(
+        subject_name=good.subject,
+        issuer_name=good.issuer,
+        public_key=good.public_key(),
+        serial_number=next(SERIALS),
+        not_valid_before=good.not_valid_before_utc,
+        not_valid_after=good.not_valid_after_utc,
+    )
+    for extension in good.extensions:
+        if not isinstance(extension.value, drop):
+            builder = builder.add_extension(extension.value, extension.critical)
+    if add is not None:
+        builder = builder.add_extension(add, critical=True)
+    return builder.sign(ROOT.key, hashes.SHA256())
+
+
+LONG = x509.BasicConstraints(ca=True, path_length=2)
+NO_CA = x509.BasicConstraints(ca=False, path_length=None)
+EVERYTHING = x509.ExtendedKeyUsage(
+    [*ca.USAGES[Kind.APPLIANCE], x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "sentence"),
+    [
+        (lambda: intermediate(Kind.APPLIANCE, KEYS[1], build_root(KEYS[5])).certificate, "root"),
+        (lambda: intermediate(Kind.APPLIANCE, KEYS[5]).certificate, "another key"),
+        (lambda: intermediate(Kind.APPLIANCE, KEYS[1], signed_as=Kind.BOX).certificate, "usages"),
+        (lambda: reshape(x509.BasicConstraints, LONG), "path length 0"),
+        (lambda: reshape(x509.BasicConstraints, NO_CA), "path length 0"),
+        (lambda: reshape(x509.BasicConstraints), "no BasicConstraints"),
+        (lambda: reshape(x509.ExtendedKeyUsage), "no ExtendedKeyUsage"),
+        (lambda: reshape(x509.ExtendedKeyUsage, EVERYTHING), "usages"),
+        (lambda: reshape(x509.KeyUsage), "no KeyUsage"),
+    ],
+)
+def test_an_unfit_appliance_certificate_is_refused(certificate, sentence):
+    with pytest.raises(PeerError, match=sentence):
+        check(certificate())
+
+
+@pytest.mark.parametrize(
+    ("add", "sentence"),
+    [
+        (None, "no NameConstraints"),
+        (x509.NameConstraints([x509.DNSName(DOMAIN)], None), "exclude every server name"),
+    ],
+)
+def test_a_box_ca_that_could_name_a_server_is_refused(add, sentence):
+    certificate = reshape(x509.NameConstraints, add, KEYS[2], Kind.BOX)
+    with pytest.raises(PeerError, match=sentence):
+        check(certificate, kind=Kind.BOX, key=KEYS[2])
+
+
+@pytest.mark.parametrize("now", [NOW - timedelta(hours=2), NOW + timedelta(days=6 * 365)])
+def test_an_intermediate_out_of_its_time_is_refused(now):
+    with pytest.raises(PeerError, match="not valid today"):
+        check(APPLIANCE.certificate, now=now)
+
+
+def test_a_root_without_constraints_is_no_site_root():
+    with pytest.raises(PeerError, match="no NameConstraints"):
+        ca.check_root(
+            x509.CertificateBuilder(
+                subject_name=ROOT.certificate.subject,
+                issuer_name=ROOT.certificate.subject,
+                public_key=ROOT.key.public_key(),
+                serial_number=1,
+                not_valid_before=NOW,
+                not_valid_after=NOW + timedelta(days=1),
+            )
+            .add_extension(x509.BasicConstraints(True, 1), True)
+            .sign(ROOT.key, hashes.SHA256())
+        )
+
+
+def test_no_leaf_outlives_its_issuer():
+    end = BOX.certificate.not_valid_after_utc
+    assert box(days=50 * 365).not_valid_after_utc == end
+    with pytest.raises(PeerError, match="intermediate has ended"):
+        ca.issue_box(
+            BOX,
+            KEYS[4].public_key(),
+            site_id=SITE,
+            pseudonym="a",
+            lifetime=timedelta(days=1),
+            issue=issue(end),
+        )
+
+
+def test_keys_of_other_curves_are_refused():
+    other = ec.generate_private_key(ec.SECP384R1())
+    with pytest.raises(PeerError, match="P-256"):
+        intermediate(Kind.APPLIANCE, other)
+    with pytest.raises(PeerError, match="P-256"):
+        ca.issue_box(
+            BOX,
+            other.public_key(),
+            site_id=SITE,
+            pseudonym="a",
+            lifetime=timedelta(days=1),
+            issue=issue(),
+        )
+
+
+def test_a_pseudonym_belongs_to_one_site():
+    box_id = UUID(int=7)
+    assert ca.pseudonym(b"a" * 32, box_id) != ca.pseudonym(b"b" * 32, box_id)
+    assert ca.pseudonym(b"a" * 32, box_id) == ca.pseudonym(b"a" * 32, box_id)
+    assert box_id.hex not in ca.pseudonym(b"a" * 32, box_id)
+
+
+@pytest.mark.parametrize("text", ["", "junk", ca.pem([ROOT.certificate, BOX.certificate])])
+def test_one_certificate_is_read(text):
+    with pytest.raises(PeerError):
+        ca.load_certificate(text)
+    assert ca.load_certificate(ca.pem([ROOT.certificate])) == ROOT.certificate
