@@ -119,7 +119,7 @@ def test_answer_leaf_serves_for_answers_alone(verify):
 
 
 def test_an_intermediate_makes_no_further_ca(verify):
-    request = ca.make_request(KEYS[5], site_id=SITE, kind=Kind.APPLIANCE)
+    request = ca.make_request(KEYS[5], site_id="below", kind=Kind.APPLIANCE)
     below = ca.sign_intermediate(APPLIANCE, request, kind=Kind.APPLIANCE, issue=issue())
     leaf = server(issuer=Issuer(certificate=below, key=KEYS[5]))
     assert "path length" in verify(leaf, [below, APPLIANCE.certificate], "any")

@@ -1,0 +1,215 @@
+"""Who may have which secret, and until when: the tables of the site file that `keys` needs.
+
+Pure: the parsed site file and the time are arguments. It never sees a secret's value. Unknown keys
+of shared tables are for whoever checks the whole file; in [[secret]] an unknown key is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from keys.errors import SiteError
+
+HANDOVER_LIFETIME = timedelta(minutes=10)
+"""How long a bundle opens: TPM clock and `expires`."""
+HANDOVERS_PER_MINUTE = 60
+"""Site-wide; a compromised control can drain no faster."""
+CLOCK_LEAP = timedelta(days=1)
+"""A wall clock that leaps further ahead of the monotonic one is not believed for good."""
+MAX_SECRET = 64 * 1024
+ZERO = timedelta()
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
+
+
+class Tier(Enum):
+    """What keeps a secret (design.md, Secrets)."""
+
+    BOX = "box"
+    SITE = "site"
+    BOOT = "boot"
+
+
+class Withheld(Enum):
+    """Why a box does not get a secret that its role has."""
+
+    MISSING = "SECRET-MISSING"
+    EXPIRED = "SECRET-EXPIRED"
+    UNREADABLE = "SECRET-UNREADABLE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRule:
+    """One [[secret]]: its lease begins when the value is put."""
+
+    name: str
+    tier: Tier
+    ttl: timedelta
+    max_stale: timedelta = ZERO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleRule:
+    """What `keys` needs of one [[role]]."""
+
+    name: str
+    secrets: tuple[str, ...]
+    certificate_lifetime: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRules:
+    """The part of the site file that decides about keys and secrets."""
+
+    site_id: str
+    domain: str
+    networks: tuple[IPv4Network, ...]
+    appliances: tuple[IPv4Address, ...]
+    roles: Mapping[str, RoleRule]
+    default_role: str | None
+    secrets: Mapping[str, SecretRule]
+    delivery_note: str
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """DNS names in the certificate of the appliance."""
+        return (f"appliance.{self.domain}",)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> SiteRules:
+        """Read a parsed site file; SiteError names the key that is wrong."""
+        site, trust = _table(document, "site"), _table(document, "trust")
+        subnets = _tables(document, "subnet")
+        roles = [_role(table) for table in _tables(document, "role")]
+        secrets = [_secret(table) for table in _tables(document, "secret")]
+        rules = cls(
+            site_id=_text(site, "site.id"),
+            domain=_text(site, "site.domain"),
+            networks=tuple(_network(_text(one, "subnet.network")) for one in subnets),
+            appliances=tuple(_address(_text(one, "subnet.appliance")) for one in subnets),
+            roles={role.name: role for role in roles},
+            default_role=_default(_tables(document, "role")),
+            secrets={secret.name: secret for secret in secrets},
+            delivery_note=_text(trust, "trust.delivery_note", "delivery.csv"),
+        )
+        if len(rules.roles) != len(roles) or len(rules.secrets) != len(secrets):
+            raise SiteError("site.toml: two roles or two secrets have the same name")
+        _check_references(rules)
+        return rules
+
+
+def usable_until(expires: float, rule: SecretRule) -> float:
+    """Give the moment at which a secret is withheld: end of its lease and of what may be stale."""
+    return expires + rule.max_stale.total_seconds()
+
+
+def judged_now(wall: float, mark: float) -> float:
+    """Give the time that leases are judged by: no clock set back goes behind the mark."""
+    return max(wall, mark)
+
+
+def leapt(wall: float, mark: float, elapsed: float) -> bool:
+    """Say whether the wall clock ran away from the monotonic one (`elapsed` since the mark)."""
+    return wall - (mark + elapsed) > CLOCK_LEAP.total_seconds()
+
+
+def duration(text: str, key: str) -> timedelta:
+    """Read `14d`, `12h`, `0s`; SiteError names the key."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not number.isascii() or not number.isdigit() or len(number) > 9:
+        raise SiteError(f"site.toml: {key}: {text!r} is no duration like 14d, 12h, 30m or 0s")
+    return timedelta(seconds=int(number) * _UNITS[unit])
+
+
+def _check_references(rules: SiteRules) -> None:
+    for role in rules.roles.values():
+        for name in role.secrets:
+            if name not in rules.secrets:
+                raise SiteError(f"site.toml: role {role.name}: there is no [[secret]] {name!r}")
+
+
+def _role(table: Mapping[str, Any]) -> RoleRule:
+    names = table.get("secrets", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SiteError("site.toml: role.secrets is a list of names of secrets")
+    days = table.get("certificate_days", 7)
+    if not isinstance(days, int) or not 1 <= days <= 825:
+        raise SiteError("site.toml: role.certificate_days is a number from 1 to 825")
+    if len(set(names)) != len(names):
+        raise SiteError("site.toml: role.secrets names a secret twice")
+    return RoleRule(
+        name=_named(table, "role.name"),
+        secrets=tuple(names),
+        certificate_lifetime=timedelta(days=days),
+    )
+
+
+def _secret(table: Mapping[str, Any]) -> SecretRule:
+    known = {"name", "tier", "ttl", "max_stale"}
+    if unknown := set(table) - known:
+        raise SiteError(f"site.toml: secret.{min(unknown)} is unknown; known: {sorted(known)}")
+    name, tier = _named(table, "secret.name"), _text(table, "secret.tier")
+    if tier not in {one.value for one in Tier}:
+        raise SiteError(f"site.toml: secret.tier: {tier!r} is neither box, site nor boot")
+    return SecretRule(
+        name=name,
+        tier=Tier(tier),
+        ttl=duration(_text(table, "secret.ttl"), "secret.ttl"),
+        max_stale=duration(_text(table, "secret.max_stale", "0s"), "secret.max_stale"),
+    )
+
+
+def _default(tables: Sequence[Mapping[str, Any]]) -> str | None:
+    marked = [_named(table, "role.name") for table in tables if table.get("default") is True]
+    if len(marked) > 1:
+        raise SiteError(f"site.toml: role.default is set twice: {', '.join(marked)}")
+    return marked[0] if marked else None
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise SiteError(f"site.toml: [{name}] must be a table")
+    return table
+
+
+def _tables(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
+    tables = document.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SiteError(f"site.toml: [[{name}]] must be tables")
+    return tables
+
+
+def _text(table: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = table.get(key.rpartition(".")[2], default)
+    if not isinstance(value, str) or not value:
+        raise SiteError(f"site.toml: {key} is missing or no text")
+    return value
+
+
+def _named(table: Mapping[str, Any], key: str) -> str:
+    name = _text(table, key)
+    if not _NAME.fullmatch(name):
+        raise SiteError(f"site.toml: {key}: {name!r} may hold a-z, 0-9, dot, hyphen, underscore")
+    return name
+
+
+def _network(text: str) -> IPv4Network:
+    try:
+        return IPv4Network(text)
+    except ValueError:
+        raise SiteError(f"site.toml: subnet.network: {text!r} is no IPv4 network") from None
+
+
+def _address(text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise SiteError(f"site.toml: subnet.appliance: {text!r} is no IPv4 address") from None
