@@ -82,8 +82,8 @@ def _encode_entry(entry: CpioEntry, number: int, checksums: bool) -> bytes:
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     checked = checksums and stat.S_ISREG(entry.mode)
     check = sum(entry.data) & 0xFFFFFFFF if checked else 0
-    fields = (number, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0)
-    fields += (*entry.device, len(name), check)
+    size = len(entry.data)
+    fields = (number, entry.mode, 0, 0, links, 0, size, 0, 0, *entry.device, len(name), check)
     header = (_CRC if checksums else _NEWC) + b"".join(b"%08x" % value for value in fields)
     return _padded(header + name) + _padded(entry.data)
 

@@ -49,8 +49,11 @@ RUNTIME = (
 TOOLS = ("liblz4-1", "libstdc++6", "zstd")
 """Packages only used while building, so that every host gives the same bytes."""
 
-LOADERS = ("grub-efi-amd64-signed", "shim-signed", "shim-helpers-amd64-signed")
+LOADERS = ("grub-efi-amd64-signed", "shim-signed")
+"""Debian's signed loaders. Its MokManager is left out: it would offer to enrol keys on a box."""
+
 KERNELS = ("linux-image-cloud-amd64",)
+"""What stands for the kernel's package when a lock is resolved."""
 
 MODULES = ("virtio_pci", "virtio_net", "efivarfs")
 """Kernel modules to load, with what they depend on; a built-in one is left out."""

@@ -1,0 +1,137 @@
+"""The store of boot sets: files by SHA-256, sets by digest, under STATE/bootsets.
+
+Written by the command line as root; every write is a temporary file, fsync and rename, so a power
+cut leaves the old or the new. It never decides what is served and never checks a signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from netboot.bootset import BootFile, BootSetManifest, decode_manifest
+from netboot.errors import SiteError
+
+MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
+FACTS, PREDICTION, REHEARSAL = "facts.json", "prediction.json", "rehearsal.json"
+_DOCUMENTS = frozenset({SIGNATURE, FACTS, PREDICTION, REHEARSAL})
+_HEX = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1 << 20
+
+
+class BootSetStore:
+    """Files and sets under one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use `directory` (STATE/bootsets); nothing is made before the first write."""
+        self._files = directory / "files"
+        self._sets = directory / "sets"
+
+    def file(self, sha256: bytes) -> Path:
+        """Path of a stored file; SiteError when it is missing."""
+        path = self._files / sha256.hex()
+        if not path.is_file():
+            raise SiteError(f"{path} is missing: import the boot set again")
+        return path
+
+    def add_file(self, data: bytes, name: str) -> BootFile:
+        """Store a file and return its name, digest and size."""
+        digest = hashlib.sha256(data).digest()
+        path = self._files / digest.hex()
+        if not path.is_file():
+            _write(path, data)
+        return BootFile(name=name, sha256=digest, size=len(data))
+
+    def check_files(self, manifest: BootSetManifest) -> None:
+        """Read every file of a set and compare size and digest; SiteError names the damaged one."""
+        for role, file in manifest.roles.items():
+            path = self.file(file.sha256)
+            if path.stat().st_size != file.size or _sha256(path) != file.sha256:
+                raise SiteError(f"{path} ({role}) is damaged: remove it, import the set again")
+
+    def add_set(self, manifest: BootSetManifest, signature: bytes | None = None) -> bytes:
+        """Store a manifest, its files being there, and return its digest.
+
+        A set of the same digest keeps its manifest: name, version and release text of the first.
+        """
+        self.check_files(manifest)
+        digest = manifest.digest
+        path = self._sets / digest.hex() / MANIFEST
+        if not path.exists():
+            _write(path, manifest.encode())
+        if signature is not None:
+            self.put(digest, SIGNATURE, signature)
+        return digest
+
+    def manifest(self, digest: bytes) -> BootSetManifest:
+        """Read a set; SiteError when it is missing or its content has another digest."""
+        manifest = decode_manifest(self.get(digest, MANIFEST))
+        if manifest.digest != digest:
+            raise SiteError(f"{self._sets / digest.hex()}: the manifest has another digest")
+        return manifest
+
+    def digests(self) -> Iterator[bytes]:
+        """Give the digest of every set, sorted."""
+        if self._sets.is_dir():
+            names = sorted(path.name for path in self._sets.iterdir())
+            yield from (bytes.fromhex(name) for name in names if _HEX.fullmatch(name))
+
+    def find(self, text: str) -> bytes:
+        """Find a set by name (the highest version) or by a unique start of its digest."""
+        known = {digest: self.manifest(digest) for digest in self.digests()}
+        named = [digest for digest, manifest in known.items() if manifest.name == text]
+        if named:
+            return max(named, key=lambda digest: known[digest].version)
+        starts = [digest for digest in known if len(text) >= 6 and digest.hex().startswith(text)]
+        if len(starts) != 1:
+            raise SiteError(f"no boot set {text!r}: `doorstep bootset list` shows what there is")
+        return starts[0]
+
+    def get(self, digest: bytes, name: str) -> bytes:
+        """Read one document of a set; SiteError when it is missing."""
+        path = self._sets / digest.hex() / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SiteError(f"{path}: {error.strerror}") from error
+
+    def put(self, digest: bytes, name: str, data: bytes) -> None:
+        """Write one document beside a manifest (signature, facts, prediction, rehearsal)."""
+        if name not in _DOCUMENTS:
+            raise ValueError(f"{name} is no document of a boot set")
+        _write(self._sets / digest.hex() / name, data)
+
+
+def _sha256(path: Path) -> bytes:
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.digest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).rename(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise SiteError(f"cannot write {path}: {error.strerror}") from error
