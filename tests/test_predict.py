@@ -1,0 +1,398 @@
+"""Boot prediction against captured boots, and everything that must not be predicted."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from eventlog_forge import with_events
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attest import eventlog
+from attest.bootfacts import flat_commands
+from attest.errors import AttestSiteError, EvidenceError
+from attest.eventlog import Event, EventLog, EventType
+from attest.grub import inspect
+from attest.memdisk import read_file
+from attest.predict import (
+    PREDICTED_PCRS,
+    BootFiles,
+    FileFacts,
+    Prediction,
+    SecureBootVariables,
+    Subject,
+    Transport,
+    predict,
+    variables_from_log,
+    variables_from_store,
+)
+from attest.uefi import SHIM_LOCK, Variable, decode_signatures
+
+VECTORS = Path(__file__).parent / "vectors" / "eventlog"
+BOOTS = tomllib.loads((VECTORS / "boots.toml").read_text())
+STORES = {
+    True: Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+    False: Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
+}
+SHIM = Path("/usr/lib/shim/shimx64.efi.signed")
+GRUBS = Path("/usr/lib/grub/x86_64-efi-signed")
+GRUB_CFG = b"linux /vmlinuz console=ttyS0\ninitrd /generic.img /anchor.img\nboot\n"
+
+
+def facts_of(name: str) -> FileFacts:
+    return FileFacts.from_json((VECTORS / BOOTS[name]["facts"]).read_text())
+
+
+def log_of(name: str) -> EventLog:
+    return eventlog.decode((VECTORS / BOOTS[name]["log"]).read_bytes())
+
+
+def store(secure_boot: bool) -> SecureBootVariables:
+    return variables_from_store(STORES[secure_boot].read_bytes())
+
+
+def prediction_of(name: str, **changes: object) -> Prediction:
+    boot = BOOTS[name]
+    arguments: dict = {
+        "transport": Transport(boot["transport"]),
+        "server": boot["server"],
+        "variables": store(boot["secure_boot"]),
+    }
+    return predict(facts_of(name), **(arguments | changes))
+
+
+@pytest.mark.parametrize("name", BOOTS)
+def test_prediction_equals_what_the_tpm_held(name: str) -> None:
+    prediction = prediction_of(name)
+    held = {int(pcr): bytes.fromhex(value) for pcr, value in BOOTS[name]["pcrs"].items()}
+    predicted = {pcr: prediction.pcr("sha256", pcr) for pcr in PREDICTED_PCRS}
+    assert predicted == {pcr: held[pcr] for pcr in PREDICTED_PCRS}
+
+
+@pytest.mark.parametrize("name", [name for name, boot in BOOTS.items() if "log" in boot])
+def test_events_and_databases_equal_the_log(name: str) -> None:
+    log = log_of(name)
+    variables = variables_from_log(log, "sha256")
+    assert replace(variables, sbat_level=None) == store(BOOTS[name]["secure_boot"])
+    prediction = prediction_of(name, variables=variables)
+    for pcr in PREDICTED_PCRS:
+        measured = [event.digests["sha256"] for event in log.events if event.pcr == pcr]
+        predicted = [event for event in prediction.events("sha256") if event.pcr == pcr]
+        assert [event.digest for event in predicted] == measured
+
+
+def test_facts_round_trip_and_stay_small() -> None:
+    for name in BOOTS:
+        facts = facts_of(name)
+        assert FileFacts.from_json(facts.to_json()) == facts
+        assert len(facts.to_json()) < 32 << 10
+
+
+def host_files(grub: str = "grubnetx64.efi.signed", **changes: object) -> BootFiles:
+    files = BootFiles(
+        shim=SHIM.read_bytes(),
+        grub=(GRUBS / grub).read_bytes(),
+        grub_cfg=GRUB_CFG,
+        kernel=(GRUBS / "gcdx64.efi.signed").read_bytes(),
+        initrds=(b"generic", b"anchor"),
+    )
+    return replace(files, **changes)
+
+
+def test_facts_of_installed_packages_predict_every_bank() -> None:
+    facts = FileFacts.compute(host_files())
+    assert facts.grub_version.startswith(facts.grub_family)
+    prediction = predict(facts, transport=Transport.TFTP, server="192.0.2.1", variables=store(True))
+    for bank, size in (("sha1", 20), ("sha256", 32), ("sha384", 48), ("sha512", 64)):
+        assert {len(event.digest) for event in prediction.events(bank)} == {size}
+        assert prediction.pcr(bank, 11) == bytes(size)
+        assert any(prediction.pcr(bank, 9))
+
+
+def test_two_initrds_are_handed_over_padded_to_four_bytes_between() -> None:
+    plain = FileFacts.compute(host_files(initrds=(b"generic\0", b"anchor")))
+    padded = FileFacts.compute(host_files())
+    assert padded.initrd_loaded == plain.initrd_loaded
+    assert padded.initrds[0] != plain.initrds[0]
+    tail = FileFacts.compute(host_files(initrds=(b"generic", b"anchor\0\0")))
+    assert tail.initrd_loaded != padded.initrd_loaded
+
+
+@pytest.mark.parametrize("pcr", [0, 1, 2, 3, 6, 10, 16, 24])
+def test_other_pcrs_are_not_predicted(pcr: int) -> None:
+    with pytest.raises(AttestSiteError, match=f"PCR {pcr} "):
+        prediction_of("debian12-tftp").pcr("sha256", pcr)
+
+
+@pytest.mark.parametrize(
+    ("name", "transport", "sentence"),
+    [
+        ("debian12-tftp", Transport.ISO, r"image of GRUB 2\.06\S+ does not boot by iso"),
+        ("debian13-cd", Transport.TFTP, r"image of GRUB 2\.12\S+ does not boot by tftp"),
+        ("debian12-tftp", Transport.HTTP, r"GRUB 2\.06\S+ cannot boot over HTTP"),
+    ],
+)
+def test_files_that_do_not_fit_the_transport(
+    name: str, transport: Transport, sentence: str
+) -> None:
+    with pytest.raises(AttestSiteError, match=sentence):
+        prediction_of(name, transport=transport)
+
+
+def test_an_unknown_family_in_stored_facts_is_refused() -> None:
+    facts = replace(facts_of("debian13-tftp"), grub_family="2.14", grub_version="2.14-1")
+    with pytest.raises(AttestSiteError, match=r"no boot profile for GRUB 2\.14-1"):
+        predict(facts, transport=Transport.TFTP, server="x", variables=store(True))
+
+
+def test_an_unknown_grub_is_named() -> None:
+    known = (GRUBS / "grubnetx64.efi.signed").read_bytes()
+    version = inspect(known).version.encode()
+    family = inspect(known).family.encode()
+    newer = known.replace(b"grub," + family, b"grub,9.99").replace(version, b"9" * len(version))
+    with pytest.raises(AttestSiteError, match="no boot profile for GRUB 9999"):
+        inspect(newer)
+    with pytest.raises(AttestSiteError, match="no boot profile for GRUB .*starts in an unknown"):
+        inspect(known.replace(b"normal (memdisk)/grub.cfg", b"normal (memdisk)/evil.cfg"))
+    with pytest.raises(AttestSiteError, match="no boot profile for GRUB unknown"):
+        inspect(SHIM.read_bytes())
+
+
+def test_another_embedded_configuration_is_refused() -> None:
+    with pytest.raises(AttestSiteError, match="no boot profile for GRUB"):
+        inspect((GRUBS / "grubx64.efi.signed").read_bytes())
+    known = (GRUBS / "grubnetx64.efi.signed").read_bytes()
+    with pytest.raises(AttestSiteError, match="no boot profile for GRUB"):
+        inspect(known.replace(b"if [ -e $prefix/", b"if [ -f $prefix/"))
+
+
+def test_a_shim_without_its_tables_is_refused() -> None:
+    with pytest.raises(AttestSiteError, match=r"no \.vendor_cert"):
+        FileFacts.compute(host_files(shim=(GRUBS / "gcdx64.efi.signed").read_bytes()))
+
+
+def test_programs_of_another_signer_are_refused() -> None:
+    facts = facts_of("debian12-tftp")
+    for changes, sentence in (
+        ({"grub_signers": ()}, "GRUB .* is not signed by the key"),
+        ({"kernel_signers": facts.signers}, "the kernel is not signed by the key"),
+    ):
+        with pytest.raises(AttestSiteError, match=sentence):
+            predict(
+                replace(facts, **changes),
+                transport=Transport.TFTP,
+                server="10.77.0.1",
+                variables=store(True),
+            )
+
+
+FLAT_REFUSED = {
+    b"menuentry x {\n linux /vmlinuz\n}\n": "line 1",
+    b"linux /vmlinuz ${net_default_ip}\ninitrd /i\nboot\n": "line 1",
+    b"linux /vmlinuz 'a b'\ninitrd /i\nboot\n": "line 1",
+    b"linux /vmlinuz a\\\ninitrd /i\nboot\n": "line 1",
+    b"linux /vmlinuz; boot\n": "line 1",
+    b"linux /vmlinuz\ninitrd /i*\nboot\n": "line 2",
+    b"linux vmlinuz\ninitrd /i\nboot\n": "line 1",
+    b"linux /vmlinuz\ninitrd /i\nboot now\n": "line 3",
+    b"set a\nlinux /vmlinuz\ninitrd /i\nboot\n": "line 1",
+    b"insmod x\nlinux /vmlinuz\ninitrd /i\nboot\n": "line 1",
+    b"linux /vmlinuz\nboot\n": "linux, initrd, boot",
+    b"linux /vmlinuz\ninitrd /i\n": "linux, initrd, boot",
+    b"linux /a\nlinux /b\ninitrd /i\nboot\n": "linux, initrd, boot",
+    b"linux /vmlinuz\r\ninitrd /i\r\nboot\r\n": "plain line ends",
+    "linux /vmlinuz ä\ninitrd /i\nboot\n".encode(): "ASCII",
+    b"#" * 20000: "larger than",
+    b"": "linux, initrd, boot",
+}
+
+
+@pytest.mark.parametrize("grub_cfg", FLAT_REFUSED)
+def test_a_grub_cfg_with_something_to_interpret_is_refused(grub_cfg: bytes) -> None:
+    with pytest.raises(AttestSiteError, match=FLAT_REFUSED[grub_cfg]):
+        flat_commands(grub_cfg)
+
+
+def test_a_flat_grub_cfg_reads_as_grub_measures_it() -> None:
+    text = b"# comment\n\nset timeout=0\n  linux  /vmlinuz  a=b \ninitrd /g /a\nboot"
+    assert flat_commands(text) == ("set timeout=0", "linux /vmlinuz a=b", "initrd /g /a", "boot")
+
+
+def test_the_number_of_initrds_must_agree() -> None:
+    with pytest.raises(AttestSiteError, match="another number of initrd files"):
+        FileFacts.compute(host_files(initrds=(b"generic",)))
+
+
+def test_facts_of_another_shape_are_refused() -> None:
+    good = json.loads(facts_of("debian13-tftp").to_json())
+    for bad in (
+        "",
+        "[]",
+        "[" * 100000,
+        json.dumps(good | {"type": "doorstep/bootfacts/v2"}),
+        json.dumps(good | {"more": 1}),
+        json.dumps({key: value for key, value in good.items() if key != "shim"}),
+        json.dumps(good | {"grub_cfg": good["grub_cfg"] | {"sha256": "AAAA"}}),
+        json.dumps(good | {"grub_cfg": good["grub_cfg"] | {"md5": "AAAA"}}),
+        json.dumps(good | {"vendor_cert": "not base64!"}),
+        json.dumps(good | {"grub_kind": "floppy"}),
+        json.dumps(good | {"commands": "linux /vmlinuz"}),
+        json.dumps(good | {"grub_version": 2}),
+    ):
+        with pytest.raises(AttestSiteError, match="boot facts"):
+            FileFacts.from_json(bad)
+
+
+def test_a_driver_signed_by_the_same_key_moves_the_authority_before_the_separator() -> None:
+    usual = [event for event in prediction_of("debian12-tftp").events("sha256") if event.pcr == 7]
+    label = "db key that verified shim"
+    authority = next(event.digest for event in usual if event.label == label)
+    db = store(True).db
+    entries = [Variable(guid=DB_GUID, name="db", data=e.encode()) for e in decode_signatures(db)]
+    for entry in entries:
+        changed = replace(store(True), authorities=(entry,))
+        events = prediction_of("debian12-tftp", variables=changed).events("sha256")
+        labels = [event.label for event in events if event.pcr == 7]
+        before = next(e.digest for e in events if e.label == "db key that verified a driver")
+        assert labels.index("db key that verified a driver") < labels.index("separator")
+        assert (label in labels) == (before != authority)
+
+
+DB_GUID = next(
+    Variable.decode(event.data).guid
+    for event in log_of("debian12-tftp").events
+    if event.type == EventType.EFI_VARIABLE_AUTHORITY
+)
+
+
+def test_a_newer_sbat_level_of_the_box_stays_and_an_older_one_does_not() -> None:
+    usual = prediction_of("debian13-tftp").pcr("sha256", 7)
+    for level, same in (
+        (b"sbat,1,2031010100\nshim,9\n", False),
+        (b"sbat,1,2021030218\n", True),
+        (b"nonsense", True),
+    ):
+        variables = replace(store(True), sbat_level=level)
+        value = prediction_of("debian13-tftp", variables=variables).pcr("sha256", 7)
+        assert (value == usual) is same
+
+
+def test_a_db_that_does_not_know_shim_is_evidence_gone_wrong() -> None:
+    with pytest.raises(EvidenceError, match="no key in the db"):
+        prediction_of("debian12-tftp", variables=replace(store(True), db=b""))
+    with pytest.raises(EvidenceError, match="signature list"):
+        prediction_of("debian12-tftp", variables=replace(store(True), db=b"x"))
+
+
+def edited(index: int, **changes: object) -> EventLog:
+    """Change the PCR 7 event at `index` of a good log."""
+    log = log_of("debian12-tftp")
+    position = [at for at, event in enumerate(log.events) if event.pcr == 7][index]
+    events = list(log.events)
+    events[position] = replace(events[position], **changes)
+    return with_events(log, events[1:])
+
+
+def with_extra(place: int, event: Event) -> EventLog:
+    log = log_of("debian12-tftp")
+    position = [at for at, found in enumerate(log.events) if found.pcr == 7][place]
+    events = [*log.events[:position], event, *log.events[position:]]
+    return with_events(log, events[1:])
+
+
+def seven(index: int) -> Event:
+    return [event for event in log_of("debian12-tftp").events if event.pcr == 7][index]
+
+
+SEPARATOR = 5
+BAD_LOGS = {
+    "text of a variable spoofed": (edited(0, data=seven(0).data[:-1] + b"\0"), "does not hash"),
+    "digest missing": (edited(1, digests={}), "does not hash"),
+    "type of a variable relabelled": (edited(0, type=EventType.IPL), "event of type EV_IPL"),
+    "debugger": (
+        with_extra(
+            SEPARATOR, replace(seven(5), type=EventType.EFI_ACTION, data=b"UEFI Debug Mode")
+        ),
+        "event of type EV_EFI_ACTION",
+    ),
+    "variable twice": (with_extra(SEPARATOR, seven(4)), "a variable twice"),
+    "variable after the separator": (with_extra(SEPARATOR + 1, seven(4)), "after its separator"),
+    "second separator": (with_extra(SEPARATOR, seven(SEPARATOR)), "exactly one plain separator"),
+    "error separator": (edited(SEPARATOR, data=b"\1\0\0\0"), "exactly one plain separator"),
+    "no separator": (edited(SEPARATOR, type=EventType.NO_ACTION), "exactly one plain separator"),
+    "a database missing": (edited(4, type=EventType.NO_ACTION), "does not begin with"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LOGS)
+def test_key_databases_are_not_taken_from_a_doubtful_log(name: str) -> None:
+    log, sentence = BAD_LOGS[name]
+    with pytest.raises(EvidenceError, match=sentence):
+        variables_from_log(log, "sha256")
+
+
+def test_an_empty_secure_boot_variable_is_unknown_not_off() -> None:
+    import hashlib
+
+    data = Variable.decode(seven(0).data)
+    record = replace(data, data=b"").encode()
+    log = edited(0, data=record, digests={"sha256": hashlib.sha256(record).digest()})
+    with pytest.raises(EvidenceError, match="does not say whether Secure Boot"):
+        variables_from_log(log, "sha256")
+
+
+def test_the_level_shim_found_is_read_from_the_log() -> None:
+    level = variables_from_log(log_of("debian13-tftp"), "sha256").sbat_level
+    assert level == facts_of("debian13-tftp").sbat_level
+
+
+def test_stores_that_are_none_are_refused() -> None:
+    good = STORES[True].read_bytes()
+    for data in (b"", bytes(100), good[:60], good[:72] + bytes(16) + good[88:]):
+        with pytest.raises(AttestSiteError, match="variable store"):
+            variables_from_store(data)
+
+
+@settings(max_examples=60)
+@given(st.integers(40, 4000), st.binary(min_size=1, max_size=8), st.integers(0, 6000))
+def test_any_damaged_store_gives_variables_or_our_error(at: int, patch: bytes, cut: int) -> None:
+    data = bytearray(STORES[True].read_bytes()[: 12000 - cut])
+    data[at : at + len(patch)] = patch
+    try:
+        variables_from_store(bytes(data))
+    except AttestSiteError:
+        return
+
+
+@settings(max_examples=100)
+@given(
+    st.sampled_from([b"", b"hsqs", b"\xeb\x3c\x90mkfs.fat\0\2\4\1\0\2\0\2"]),
+    st.binary(max_size=200),
+)
+def test_any_memory_disk_gives_a_file_or_our_error(start: bytes, data: bytes) -> None:
+    try:
+        read_file(start + data, "grub.cfg")
+    except AttestSiteError:
+        return
+
+
+def test_subjects_and_texts_of_a_prediction() -> None:
+    events = prediction_of("debian13-http").events("sha256")
+    texts = [event.text for event in events if event.pcr == 8]
+    assert texts == [
+        "[ -e (http,10.77.0.1)/grub/x86_64-efi/grub.cfg ]",
+        "[ -e (http,10.77.0.1)/grub/grub.cfg-amd64 ]",
+        "source (http,10.77.0.1)/grub/grub.cfg",
+        "linux /vmlinuz console=ttyS0 panic=-1 quiet",
+        "/vmlinuz console=ttyS0 panic=-1 quiet",
+        "initrd /generic.img /anchor.img",
+        "boot",
+    ]
+    assert [event.label for event in events if event.subject is Subject.INITRD] == [
+        "file initrd",
+        "file initrd",
+        "initrd seen by the kernel",
+    ]
+    assert SHIM_LOCK.bytes_le
