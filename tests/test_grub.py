@@ -1,0 +1,116 @@
+"""GRUB images: the embedded configuration in both kinds of memory disk, unknown builds refused."""
+
+import pytest
+from boot_forge import fat12, grub_image, pe_image, squashfs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attest.errors import AttestSiteError
+from attest.grub import GrubKind, inspect
+from attest.memdisk import read_file
+
+NETWORK_206 = b"""if [ -e $prefix/x86_64-efi/grub.cfg ]; then
+\tsource $prefix/x86_64-efi/grub.cfg
+else
+\tsource $prefix/grub.cfg
+fi
+"""
+NETWORK_212 = b"""if [ -e $prefix/x86_64-efi/grub.cfg ]; then
+\tsource $prefix/x86_64-efi/grub.cfg
+elif [ -e $prefix/grub.cfg-amd64 ]; then
+\tsource $prefix/grub.cfg-default-amd64
+else
+\tsource $prefix/grub.cfg
+fi
+"""
+
+
+@pytest.mark.parametrize("text", [b"", b"short", bytes(range(256)) * 9], ids=len)
+def test_a_file_is_read_from_every_kind_of_disk(text: bytes) -> None:
+    assert read_file(fat12(text), "grub.cfg") == text
+    for packed in (True, False):
+        for fragment in (True, False):
+            disk = squashfs(text, packed=packed, fragment=fragment)
+            assert read_file(disk, "grub.cfg") == text
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        fat12(b"x", b"GRUB    BAK"),
+        squashfs(b"x", b"grub.bak"),
+        fat12(b"x")[:-512],
+        fat12(b"x" * 513)[:-600],
+        squashfs(b"x" * 70000),
+        squashfs(b"x").replace(b"\xfd7zXZ", b"\xfd7zXY"),
+        squashfs(b"x")[:90],
+        b"ISO image" * 100,
+        b"",
+    ],
+)
+def test_disks_without_a_readable_file_are_refused(disk: bytes) -> None:
+    with pytest.raises(AttestSiteError, match="memory disk of GRUB"):
+        read_file(disk, "grub.cfg")
+
+
+def test_a_decompression_bomb_is_cut_short() -> None:
+    bomb = squashfs(bytes(40 << 20))
+    assert len(bomb) < 100000
+    with pytest.raises(AttestSiteError, match="memory disk of GRUB|small plain file"):
+        read_file(bomb, "grub.cfg")
+
+
+def test_known_configurations_give_their_commands() -> None:
+    old = inspect(grub_image(fat12(NETWORK_206)))
+    assert (old.family, old.version, old.kind) == ("2.06", "2.06-test1", GrubKind.NETWORK)
+    assert old.commands == ("[ -e {prefix}/x86_64-efi/grub.cfg ]", "source {prefix}/grub.cfg")
+    assert old.profile.kernel_images == 2
+    new = inspect(grub_image(squashfs(NETWORK_212), family="2.12"))
+    assert len(new.commands) == 3
+    assert new.profile.kernel_tags
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        grub_image(fat12(NETWORK_206 + b"set evil=1\n")),
+        grub_image(squashfs(NETWORK_212[:-1])),
+        grub_image(fat12(NETWORK_206), prefix=b"/boot/grub"),
+        grub_image(fat12(NETWORK_206), config=b"normal (memdisk)/other.cfg\n"),
+        grub_image(fat12(NETWORK_206), family="2.14"),
+    ],
+)
+def test_unknown_builds_are_refused_by_name(image: bytes) -> None:
+    with pytest.raises(AttestSiteError, match=r"no boot profile for GRUB 2\.06-test1"):
+        inspect(image)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {".sbat": b"grub,5,FSF,grub,2.06,x\n"},
+        {".sbat": b"grub,5,FSF,grub,2.06,x\n", "mods": b"mimg"},
+        {".sbat": b"grub,5,FSF,grub,2.06,x\n", "mods": b"mimx" + bytes(20)},
+        {
+            ".sbat": b"grub,5,FSF,grub,2.06,x\n",
+            "mods": bytes.fromhex("6d696d67000000001800000000000000300000000000000001000000ff")
+            + bytes(40),
+        },
+    ],
+)
+def test_images_without_a_module_area_are_refused(sections: dict[str, bytes]) -> None:
+    with pytest.raises(AttestSiteError, match=r"module area of GRUB|no module area"):
+        inspect(pe_image(sections))
+
+
+@settings(max_examples=150)
+@given(st.booleans(), st.integers(0, 700), st.binary(min_size=1, max_size=6), st.integers(0, 60))
+def test_any_damaged_disk_gives_a_file_or_our_error(
+    fat: bool, at: int, patch: bytes, cut: int
+) -> None:
+    disk = bytearray(fat12(NETWORK_206) if fat else squashfs(NETWORK_206))
+    disk[at : at + len(patch)] = patch
+    try:
+        read_file(bytes(disk[: len(disk) - cut]), "grub.cfg")
+    except AttestSiteError:
+        return
