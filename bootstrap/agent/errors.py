@@ -54,7 +54,7 @@ class BoxError(AgentError):
     """This box is not fit to begin: its TPM, its network or its anchor."""
 
 
-class SiteRefusal(PeerError):
+class SiteRefusalError(PeerError):
     """The site answered with an HTTP error; `status` and its own `reason` are kept."""
 
     def __init__(self, status: int, reason: str, sentence: str) -> None:
