@@ -11,7 +11,7 @@ import stat
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bootstrap.build import tree
@@ -28,7 +28,9 @@ from netboot.cpio import (
 
 AGENT = "bootstrap.agent.main"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
-_LEVEL = 19
+_IMAGE = "image"
+_LEVEL = 12
+"""12 MB in 2 s; level 19 takes 14 s and saves a tenth."""
 
 
 def build_generic(
@@ -38,16 +40,18 @@ def build_generic(
 
     `kernel` is the name of the kernel package; its modules are for that kernel alone.
     """
-    files = {}
-    for name in tree.RUNTIME:
-        files.update({k: v for k, v in read_deb(packages[name]).items() if tree.keep(k)})
+    runtime, tools = (_contents(packages, names) for names in (tree.RUNTIME, tree.TOOLS))
+    files = {name: entry for name, entry in runtime.items() if tree.keep(name)}
+    own = _own_sources(source, agent)
     with tempfile.TemporaryDirectory(prefix="doorstep-initrd-") as directory:
         root = Path(directory)
-        own = _own_sources(source, agent)
-        _write_tree(root, {**_all_tools(packages), **files, **own})
-        compiled = _compile(root, [*files, *own])
+        _write_tree(root, _programs({**runtime, **tools}))
+        image = {**files, **{tree.OWN + path: _source(path, text) for path, text in own.items()}}
+        _write_tree(root / _IMAGE, image)
+        compiled = _compile(root, sorted(name for name in image if name.endswith(".py")))
+        _check_imports(root, tree.find_foreign_imports(own))
         entries = [
-            *_system_entries(files, compiled),
+            *_system_entries(image, compiled),
             *_module_entries(packages[kernel]),
             *_fixed_entries(agent),
         ]
@@ -77,24 +81,29 @@ def _members(archive: tarfile.TarFile) -> Iterator[CpioEntry]:
             yield file_entry(name, data.read(), executable=bool(member.mode & stat.S_IXUSR))
 
 
-def _own_sources(source: Path, agent: str) -> dict[str, CpioEntry]:
+def _own_sources(source: Path, agent: str) -> dict[str, str]:
     def text(path: str) -> str | None:
         file = source / path
-        return file.read_text() if file.is_file() else None
+        return file.read_text(encoding="utf-8") if file.is_file() else None
 
-    found = tree.find_own_modules(agent, text)
-    return {
-        tree.OWN + path: file_entry(tree.OWN + path, body.encode()) for path, body in found.items()
-    }
+    return tree.find_own_modules(agent, text)
 
 
-def _all_tools(packages: Mapping[str, Path]) -> dict[str, CpioEntry]:
-    """Give every file that the building programs need, pruned or not."""
+def _source(path: str, text: str) -> CpioEntry:
+    return file_entry(tree.OWN + path, text.encode())
+
+
+def _contents(packages: Mapping[str, Path], names: Iterable[str]) -> dict[str, CpioEntry]:
     found: dict[str, CpioEntry] = {}
-    for name in (*tree.RUNTIME, *tree.TOOLS):
-        wanted = ("usr/bin/", "usr/lib64/", tree.LIBRARIES, tree.PYTHON)
-        found.update({k: v for k, v in read_deb(packages[name]).items() if k.startswith(wanted)})
+    for name in names:
+        found.update(read_deb(packages[name]))
     return found
+
+
+def _programs(entries: Mapping[str, CpioEntry]) -> dict[str, CpioEntry]:
+    """Choose what the building programs and the compiled files need, pruned or not."""
+    wanted = ("usr/bin/", "usr/lib64/", tree.LIBRARIES, tree.PYTHON, tree.SITE)
+    return {name: entry for name, entry in entries.items() if name.startswith(wanted)}
 
 
 def _write_tree(root: Path, entries: Mapping[str, CpioEntry]) -> None:
@@ -126,19 +135,37 @@ _COMPILE = """\
 import importlib._bootstrap_external as external, marshal, sys
 from importlib.util import source_hash
 for name in sys.stdin.read().splitlines():
-    data = open(name, 'rb').read()
+    path = sys.argv[1] + '/' + name
+    data = open(path, 'rb').read()
     code = compile(data, '/' + name, 'exec', dont_inherit=True, optimize=0)
     raw = external._code_to_hash_pyc(code, source_hash(data), False)
-    open(name + 'c', 'wb').write(raw)
+    open(path + 'c', 'wb').write(raw)
+"""
+_IMPORT = """\
+import importlib, os, sys
+os.environ['CRYPTOGRAPHY_OPENSSL_NO_LEGACY'] = '1'
+sys.path[:] = sys.argv[1:]
+for name in sys.stdin.read().splitlines():
+    importlib.import_module(name)
 """
 
 
-def _compile(root: Path, names: list[str]) -> dict[str, bytes]:
+def _compile(root: Path, sources: list[str]) -> dict[str, bytes]:
     """Compile every .py to bytecode that is not checked against a source when it is loaded."""
-    sources = sorted(name for name in names if name.endswith(".py"))
     text = "\n".join(sources).encode()
-    _program(root, "usr/bin/python3.13", ["-S", "-B", "-W", "ignore", "-c", _COMPILE], text)
-    return {f"{name}c": (root / f"{name}c").read_bytes() for name in sources}
+    arguments = ["-S", "-B", "-W", "ignore", "-c", _COMPILE, str(root / _IMAGE)]
+    _program(root, "usr/bin/python3.13", arguments, text)
+    for name in sources:
+        (root / _IMAGE / name).unlink()
+    return {f"{name}c": (root / _IMAGE / f"{name}c").read_bytes() for name in sources}
+
+
+def _check_imports(root: Path, names: list[str]) -> None:
+    """Import from the finished image all that the agent may import; SiteError names what lacks."""
+    image = root / _IMAGE
+    paths = (tree.PYTHON, f"{tree.PYTHON}lib-dynload", tree.SITE)
+    arguments = ["-S", "-B", "-c", _IMPORT, *(str(image / path) for path in paths)]
+    _program(root, "usr/bin/python3.13", arguments, "\n".join(names).encode())
 
 
 def _system_entries(

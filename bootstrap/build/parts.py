@@ -5,6 +5,7 @@ The parts are the same for the whole fleet; only the anchor is the site's. It ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -53,6 +54,12 @@ def committed_lock() -> Lock:
     """Read the lock that this release of Doorstep was made with."""
     text = resources.files("netboot").joinpath("bootset.lock").read_text(encoding="utf-8")
     return decode_lock(text)
+
+
+def default_cache() -> Path:
+    """Where downloaded packages are kept between builds (XDG base directories)."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "doorstep" / "packages"
 
 
 def resolve() -> Lock:

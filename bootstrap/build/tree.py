@@ -118,6 +118,18 @@ def find_own_modules(entry: str, source: Callable[[str], str | None]) -> dict[st
     return found
 
 
+def find_foreign_imports(sources: Mapping[str, str]) -> list[str]:
+    """Name the modules of others that our modules import anywhere, inside functions too."""
+    names: set[str] = set()
+    for text in sources.values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+    return sorted(name for name in names if name.partition(".")[0] not in OWN_PACKAGES)
+
+
 def _locate(module: str, source: Callable[[str], str | None]) -> tuple[str | None, str | None]:
     stem = module.replace(".", "/")
     for path in (f"{stem}.py", f"{stem}/__init__.py"):

@@ -288,7 +288,8 @@ class _Run:
             self._changed.wait_for(lambda: PANIC in self.console or self._ended, timeout)
             if PANIC in self.console or not self._ended:
                 raise self._failure("did not go off", timeout)
-            return bytes(self.console)
+        self._qemu.wait()
+        return bytes(self.console)
 
     def _failure(self, what: str, timeout: float) -> BoxError:
         why = f"in {timeout:.0f} s"
