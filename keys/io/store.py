@@ -1,0 +1,343 @@
+"""keys.db: secrets, key material, floors, hand-overs, events and the audit chain.
+
+One connection, one thread. Every effect runs inside `transaction`: what was answered is on the disk
+(WAL, synchronous=FULL) and an effect never is without its event and audit entry. It never decides
+anything and never holds a secret in the clear. architecture.md, "Directories".
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keys.cache import Label, Row
+from keys.envelope import bind
+from keys.errors import SiteError
+from keys.rules import Tier
+
+SCHEMA = 1
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+    CREATE TABLE material(name TEXT PRIMARY KEY, stored BLOB NOT NULL) STRICT;
+    CREATE TABLE certificates(name TEXT PRIMARY KEY, pem TEXT NOT NULL) STRICT;
+    CREATE TABLE versions(name TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
+    CREATE TABLE secrets(
+        name TEXT PRIMARY KEY, version INTEGER NOT NULL, tier TEXT NOT NULL,
+        set_at INTEGER NOT NULL, expires INTEGER NOT NULL,
+        wrapped BLOB NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE handovers(
+        session BLOB PRIMARY KEY, transcript BLOB NOT NULL, ek_name BLOB NOT NULL,
+        reset_count INTEGER NOT NULL, restart_count INTEGER NOT NULL, at REAL NOT NULL,
+        reply TEXT NOT NULL, UNIQUE(ek_name, reset_count, restart_count)) STRICT;
+    CREATE INDEX handovers_at ON handovers(at);
+    CREATE TABLE allowed(
+        ek_name BLOB PRIMARY KEY, role TEXT NOT NULL, reasons TEXT NOT NULL,
+        until REAL NOT NULL) STRICT;
+    CREATE TABLE revoked(ek_name BLOB PRIMARY KEY, at REAL NOT NULL) STRICT;
+    CREATE TABLE withdrawn(digest BLOB PRIMARY KEY, at REAL NOT NULL) STRICT;
+    CREATE TABLE consumed(
+        serial TEXT PRIMARY KEY, ek_name BLOB NOT NULL, counter INTEGER NOT NULL) STRICT;
+    CREATE TABLE events(
+        n INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, box TEXT, reason TEXT,
+        detail TEXT NOT NULL) STRICT;
+    CREATE TABLE audit(
+        n INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
+    """,
+)
+"""Number n of these brings a database from schema n to n + 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """A hand-over that was answered; `reply` is the answer to control as JSON."""
+
+    session: bytes
+    transcript: bytes
+    ek_name: bytes
+    reset_count: int
+    restart_count: int
+    at: float
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What an operator allowed one EK, once, until a time."""
+
+    role: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that control shows; detail never holds a secret."""
+
+    kind: str
+    box: str | None = None
+    reason: str | None = None
+    detail: Mapping[str, Any]
+
+
+class Store:
+    """The database of the keys process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; SiteError when the file is newer than this release or unusable."""
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._configure()
+        except sqlite3.Error as error:
+            raise SiteError(f"{path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything inside at once, or nothing; a disk error is a SiteError."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise SiteError(f"{self._path}: {error}: nothing was changed") from error
+
+    def _configure(self) -> None:
+        self._path.chmod(0o600)
+        self._db.execute("PRAGMA secure_delete=ON")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found > SCHEMA:
+            raise SiteError(
+                f"{self._path} has schema {found}, this release knows {SCHEMA}: "
+                "install the newer release again"
+            )
+        for number in range(found, SCHEMA):
+            steps = f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;"
+            self._db.executescript(steps)
+
+    def _one(self, query: str, *arguments: object) -> Any:
+        return self._db.execute(query, arguments).fetchone()
+
+    def _do(self, query: str, *arguments: object) -> int:
+        return self._db.execute(query, arguments).rowcount
+
+    # meta, key material, certificates
+
+    def meta(self, name: str) -> bytes | None:
+        """Read one named value."""
+        found = self._one("SELECT value FROM meta WHERE name=?", name)
+        return found[0] if found else None
+
+    def set_meta(self, name: str, value: bytes) -> None:
+        """Write one named value."""
+        self._do("INSERT OR REPLACE INTO meta VALUES(?,?)", name, value)
+
+    def material(self, name: str) -> bytes | None:
+        """Read one encrypted key."""
+        found = self._one("SELECT stored FROM material WHERE name=?", name)
+        return found[0] if found else None
+
+    def set_material(self, name: str, stored: bytes) -> None:
+        """Write one encrypted key; never replaces one."""
+        self._do("INSERT INTO material VALUES(?,?)", name, stored)
+
+    def certificate(self, name: str) -> str | None:
+        """Read one certificate as PEM."""
+        found = self._one("SELECT pem FROM certificates WHERE name=?", name)
+        return found[0] if found else None
+
+    def set_certificate(self, name: str, pem: str) -> None:
+        """Write one certificate."""
+        self._do("INSERT OR REPLACE INTO certificates VALUES(?,?)", name, pem)
+
+    # secrets
+
+    def next_version(self, name: str) -> int:
+        """Count a name's versions; a number is never used twice, also after a removal."""
+        self._do("INSERT INTO versions VALUES(?,1) ON CONFLICT DO UPDATE SET last=last+1", name)
+        return int(self._one("SELECT last FROM versions WHERE name=?", name)[0])
+
+    def put_secret(self, row: Row) -> None:
+        """Replace a secret; the version before is overwritten on the disk."""
+        label = row.label
+        values = (label.name, label.version, label.tier.value, label.set_at, label.expires)
+        self._do(
+            "INSERT OR REPLACE INTO secrets VALUES(?,?,?,?,?,?,?)",
+            *values,
+            row.wrapped,
+            row.sealed,
+        )
+
+    def secret(self, name: str) -> Row | None:
+        """Read a secret as it is stored."""
+        found = self._one("SELECT * FROM secrets WHERE name=?", name)
+        if found is None:
+            return None
+        name, version, tier, set_at, expires, wrapped, sealed = found
+        label = Label(name=name, version=version, tier=Tier(tier), set_at=set_at, expires=expires)
+        return Row(label=label, wrapped=wrapped, sealed=sealed)
+
+    def remove_secret(self, name: str) -> bool:
+        """Forget a secret; False when there was none."""
+        return self._do("DELETE FROM secrets WHERE name=?", name) > 0
+
+    # hand-overs and who may have one
+
+    def handover(self, session: bytes) -> Handover | None:
+        """Find the hand-over of a session."""
+        return self._handover("session=?", session)
+
+    def handover_of_boot(
+        self, ek_name: bytes, reset_count: int, restart_count: int
+    ) -> Handover | None:
+        """Find the hand-over of one boot of one box."""
+        where = "ek_name=? AND reset_count=? AND restart_count=?"
+        return self._handover(where, ek_name, reset_count, restart_count)
+
+    def _handover(self, where: str, *arguments: object) -> Handover | None:
+        found = self._one(f"SELECT * FROM handovers WHERE {where}", *arguments)
+        if found is None:
+            return None
+        session, transcript, ek_name, reset_count, restart_count, at, reply = found
+        return Handover(
+            session=session,
+            transcript=transcript,
+            ek_name=ek_name,
+            reset_count=reset_count,
+            restart_count=restart_count,
+            at=at,
+            reply=reply,
+        )
+
+    def add_handover(self, one: Handover) -> None:
+        """Write a hand-over; a second one for the same boot is an error of the database."""
+        boot = (one.ek_name, one.reset_count, one.restart_count)
+        values = (one.session, one.transcript, *boot, one.at, one.reply)
+        self._do("INSERT INTO handovers VALUES(?,?,?,?,?,?,?)", *values)
+
+    def handovers_since(self, at: float) -> int:
+        """Count hand-overs after a time."""
+        return int(self._one("SELECT count(*) FROM handovers WHERE at>?", at)[0])
+
+    def allow(self, ek_name: bytes, role: str, reasons: Sequence[str], until: float) -> None:
+        """Write an allowance, which also lifts a revocation."""
+        self._do("DELETE FROM revoked WHERE ek_name=?", ek_name)
+        text = json.dumps(list(reasons))
+        self._do("INSERT OR REPLACE INTO allowed VALUES(?,?,?,?)", ek_name, role, text, until)
+
+    def allowance(self, ek_name: bytes) -> Allowance | None:
+        """Find an allowance, also one that has ended."""
+        found = self._one("SELECT role, until FROM allowed WHERE ek_name=?", ek_name)
+        return Allowance(role=found[0], until=found[1]) if found else None
+
+    def disallow(self, ek_name: bytes) -> bool:
+        """Forget an allowance; False when there was none."""
+        return self._do("DELETE FROM allowed WHERE ek_name=?", ek_name) > 0
+
+    def revoke(self, ek_name: bytes, at: float) -> None:
+        """Remember that an EK gets nothing any more."""
+        self.disallow(ek_name)
+        self._do("INSERT OR IGNORE INTO revoked VALUES(?,?)", ek_name, at)
+
+    def is_revoked(self, ek_name: bytes) -> bool:
+        """Say whether an EK was revoked."""
+        return self._one("SELECT 1 FROM revoked WHERE ek_name=?", ek_name) is not None
+
+    def withdraw(self, digest: bytes, at: float) -> bool:
+        """Remember a withdrawn boot set for good; False when it was known."""
+        return self._do("INSERT OR IGNORE INTO withdrawn VALUES(?,?)", digest, at) > 0
+
+    def withdrawn(self) -> list[bytes]:
+        """List the withdrawn boot sets."""
+        return [row[0] for row in self._db.execute("SELECT digest FROM withdrawn ORDER BY at")]
+
+    def is_withdrawn(self, digest: bytes) -> bool:
+        """Say whether a boot set was withdrawn."""
+        return self._one("SELECT 1 FROM withdrawn WHERE digest=?", digest) is not None
+
+    def consumer(self, serial: str) -> tuple[bytes, int] | None:
+        """Find the EK that used an entry of the delivery note, and that note's counter."""
+        found = self._one("SELECT ek_name, counter FROM consumed WHERE serial=?", serial)
+        return (found[0], found[1]) if found else None
+
+    def consume(self, serial: str, ek_name: bytes, counter: int) -> None:
+        """Remember which EK used an entry of the delivery note."""
+        self._do("INSERT OR REPLACE INTO consumed VALUES(?,?,?)", serial, ek_name, counter)
+
+    # events and audit
+
+    def record(self, at: float, user: str, event: Event) -> None:
+        """Append an event and the audit entry about it, in the transaction of the effect."""
+        last = self.last_event()
+        detail = _json(event.detail)
+        self._do(
+            "INSERT INTO events VALUES(?,?,?,?,?,?)",
+            *(last + 1, at, event.kind, event.box, event.reason, detail),
+        )
+        entry = {"at": at, "user": user, "kind": event.kind, "detail": event.detail}
+        self._append(entry | {"box": event.box, "reason": event.reason})
+
+    def last_event(self) -> int:
+        """Give the number of the newest event; 0 when there is none."""
+        return int(self._one("SELECT coalesce(max(n),0) FROM events")[0])
+
+    def events(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """List events in the form that architecture.md gives."""
+        query = "SELECT n,at,kind,box,reason,detail FROM events WHERE n>? ORDER BY n LIMIT ?"
+        return [
+            {
+                "n": n,
+                "at": at,
+                "kind": kind,
+                "box": box,
+                "mac": None,
+                "address": None,
+                "reason": reason,
+                "detail": json.loads(detail),
+            }
+            for n, at, kind, box, reason, detail in self._db.execute(query, (after, limit))
+        ]
+
+    def audit_head(self) -> tuple[int, bytes]:
+        """Give number and hash of the newest audit entry; (0, zeros) before the first."""
+        found = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
+        return (found[0], found[1]) if found else (0, bytes(32))
+
+    def check_audit(self) -> None:
+        """Walk the chain; SiteError names the first entry that was changed or is missing."""
+        previous = bytes(32)
+        rows = self._db.execute("SELECT n, entry, hash FROM audit ORDER BY n")
+        for expected, (number, entry, stored) in enumerate(rows, 1):
+            previous = _link(previous, expected, entry)
+            if number != expected or previous != stored:
+                raise SiteError(f"{self._path}: audit entry {expected} was changed or removed")
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        number, previous = self.audit_head()
+        text = _json(entry)
+        linked = _link(previous, number + 1, text)
+        self._do("INSERT INTO audit VALUES(?,?,?)", number + 1, text, linked)
+
+
+def _link(previous: bytes, number: int, entry: str) -> bytes:
+    return bind("doorstep/v1/audit", previous, number, entry)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
