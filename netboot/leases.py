@@ -17,9 +17,9 @@ from typing import Literal
 from netboot.errors import SiteError
 
 OFFER_SECONDS = 30.0
-"""How long an offer is held: OVMF requests 3.3 to 4.6 s after its DISCOVER, edk2 repeats after 16 s."""
+"""How long an offer is held: OVMF requests 3.3 to 4.6 s after DISCOVER, repeats after 16 s."""
 QUARANTINE_SECONDS = 3600.0
-"""How long a declined address rests: longer than a mistaken DECLINE is repeated, shorter than a shift."""
+"""How long a declined address rests: until a wrong cable is found, not until tomorrow."""
 MEMORY_SECONDS = 86400.0
 """How long after its lease a box's address is kept from strangers."""
 STRANGERS = 4
@@ -30,7 +30,7 @@ POOL_LIMIT = 16384
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetPlan:
-    """One subnet: `appliance` is our address in it, `pools` are first and last address, inclusive."""
+    """One subnet: `appliance` is our address in it, `pools` are first and last, inclusive."""
 
     name: str
     interface: str
@@ -78,7 +78,7 @@ class LeaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One address and its last holder; `expires` in seconds of unix time (quarantine when declined)."""
+    """One address and its last holder; `expires` in unix seconds, of the quarantine if declined."""
 
     subnet: str
     address: IPv4Address
@@ -226,7 +226,7 @@ class LeaseTable:
     def choose(
         self, client: Client, subnet: SubnetPlan, wanted: IPv4Address | None, now: float
     ) -> IPv4Address | None:
-        """Choose an address: reserved, offered, held before, wanted, fresh, longest unused; or None."""
+        """Choose reserved, offered, held before, wanted, fresh, longest unused; None when full."""
         for address in self._favourites(client, subnet, wanted, now):
             if self.may_have(client, subnet, address, now):
                 return address
@@ -353,7 +353,7 @@ class LeaseTable:
     def expire(self, now: float) -> None:
         """Forget offers whose time is over."""
         for address, offer in tuple(self._offers.items()):
-            if offer.until <= now:
+            if not now < offer.until <= now + OFFER_SECONDS:  # over, or the clock was set back
                 del self._offers[address]
                 self._offered.pop((offer.subnet, offer.key), None)
 
