@@ -30,6 +30,7 @@ from attest.variables import (
 )
 
 __all__ = [
+    "CD_DRIVES",
     "PREDICTED_PCRS",
     "BootFiles",
     "FileFacts",
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 PREDICTED_PCRS = (4, 5, 7, 8, 9, 11, 12, 13, 14, 15)
+
+CD_DRIVES = range(4)
+"""The drive numbers worth trying: real drive, two virtual ones of a BMC, one to spare."""
 
 _SEPARATOR = bytes(4)
 _SBAT_OFF = b"sbat,1,2021030218\n"
@@ -134,15 +138,20 @@ def predict(
     transport: Transport,
     server: str,
     variables: SecureBootVariables,
+    drive: int = 0,
 ) -> Prediction:
     """Predict a boot; `server` is the address as GRUB names it.
+
+    `drive` is GRUB's number of the CD drive, which is not 0 where the firmware finds another medium
+    first (seen with two drives); a verifier tries CD_DRIVES in turn.
 
     Raise AttestSiteError for files that do not fit together or to the transport, EvidenceError for
     key databases with which these files could not have started.
     """
     facts = files if isinstance(files, FileFacts) else FileFacts.compute(files)
     profile = _profile(facts, transport)
-    root = "(cd0)" if transport is Transport.ISO else f"({transport.value},{server})"
+    is_medium = transport is Transport.ISO
+    root = f"(cd{drive})" if is_medium else f"({transport.value},{server})"
     prefix = root + facts.grub_prefix
     return Prediction(
         steps=(

@@ -10,6 +10,7 @@ from attest.errors import EvidenceError
 from attest.eventlog import PCR_COUNT, EventLog, EventType
 
 _SIZES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+_EXIT_EVENTS = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success")
 # PCRs of a dynamic launch stand at all ones until one happens (TCG PTP 1.05, table 7).
 _DYNAMIC = range(17, 23)
 
@@ -27,6 +28,21 @@ def start_value(pcr: int, bank: str, startup_locality: int | None = None) -> byt
     if pcr == 0 and startup_locality:
         return bytes(size - 1) + bytes([startup_locality])
     return bytes(size)
+
+
+def pcr_5_with_exit_events(log: EventLog, bank: str) -> bytes | None:
+    """Give PCR 5 as it is where the kernel did not append the ExitBootServices events to the log.
+
+    None where the log has them. A value reached only so is a workaround to be named in the result
+    (kernels before 5.3 leave out the final events table, TCG EFI Protocol 7).
+    """
+    invocation = hashlib.new(bank, _EXIT_EVENTS[0]).digest()
+    if any(event.digests.get(bank) == invocation for event in log.events if event.pcr == 5):
+        return None
+    value = replay(log, bank)[5]
+    for text in _EXIT_EVENTS:
+        value = extend(value, hashlib.new(bank, text).digest(), bank)
+    return value
 
 
 def replay(log: EventLog, bank: str) -> dict[int, bytes]:

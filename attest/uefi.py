@@ -106,9 +106,11 @@ class ImageLoad:
         if len(data) < 32:
             raise EvidenceError("an image load record is cut off")
         address, size, link, length = struct.unpack_from("<QQQQ", data)
-        if length != len(data) - 32:
+        # Older shims leave bytes behind the path (seen on RHEL 8); nothing hangs on this record.
+        if length > len(data) - 32:
             raise EvidenceError("an image load record has a wrong size")
-        return cls(address=address, size=size, link_time_address=link, path=data[32:])
+        path = data[32 : 32 + length]
+        return cls(address=address, size=size, link_time_address=link, path=path)
 
 
 def _nodes(path: bytes) -> Iterator[tuple[int, int, bytes]]:

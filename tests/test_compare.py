@@ -43,6 +43,7 @@ def prediction_of(name: str, **changes: object) -> Prediction:
         replace(facts_of(name), **changes),
         transport=Transport(boot["transport"]),
         server=boot["server"],
+        drive=boot.get("drive", 0),
         variables=variables_from_log(log_of(name), "sha256"),
     )
 

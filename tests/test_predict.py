@@ -59,6 +59,7 @@ def prediction_of(name: str, **changes: object) -> Prediction:
     arguments: dict = {
         "transport": Transport(boot["transport"]),
         "server": boot["server"],
+        "drive": boot.get("drive", 0),
         "variables": store(boot["secure_boot"]),
     }
     return predict(facts_of(name), **(arguments | changes))
