@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from attest.bootfacts import BootFiles, Digests, FileFacts, ImageFacts, chains_to
+from attest.bootfacts import BANKS, BootFiles, Digests, FileFacts, ImageFacts, chains_to
 from attest.errors import AttestSiteError, EvidenceError
 from attest.grub import PROFILES, GrubKind, GrubProfile
 from attest.replay import extend, start_value
@@ -49,6 +49,7 @@ PREDICTED_PCRS = (4, 5, 7, 8, 9, 11, 12, 13, 14, 15)
 CD_DRIVES = range(4)
 """The drive numbers worth trying: real drive, two virtual ones of a BMC, one to spare."""
 
+_MAX_DB_CERTIFICATES = 64
 _SEPARATOR = bytes(4)
 _SBAT_OFF = b"sbat,1,2021030218\n"
 # Module lists that GRUB 2.12 asks for over HTTP; our "not found" is measured as an empty file.
@@ -165,6 +166,8 @@ def predict(
 
 
 def _digest(content: bytes | Digests, bank: str) -> bytes:
+    if bank not in BANKS:
+        raise AttestSiteError(f"nothing is predicted for the {bank} bank")
     return hashlib.new(bank, content).digest() if isinstance(content, bytes) else content[bank]
 
 
@@ -288,6 +291,9 @@ def _db_authority(
 ) -> Variable | None:
     """Give the db entry that vouches for the first signature that has one."""
     entries = [entry for entry in decode_signatures(variables.db) if entry.type == CERT_X509]
+    # The box wrote its db: each entry costs signature checks.
+    if len(entries) > _MAX_DB_CERTIFICATES:
+        raise EvidenceError(f"the db of the box holds {len(entries)} certificates")
     for chain in signers:
         for entry in entries:
             if chains_to(chain, entry.data):

@@ -20,6 +20,8 @@ SHIM_LOCK = UUID("605dab50-e046-4300-abb6-3dd810dd8b23")
 CERT_X509 = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 CERT_SHA256 = UUID("c1c41626-504c-4092-aca9-41f936934328")
 
+MAX_SIGNATURES = 16384
+
 _MAX_NODES = 64
 
 
@@ -84,6 +86,8 @@ def decode_signatures(data: bytes) -> tuple[Signature, ...]:
             raise EvidenceError("a signature list has a wrong size")
         kind = UUID(bytes_le=data[offset : offset + 16])
         start = offset + 28 + header_size
+        if len(found) + body // size > MAX_SIGNATURES:
+            raise EvidenceError(f"a key database holds more than {MAX_SIGNATURES} entries")
         for at in range(start, start + body, size):
             owner = UUID(bytes_le=data[at : at + 16])
             found.append(Signature(type=kind, owner=owner, data=data[at + 16 : at + size]))

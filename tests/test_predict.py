@@ -285,6 +285,47 @@ def test_a_db_that_does_not_know_shim_is_evidence_gone_wrong() -> None:
         prediction_of("debian12-tftp", variables=replace(store(True), db=b"x"))
 
 
+def authority(db: bytes) -> bytes:
+    """Give the certificate that is predicted to let shim start."""
+    variables = replace(store(True), db=db)
+    label = "db key that verified shim"
+    events = prediction_of("debian13-tftp", variables=variables).events("sha256")
+    digest = next(event.digest for event in events if event.label == label)
+    for entry in decode_signatures(db):
+        record = Variable(guid=DB_GUID, name="db", data=entry.encode()).encode()
+        if hashlib.sha256(record).digest() == digest:
+            return entry.data
+    raise AssertionError
+
+
+def test_the_first_signature_of_shim_that_db_knows_decides() -> None:
+    (old, new) = (chain[-1] for chain in facts_of("debian13-tftp").signers)
+    owner = decode_signatures(store(True).db)[0]
+    lists = {ca: replace(owner, data=ca).encode_list() for ca in (old, new)}
+    assert authority(lists[new]) == new
+    assert authority(lists[old]) == old
+    assert authority(lists[new] + lists[old]) == old
+    vendor = replace(owner, data=facts_of("debian13-tftp").vendor_cert)
+    variables = replace(store(True), db=lists[old] + vendor.encode_list())
+    events = prediction_of("debian13-tftp", variables=variables).events("sha256")
+    record = Variable(guid=DB_GUID, name="db", data=vendor.encode()).encode()
+    found = next(event for event in events if event.label == "shim key that verified GRUB")
+    assert found.digest == hashlib.sha256(record).digest()
+
+
+def test_a_huge_db_costs_nothing() -> None:
+    owner = decode_signatures(store(True).db)[0]
+    with pytest.raises(EvidenceError, match="holds 65 certificates"):
+        prediction_of("debian13-tftp", variables=replace(store(True), db=owner.encode_list() * 65))
+    with pytest.raises(EvidenceError, match="more than 16384 entries"):
+        decode_signatures(replace(owner, data=b"").encode_list() * 16385)
+
+
+def test_an_unknown_bank_is_not_predicted() -> None:
+    with pytest.raises(AttestSiteError, match="sm3_256 bank"):
+        prediction_of("debian13-tftp").events("sm3_256")
+
+
 def edited(index: int, **changes: object) -> EventLog:
     """Change the PCR 7 event at `index` of a good log."""
     log = log_of("debian12-tftp")
