@@ -6,6 +6,7 @@ of the test vectors. It never decides anything (see `attest.appraise`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -253,6 +254,20 @@ class Reason(Enum):
         Releaser.ANYBODY,
         "The firmware of the box (PCR 0, 2, 3, 6, 10) is not checked yet.",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One reason found in evidence; `detail` is for the log, `sentence` for the technician."""
+
+    reason: Reason
+    detail: str = ""
+    told: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The reason's sentence, or the one that fits this case better."""
+        return self.told or self.reason.sentence
 
 
 _RANKS = {reason: rank for rank, reason in enumerate(Reason)}

@@ -1,0 +1,127 @@
+"""Does a measured boot match one boot set of this site, as a whole, by its quoted values?
+
+A box matches one set or none: values of two sets never mix. The log gives the key databases that
+PCR 7 proves; every other expected value is computed from the files. It explains nothing (see
+`attest.explain`). TCG PFP 1.06, 3.3.4; measured boot rules of the design, per PCR.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from attest.bootfacts import FileFacts
+from attest.errors import AttestSiteError, EvidenceError
+from attest.policy import ReferenceSet
+from attest.predict import (
+    PREDICTED_PCRS,
+    Prediction,
+    SecureBootVariables,
+    Transport,
+    predict,
+)
+from attest.quote import Values
+from attest.replay import extend, start_value
+from attest.uefi import CERT_X509, SHIM_LOCK, Signature
+
+MAX_EARLIER_OPTIONS = 3
+_SEPARATOR = bytes(4)
+_RETURNING = b"Returning from EFI Application from Boot Option"
+_CALLING = b"Calling EFI Application from Boot Option"
+WITHOUT_LOG = tuple(index for index in PREDICTED_PCRS if index != 7)
+"""PCR 7 cannot be predicted without the key databases, which the log alone tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One set by one way of booting it, with its prediction for this box's key databases."""
+
+    reference: ReferenceSet
+    transport: Transport
+    server: str
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """How a candidate compares with quoted values in every bank."""
+
+    candidate: Candidate
+    differing: tuple[int, ...]
+    workarounds: tuple[str, ...]
+
+
+def candidates(
+    references: Sequence[ReferenceSet], variables: SecureBootVariables | None
+) -> Iterator[Candidate]:
+    """Predict every set by each of its ways; without `variables`, for an unknown db."""
+    for reference in references:
+        assumed = variables or assumed_variables(reference.facts, secure_boot=True)
+        for transport in reference.transports:
+            for server in reference.servers:
+                try:
+                    prediction = predict(
+                        reference.facts, transport=transport, server=server, variables=assumed
+                    )
+                except (AttestSiteError, EvidenceError):
+                    # This set cannot have started there; another one may have.
+                    continue
+                yield Candidate(
+                    reference=reference,
+                    transport=transport,
+                    server=server,
+                    prediction=prediction,
+                )
+
+
+def assumed_variables(facts: FileFacts, *, secure_boot: bool) -> SecureBootVariables:
+    """Make key databases with which the set starts, for PCRs that do not depend on them."""
+    signer = facts.signers[0][-1] if facts.signers and facts.signers[0] else b""
+    entry = Signature(type=CERT_X509, owner=SHIM_LOCK, data=signer)
+    db = entry.encode_list() if signer else b""
+    return SecureBootVariables(secure_boot=secure_boot, pk=b"", kek=b"", db=db, dbx=b"")
+
+
+def compare_values(
+    candidate: Candidate, values: Values, indices: Sequence[int] = PREDICTED_PCRS
+) -> Match:
+    """Compare predicted with quoted values, in all quoted banks, with the named workarounds."""
+    differing, workarounds = [], []
+    for index in indices:
+        told = _compare_pcr(candidate.prediction, values, index)
+        if told is None:
+            differing.append(index)
+        elif told:
+            workarounds.append(told)
+    return Match(candidate=candidate, differing=tuple(differing), workarounds=tuple(workarounds))
+
+
+def _compare_pcr(prediction: Prediction, values: Values, index: int) -> str | None:
+    """Give the workaround that makes a PCR equal in every bank, "" for none, None if unequal."""
+    for earlier in range(MAX_EARLIER_OPTIONS + 1 if index == 4 else 1):
+        if all(
+            given[index] == _value(prediction, bank, index, earlier)
+            for bank, given in values.items()
+        ):
+            return f"PCR 4: {earlier} earlier boot options gave up" if earlier else ""
+    return None
+
+
+def _value(prediction: Prediction, bank: str, index: int, earlier: int) -> bytes:
+    """Compute a PCR; `earlier` boot options returned to the firmware before ours was called."""
+    value = start_value(index, bank)
+    separator = hashlib.new(bank, _SEPARATOR).digest()
+    for event in prediction.events(bank):
+        if event.pcr != index:
+            continue
+        value = extend(value, event.digest, bank)
+        if event.digest == separator:
+            for text in (_RETURNING, _CALLING) * earlier:
+                value = extend(value, hashlib.new(bank, text).digest(), bank)
+    return value
+
+
+def with_secure_boot_off(facts: FileFacts) -> SecureBootVariables:
+    """Give key databases with which the set starts while Secure Boot is off."""
+    return replace(assumed_variables(facts, secure_boot=True), secure_boot=False)

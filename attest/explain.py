@@ -1,0 +1,130 @@
+"""Why a boot matched no set of this site, as findings with sentences a technician can act on.
+
+Values have decided already; this only names what differed. A text of the log is shown only when
+its hash is the measured digest. It never turns a mismatch into a match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attest.bootmatch import Candidate, Match
+from attest.compare import Comparison, Difference, Kind, compare
+from attest.errors import EvidenceError
+from attest.eventlog import EventLog
+from attest.policy import ReferenceSet, SetState
+from attest.predict import Subject
+from attest.reasons import Finding, Reason
+
+_MAX_TEXT = 400
+REASONS = {
+    Subject.SECURE_BOOT: Reason.SECURE_BOOT_OFF,
+    Subject.INITRD: Reason.INITRD_UNKNOWN,
+    Subject.KERNEL: Reason.KERNEL_UNKNOWN,
+    Subject.GRUB_CFG: Reason.GRUB_CFG_UNKNOWN,
+    Subject.COMMAND_LINE: Reason.COMMAND_LINE_UNKNOWN,
+    Subject.LOADER: Reason.LOADER_UNKNOWN,
+    Subject.PROGRAM: Reason.OTHER_PROGRAM,
+    Subject.KEYS: Reason.SECURE_BOOT_KEYS,
+    Subject.OWNER_KEYS: Reason.MOK_ENROLLED,
+    Subject.GRUB_COMMAND: Reason.GRUB_CFG_UNKNOWN,
+    Subject.FIRMWARE: Reason.PCR_MISMATCH,
+    Subject.OTHER: Reason.PCR_MISMATCH,
+}
+
+
+def explain_mismatch(
+    matches: Sequence[Match],
+    log: EventLog | None,
+    bank: str,
+    references: Sequence[ReferenceSet],
+) -> tuple[Finding, ...]:
+    """Name what differs from the set that is nearest; `log` only if it replays to the quote."""
+    if not matches:
+        detail = "no boot set of this site can start with the key databases of this box"
+        return (Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail),)
+    by_value = min(matches, key=lambda match: len(match.differing))
+    if log is not None:
+        nearest = _nearest(matches, log, bank)
+        if nearest is not None and nearest.differences:
+            return _findings(nearest.differences, bank, references)
+    detail = "PCR " + ", ".join(map(str, by_value.differing))
+    return (Finding(reason=Reason.PCR_MISMATCH, detail=f"{_title(by_value.candidate)}: {detail}"),)
+
+
+def withdrawn(match: Match) -> Finding:
+    """Name the set that a box still runs although this site no longer accepts it."""
+    reference = match.candidate.reference
+    was = "withdrawn" if reference.state is SetState.WITHDRAWN else "replaced"
+    return Finding(
+        reason=Reason.BOOT_SET_WITHDRAWN,
+        detail=reference.digest.hex(),
+        told=f"This box still runs boot set {_name(reference)}, which was {was}:"
+        " start it again from the network.",
+    )
+
+
+def _nearest(matches: Sequence[Match], log: EventLog, bank: str) -> Comparison | None:
+    """Compare with the sets that may be accepted first, so that the sentence names what is due."""
+    best: Comparison | None = None
+    ordered = sorted(matches, key=lambda match: not match.candidate.reference.state.acceptable)
+    for match in ordered:
+        try:
+            found = compare(log, match.candidate.prediction, bank)
+        except EvidenceError:
+            continue
+        if best is None or found.matched > best.matched:
+            best = found
+    return best
+
+
+def _findings(
+    differences: Iterable[Difference], bank: str, references: Sequence[ReferenceSet]
+) -> tuple[Finding, ...]:
+    found: dict[Reason, Finding] = {}
+    for difference in differences:
+        reason = REASONS[difference.subject]
+        if reason is Reason.OTHER_PROGRAM and difference.kind is Kind.MISSING:
+            reason = Reason.PCR_MISMATCH
+        if reason not in found:
+            told = _older_initrd(difference, bank, references)
+            found[reason] = Finding(reason=reason, detail=describe(difference), told=told)
+    return tuple(found.values())
+
+
+def describe(difference: Difference) -> str:
+    """Tell one difference in a line: what, expected, measured; claims are marked as such."""
+    parts = [f"PCR {difference.pcr}: {difference.label} {difference.kind.value}"]
+    if difference.expected is not None:
+        parts.append(f"expected {difference.expected.hex()}")
+    if difference.expected_text:
+        parts.append(f"expected text {difference.expected_text[:_MAX_TEXT]!r}")
+    if difference.measured is not None:
+        parts.append(f"measured {difference.measured.hex()}")
+    if difference.text:
+        parts.append(f"measured text {difference.text[:_MAX_TEXT]!r}")
+    if difference.claim:
+        parts.append(f"the box calls it {difference.claim[:_MAX_TEXT]!r} (unproven)")
+    return "; ".join(parts)
+
+
+def _older_initrd(difference: Difference, bank: str, references: Sequence[ReferenceSet]) -> str:
+    if difference.subject is not Subject.INITRD or difference.measured is None:
+        return ""
+    for reference in references:
+        if reference.state.acceptable:
+            continue
+        if any(known[bank] == difference.measured for known in reference.facts.initrds):
+            return (
+                f"The box loaded the initrd of boot set {_name(reference)}, which this site no"
+                " longer accepts."
+            )
+    return ""
+
+
+def _name(reference: ReferenceSet) -> str:
+    return f"{reference.version} ({reference.name})"
+
+
+def _title(candidate: Candidate) -> str:
+    return f"boot set {_name(candidate.reference)} by {candidate.transport.value}"
