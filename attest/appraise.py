@@ -7,17 +7,17 @@ counters, banks, values, log, certificates, what the site knows. RFC 9334; docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from attest.ak import check_under_ek
 from attest.bootmatch import (
     WITHOUT_LOG,
-    Candidate,
     Match,
     candidates,
     compare_values,
-    with_secure_boot_off,
+    known_variables,
+    switched_off,
+    unknown_variables,
 )
 from attest.certify import check_device_key
 from attest.credential import BoxKeys, check_keys
@@ -35,7 +35,7 @@ from attest.evidence import (
 from attest.explain import explain_mismatch, withdrawn
 from attest.logcheck import check_banks, check_log
 from attest.policy import BoxRecord, Expectation, Policy
-from attest.predict import PREDICTED_PCRS, predict
+from attest.predict import PREDICTED_PCRS
 from attest.quote import Values, VerifiedQuote, check_coverage, check_quote
 from attest.reasons import Finding, Reason, Releaser
 from attest.transcript import device_data
@@ -159,9 +159,10 @@ def _check_boot(
     if variables is not None and policy.secure_boot_required and not variables.secure_boot:
         draft.findings.append(Finding(reason=Reason.SECURE_BOOT_OFF))
     indices = PREDICTED_PCRS if variables is not None else WITHOUT_LOG
+    known = unknown_variables if variables is None else known_variables(variables)
     matches = [
         compare_values(candidate, draft.values, indices)
-        for candidate in candidates(expectation.sets, variables)
+        for candidate in candidates(expectation.sets, known)
     ]
     whole = [match for match in matches if not match.differing]
     whole.sort(key=lambda match: not match.candidate.reference.state.acceptable)
@@ -205,7 +206,7 @@ def _boots_without_secure_boot(draft: _Draft, expectation: Expectation, policy: 
 
     GRUB 2.06 hands over no log then, so this is what an honest box with Secure Boot off sends.
     """
-    for candidate in _switched_off(expectation):
+    for candidate in candidates(expectation.sets, switched_off):
         match = compare_values(candidate, draft.values, WITHOUT_LOG)
         if match.differing:
             continue
@@ -214,25 +215,6 @@ def _boots_without_secure_boot(draft: _Draft, expectation: Expectation, policy: 
         _matched(draft, match, WITHOUT_LOG)
         return True
     return False
-
-
-def _switched_off(expectation: Expectation) -> Iterator[Candidate]:
-    for reference in expectation.sets:
-        variables = with_secure_boot_off(reference.facts)
-        for transport in reference.transports:
-            for server in reference.servers:
-                try:
-                    prediction = predict(
-                        reference.facts, transport=transport, server=server, variables=variables
-                    )
-                except AttestError:
-                    continue
-                yield Candidate(
-                    reference=reference,
-                    transport=transport,
-                    server=server,
-                    prediction=prediction,
-                )
 
 
 def _result(
@@ -247,10 +229,10 @@ def _result(
     released = [each for each in findings if record.note_names_ek and _by_note(each)]
     kept = [each for each in findings if each not in released]
     kept.sort(key=lambda each: each.reason.rank)
-    verified = draft.match is not None
+    verdict = _verdict(kept, verified=draft.match is not None)
     return AttestationResult(
-        verdict=_verdict(kept, verified=verified),
-        tier=Tier.BOOT_VERIFIED if verified else Tier.NOT_VERIFIED,
+        verdict=verdict,
+        tier=Tier.NOT_VERIFIED if verdict is Verdict.REFUSED else Tier.BOOT_VERIFIED,
         findings=tuple(kept),
         released=tuple(released),
         boot_set=None if draft.match is None else _boot_set(draft.match),

@@ -8,13 +8,14 @@ PCR 7 proves; every other expected value is computed from the files. It explains
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from attest.bootfacts import FileFacts
 from attest.errors import AttestSiteError, EvidenceError
 from attest.policy import ReferenceSet
 from attest.predict import (
+    CD_DRIVES,
     PREDICTED_PCRS,
     Prediction,
     SecureBootVariables,
@@ -53,34 +54,51 @@ class Match:
 
 
 def candidates(
-    references: Sequence[ReferenceSet], variables: SecureBootVariables | None
+    references: Sequence[ReferenceSet], variables: Callable[[FileFacts], SecureBootVariables]
 ) -> Iterator[Candidate]:
-    """Predict every set by each of its ways; without `variables`, for an unknown db."""
+    """Predict every set by each of its ways, with the key databases that `variables` gives."""
     for reference in references:
-        assumed = variables or assumed_variables(reference.facts, secure_boot=True)
-        for transport in reference.transports:
-            for server in reference.servers:
-                try:
-                    prediction = predict(
-                        reference.facts, transport=transport, server=server, variables=assumed
-                    )
-                except (AttestSiteError, EvidenceError):
-                    # This set cannot have started there; another one may have.
-                    continue
-                yield Candidate(
-                    reference=reference,
+        for transport, server, drive in _ways(reference):
+            try:
+                prediction = predict(
+                    reference.facts,
                     transport=transport,
                     server=server,
-                    prediction=prediction,
+                    variables=variables(reference.facts),
+                    drive=drive,
                 )
+            except (AttestSiteError, EvidenceError):
+                # This set cannot have started there; another one may have.
+                continue
+            yield Candidate(
+                reference=reference, transport=transport, server=server, prediction=prediction
+            )
 
 
-def assumed_variables(facts: FileFacts, *, secure_boot: bool) -> SecureBootVariables:
+def _ways(reference: ReferenceSet) -> Iterator[tuple[Transport, str, int]]:
+    for transport in reference.transports:
+        if transport is Transport.ISO:
+            yield from ((transport, "", drive) for drive in CD_DRIVES)
+        else:
+            yield from ((transport, server, 0) for server in reference.servers)
+
+
+def known_variables(variables: SecureBootVariables) -> Callable[[FileFacts], SecureBootVariables]:
+    """Use the key databases that a log proved, whatever the set."""
+    return lambda facts: variables
+
+
+def unknown_variables(facts: FileFacts) -> SecureBootVariables:
     """Make key databases with which the set starts, for PCRs that do not depend on them."""
     signer = facts.signers[0][-1] if facts.signers and facts.signers[0] else b""
     entry = Signature(type=CERT_X509, owner=SHIM_LOCK, data=signer)
     db = entry.encode_list() if signer else b""
-    return SecureBootVariables(secure_boot=secure_boot, pk=b"", kek=b"", db=db, dbx=b"")
+    return SecureBootVariables(secure_boot=True, pk=b"", kek=b"", db=db, dbx=b"")
+
+
+def switched_off(facts: FileFacts) -> SecureBootVariables:
+    """Make the same with Secure Boot off."""
+    return replace(unknown_variables(facts), secure_boot=False)
 
 
 def compare_values(
@@ -120,8 +138,3 @@ def _value(prediction: Prediction, bank: str, index: int, earlier: int) -> bytes
             for text in (_RETURNING, _CALLING) * earlier:
                 value = extend(value, hashlib.new(bank, text).digest(), bank)
     return value
-
-
-def with_secure_boot_off(facts: FileFacts) -> SecureBootVariables:
-    """Give key databases with which the set starts while Secure Boot is off."""
-    return replace(assumed_variables(facts, secure_boot=True), secure_boot=False)

@@ -71,7 +71,7 @@ class SoftwareTpm:
         arguments += ["--server", f"type=unixio,path={socket}"]
         arguments += ["--ctrl", f"type=unixio,path={socket}.ctrl"]
         arguments += ["--flags", "not-need-init,startup-clear"]
-        self.process = subprocess.Popen(arguments)
+        self.process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while not socket.exists():
             if time.monotonic() > deadline:
