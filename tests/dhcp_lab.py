@@ -22,6 +22,7 @@ NOW = 1_800_000_000.0
 ADDRESS = IPv4Address
 PXE_LIST = bytes((1, 2, 3, 4, 5, 6, 12, 13, 15, 17, 18, 43, 54, 60, 67, 128, 129))
 UBOOT_LIST = bytes((1, 3, 6, 12, 13, 17))
+OURS_RELAY = ("10.41.7.2", 67)
 RESERVED_MAC = bytes.fromhex("020000000011")
 
 
@@ -110,7 +111,11 @@ class Server:
 
 
 def selecting(
-    client: bytes, address: IPv4Address, *extra: tuple[int, bytes], server: str = "10.41.7.2"
+    client: bytes,
+    address: IPv4Address,
+    *extra: tuple[int, bytes],
+    server: str = "10.41.7.2",
+    **header: object,
 ) -> bytes:
     return message(
         MessageType.REQUEST,
@@ -118,6 +123,7 @@ def selecting(
         (Code.SERVER_ID, ADDRESS(server).packed),
         (Code.REQUESTED_ADDRESS, address.packed),
         *extra,
+        **header,
     )
 
 

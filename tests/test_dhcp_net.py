@@ -1,0 +1,384 @@
+"""The DHCP server on a real wire: namespaces, dhclient, udhcpc, dnsmasq, kill -9."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from dhcp_lab import ADDRESS, OURS_RELAY, mac, message, selecting, start_server
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from netboot.dhcp_message import Message
+from netboot.dhcp_options import MessageType
+from netboot.errors import PeerError, SiteError
+from netboot.io.dhcp import checksum, udp_frame
+from netboot.io.leases import EventLog, NetbootStore
+from netboot.io.probe import ForeignServer, read_offer, refuse_foreign
+
+PROBE = """
+import sys
+from netboot.io.probe import probe
+for found in probe([sys.argv[1]], float(sys.argv[2])):
+    print(found.interface, found.address, found.mac.hex(":"))
+"""
+
+
+def run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+class Wire:
+    """Two namespaces joined by a veth pair: `srv` with 10.41.7.2, `cli` with nothing."""
+
+    def __init__(self) -> None:
+        tag = f"{os.getpid():x}"
+        self.srv, self.cli = f"dh-s{tag}", f"dh-c{tag}"
+        self.ends = f"s{tag}", f"c{tag}"
+        for namespace in (self.srv, self.cli):
+            run("ip", "netns", "add", namespace)
+        one, two = self.ends
+        run(
+            "ip",
+            "link",
+            "add",
+            one,
+            "netns",
+            self.srv,
+            "type",
+            "veth",
+            "peer",
+            two,
+            "netns",
+            self.cli,
+        )
+        for namespace, end in ((self.srv, one), (self.cli, two)):
+            run("ip", "-n", namespace, "link", "set", "lo", "up")
+            run("ip", "-n", namespace, "link", "set", end, "up")
+        run("ip", "-n", self.srv, "address", "add", "10.41.7.2/24", "dev", one)
+
+    def inside(self, *command: str, check: bool = True) -> str:
+        return run("ip", "netns", "exec", self.cli, *command, check=check)
+
+    def address(self) -> str | None:
+        text = self.inside("ip", "-4", "-o", "address", "show", "dev", self.ends[1])
+        found = re.search(r"inet ([0-9.]+)", text)
+        return found[1] if found else None
+
+    def close(self) -> None:
+        for namespace in (self.srv, self.cli):
+            run("ip", "netns", "delete", namespace, check=False)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    made = Wire()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "netboot.db"
+
+
+@pytest.fixture
+def server(wire: Wire, database: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start_server(wire.srv, database, wire.ends[0])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def kinds(database: Path) -> list[str]:
+    return [row["kind"] for row in EventLog(NetbootStore(database)).after(0)]
+
+
+def test_a_frame_is_what_scapy_would_send() -> None:
+    frame = udp_frame(
+        macs=(mac(1), mac(2)),
+        addresses=(ADDRESS("10.41.7.2"), ADDRESS("10.41.7.100")),
+        ports=(67, 68),
+        payload=b"odd",
+    )
+    read = Ether(frame)
+    assert (read.src, read.dst) == ("02:01:00:00:00:01", "02:01:00:00:00:02")
+    for layer in (IP, UDP):
+        del read[layer].chksum
+    assert bytes(read) == frame
+    assert checksum(b"\xff\xff") == 0
+
+
+@pytest.mark.boots
+def test_dhclient_gets_renews_and_releases(
+    wire: Wire, server: subprocess.Popen[str], database: Path, tmp_path: Path
+) -> None:
+    dhclient, end = shutil.which("dhclient") or "/usr/sbin/dhclient", wire.ends[1]
+    settings = tmp_path / "dhclient.conf"
+    settings.write_text(
+        "option sztp-redirect code 143 = string;\n"
+        "request subnet-mask, routers, domain-name, domain-name-servers, sztp-redirect;\n"
+    )
+    script = tmp_path / "script"
+    script.write_text(
+        '#!/bin/sh\n[ -n "$new_ip_address" ] || exit 0\n'
+        'ip address replace "$new_ip_address/24" dev "$interface"\n'
+        "exit 0\n"
+    )
+    script.chmod(0o755)
+    files = ("-cf", str(settings), "-lf", str(tmp_path / "lf"), "-pf", str(tmp_path / "pid"))
+    common = (dhclient, "-4", "-v", *files, "-sf", str(script))
+    first = wire.inside(*common, "-1", end)
+    assert "bound to 10.41.7.20" in first
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, 15)
+    lease = (tmp_path / "lf").read_text()
+    assert 'option domain-name "shop.example.net"' in lease
+    assert "option domain-name-servers 10.41.7.2" in lease
+    assert '"\\000\\026https://10.41.7.2:8443"' in lease or "0:16:68:74:74:70:73" in lease
+    again = wire.inside(*common, "-1", end)  # INIT-REBOOT from the lease file
+    assert "DHCPREQUEST" in again
+    assert "DHCPDISCOVER" not in again
+    assert "bound to 10.41.7.20" in again
+    wire.inside(*common, "-r", end)
+    deadline = time.monotonic() + 5
+    while "dhcp-release" not in kinds(database) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert kinds(database) == [
+        "dhcp-discover",
+        "dhcp-offer",
+        "dhcp-ack",
+        "dhcp-ack",
+        "dhcp-release",
+    ]
+    assert NetbootStore(database).current_leases(time.time()) == ()
+
+
+@pytest.mark.boots
+def test_udhcpc_gets_renews_and_releases_with_no_arp_from_us(
+    wire: Wire, server: subprocess.Popen[str], database: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_text(
+        '#!/bin/sh\ncase "$1" in bound|renew) ip address replace "$ip/24" dev "$interface";; esac\n'
+        f'echo "$1 $ip" >> {tmp_path}/log\n'
+    )
+    script.chmod(0o755)
+    capture = tmp_path / "arp.txt"
+    with capture.open("w") as out:
+        tcpdump = subprocess.Popen(
+            ["ip", "netns", "exec", wire.cli, "tcpdump", "-lnni", wire.ends[1], "arp or port 68"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert tcpdump.stderr is not None
+        while "listening" not in tcpdump.stderr.readline():
+            continue
+        client = subprocess.Popen(
+            ["ip", "netns", "exec", wire.cli, shutil.which("udhcpc") or "/usr/sbin/udhcpc"]
+            + ["-f", "-i", wire.ends[1], "-s", str(script)],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until(lambda: "bound 10.41.7.20" in read(tmp_path / "log"))
+            offered = capture_text(capture)
+            client.send_signal(10)  # SIGUSR1: renew
+            until(lambda: "renew 10.41.7.20" in read(tmp_path / "log"))
+            client.send_signal(12)  # SIGUSR2: release
+            until(lambda: "dhcp-release" in kinds(database))
+        finally:
+            client.kill()
+            client.wait()
+            tcpdump.terminate()
+            tcpdump.wait()
+            tcpdump.stderr.close()
+    assert "ARP, Request who-has 10.41.7.20 tell 10.41.7.2" not in offered
+    assert "10.41.7.2.67 > 10.41.7.20.68" in offered  # a frame, not a broadcast
+    assert kinds(database).count("dhcp-ack") == 2
+
+
+def read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def capture_text(path: Path) -> str:
+    until(lambda: path.read_text().count("10.41.7.2.67 >") >= 2)
+    return path.read_text()
+
+
+def until(happened: object, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not happened():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_dhcp_net import load
+load(int(sys.argv[2]))
+"""
+
+
+def load(first: int) -> None:
+    """Ask for many leases as a relay does, and print each address that was acknowledged."""
+    relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    relay.bind(("10.41.7.3", 67))
+    relay.settimeout(0.2)
+    giaddr = ADDRESS("10.41.7.3")
+    pending = iter(range(first, first + 100_000))
+    open_clients: set[bytes] = set()
+    while True:
+        while len(open_clients) < 32:
+            client = mac(next(pending))
+            open_clients.add(client)
+            relay.sendto(message(MessageType.DISCOVER, client, giaddr=giaddr), OURS_RELAY)
+        try:
+            reply = Message.decode(relay.recv(2000))
+        except (TimeoutError, PeerError):
+            open_clients.clear()
+            continue
+        client = reply.chaddr
+        if reply.options.message_type is MessageType.OFFER:
+            relay.sendto(selecting(client, reply.yiaddr, giaddr=giaddr), OURS_RELAY)
+            continue
+        print(client.hex(), reply.yiaddr, flush=True)
+        open_clients.discard(client)
+
+
+def collect(process: subprocess.Popen[str], count: int) -> list[tuple[bytes, IPv4Address]]:
+    """Read acknowledged leases from the load until there are `count`."""
+    assert process.stdout is not None
+    lines = (process.stdout.readline().split() for _ in range(count))
+    return [(bytes.fromhex(client), IPv4Address(address)) for client, address in lines]
+
+
+def rest(process: subprocess.Popen[str]) -> list[tuple[bytes, IPv4Address]]:
+    process.kill()
+    assert process.stdout is not None
+    text = process.stdout.read()
+    process.stdout.close()
+    process.wait()
+    lines = (line.split() for line in text.splitlines(keepends=True) if line.endswith("\n"))
+    return [(bytes.fromhex(client), IPv4Address(address)) for client, address in lines]
+
+
+@pytest.mark.boots
+def test_d39_every_acknowledged_lease_is_there_after_kill_9(wire: Wire, database: Path) -> None:
+    run("ip", "-n", wire.cli, "address", "add", "10.41.7.3/24", "dev", wire.ends[1])
+    acknowledged: list[tuple[bytes, IPv4Address]] = []
+    for turn in range(3):
+        server = start_server(wire.srv, database, wire.ends[0])
+        clients = subprocess.Popen(
+            [
+                "ip",
+                "netns",
+                "exec",
+                wire.cli,
+                sys.executable,
+                "-c",
+                LOAD,
+                str(Path(__file__).parent),
+            ]
+            + [str(1000 * turn)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        try:
+            acknowledged += collect(clients, 40)
+        finally:
+            server.kill()  # SIGKILL, in the middle of the load
+            server.wait()
+            acknowledged += rest(clients)
+    rows = {lease.address: lease.mac for lease in NetbootStore(database).load_leases()}
+    assert len(acknowledged) >= 120
+    assert [(client, rows.get(address)) for client, address in acknowledged] == [
+        (client, client) for client, _ in acknowledged
+    ]
+
+
+@pytest.mark.boots
+def test_a_foreign_server_is_found_and_named(wire: Wire, tmp_path: Path) -> None:
+    assert look(wire, 1) == []
+    dnsmasq = subprocess.Popen(
+        [
+            "ip",
+            "netns",
+            "exec",
+            wire.srv,
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+        ]
+        + [
+            "--port=0",
+            "--no-ping",
+            f"--interface={wire.ends[0]}",
+            "--bind-interfaces",
+            "--user=root",
+        ]
+        + ["--dhcp-range=10.41.7.200,10.41.7.210,2m", f"--dhcp-leasefile={tmp_path}/leases"]
+        + ["--pid-file="],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: bool(look(wire, 1.5)), 15)
+        (line,) = look(wire, 2)
+    finally:
+        dnsmasq.kill()
+        dnsmasq.wait()
+    text = run("ip", "-n", wire.srv, "-o", "link", "show", wire.ends[0])
+    found = re.search(r"link/ether ([0-9a-f:]+)", text)
+    assert found is not None
+    assert line == f"{wire.ends[1]} 10.41.7.2 {found[1]}"
+
+
+def look(wire: Wire, seconds: float) -> list[str]:
+    text = run(
+        "ip", "netns", "exec", wire.cli, sys.executable, "-c", PROBE, wire.ends[1], str(seconds)
+    )
+    return text.splitlines()
+
+
+def test_we_refuse_to_serve_beside_another() -> None:
+    refuse_foreign(())
+    other = ForeignServer(interface="eth1", address=ADDRESS("10.41.7.1"), mac=mac(1))
+    with pytest.raises(SiteError, match=r"eth1: 10\.41\.7\.1 \(02:01:00:00:00:01\)"):
+        refuse_foreign([other])
+
+
+def test_only_an_offer_to_our_question_counts() -> None:
+    def frame(kind: MessageType, xid: int = 7, port: int = 68) -> bytes:
+        return udp_frame(
+            macs=(mac(9), mac(1)),
+            addresses=(ADDRESS("10.0.0.1"), ADDRESS("10.0.0.9")),
+            ports=(67, port),
+            payload=message(kind, mac(1), op=2, xid=xid),
+        )
+
+    offer = frame(MessageType.OFFER)
+    assert read_offer(offer, 7) == (ADDRESS("10.0.0.1"), mac(9))
+    for other in (
+        frame(MessageType.NAK),
+        frame(MessageType.OFFER, xid=8),
+        frame(MessageType.OFFER, port=69),
+        offer[:60],
+        offer[:12] + b"\x86\xdd" + offer[14:],
+        offer[:14] + b"\x65" + offer[15:],
+        offer[:23] + b"\x06" + offer[24:],
+    ):
+        assert read_offer(other, 7) is None

@@ -1,0 +1,150 @@
+"""`netboot.db`: what was committed is read again, and numbers have no gaps."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dhcp_lab import ADDRESS, NOW, Server, config, mac, message, pxe
+
+from netboot.dhcp_options import Code, MessageType
+from netboot.errors import SiteError
+from netboot.events import Event, EventKind
+from netboot.io.leases import EventLog, NetbootStore
+from netboot.leases import Lease, LeaseState, LeaseWrite
+
+LEASE = Lease(
+    subnet="tills",
+    address=ADDRESS("10.41.7.100"),
+    key=mac(1),
+    mac=mac(1),
+    state=LeaseState.BOUND,
+    expires=NOW + 100.5,
+    name="pos-01",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "netboot.db"
+
+
+def test_rows_come_back_as_they_were(path: Path) -> None:
+    other = replace(
+        LEASE, address=ADDRESS("10.41.7.101"), key=b"hardware:\x20x", mac=None, name=None
+    )
+    declined = replace(LEASE, address=ADDRESS("10.41.7.102"), state=LeaseState.DECLINED)
+    rows = (LEASE, other, declined)
+    store = NetbootStore(path)
+    store.commit([LeaseWrite(address=row.address, lease=row) for row in rows], (), ())
+    store.close()
+    again = NetbootStore(path)
+    assert again.load_leases() == rows
+    assert [lease.address for lease in again.current_leases(NOW)] == [LEASE.address, other.address]
+    assert again.current_leases(NOW)[0].name == "pos-01"
+    assert again.current_leases(NOW + 101) == ()
+
+
+def test_a_removed_row_is_gone(path: Path) -> None:
+    store = NetbootStore(path)
+    store.commit([LeaseWrite(address=LEASE.address, lease=LEASE)], (), ())
+    store.commit([LeaseWrite(address=LEASE.address, lease=None)], (), ())
+    assert store.load_leases() == ()
+
+
+def test_every_commit_is_synced(path: Path) -> None:
+    store = NetbootStore(path)
+    assert store.rows("PRAGMA synchronous") == [(2,)]
+    assert store.rows("PRAGMA journal_mode") == [("wal",)]
+
+
+def test_a_newer_schema_is_refused_with_a_sentence(path: Path) -> None:
+    NetbootStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(SiteError, match=r"netboot\.db was written by a newer release \(schema 99"):
+        NetbootStore(path)
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.write_bytes(b"not a database, " * 100)
+    with pytest.raises(SiteError, match="netboot.db"):
+        NetbootStore(path)
+
+
+def test_a_row_that_cannot_be_read_is_refused(path: Path) -> None:
+    store = NetbootStore(path)
+    store.commit([LeaseWrite(address=LEASE.address, lease=LEASE)], (), ())
+    with store.transaction() as db:
+        db.execute("UPDATE leases SET state = 'lent'")
+    with pytest.raises(SiteError, match="leases"):
+        store.load_leases()
+
+
+def test_a_failed_group_leaves_nothing_and_no_gap(path: Path) -> None:
+    store = NetbootStore(path)
+    log = EventLog(store)
+    event = Event(at=NOW, kind=EventKind.BOOT_FILE, address=LEASE.address)
+    log.append(event)
+    broken = replace(LEASE, subnet=None)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit([LeaseWrite(address=LEASE.address, lease=broken)], [event], ())
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit((), [event, replace(event, at=None)], ())  # type: ignore[arg-type]
+    log.append(event)
+    assert [row["n"] for row in log.after(0)] == [1, 2]
+    assert store.load_leases() == ()
+
+
+def test_events_after_a_cursor_in_the_form_of_the_socket(path: Path) -> None:
+    log = EventLog(NetbootStore(path))
+    assert (log.last(), log.after(0)) == (0, ())
+    for size in (1, 2, 3):
+        log.append(
+            Event(
+                at=NOW,
+                kind=EventKind.BOOT_FILE,
+                mac=mac(1),
+                address=LEASE.address,
+                detail=(("name", "shimx64.efi"), ("bytes", size), ("size", 3), ("done", size == 3)),
+            )
+        )
+    assert log.after(1, limit=1) == (
+        {
+            "n": 2,
+            "at": NOW,
+            "kind": "boot-file",
+            "box": None,
+            "mac": "02:01:00:00:00:01",
+            "address": "10.41.7.100",
+            "reason": None,
+            "detail": {"name": "shimx64.efi", "bytes": 2, "size": 3, "done": False},
+        },
+    )
+    assert [row["n"] for row in log.after(1)] == [2, 3]
+    assert log.last() == 3
+
+
+def test_a_sighting_keeps_when_it_was_first_heard(path: Path) -> None:
+    store = NetbootStore(path)
+    server = Server(config())
+    for extra in ((*pxe(), (Code.HOST_NAME, b"box")), ((Code.VENDOR_CLASS, b"linux"),)):
+        outcome = server.send(message(MessageType.DISCOVER, mac(1), *extra))
+        store.commit(outcome.writes, outcome.events, outcome.sightings)
+        server.now += 61
+    rows = store.rows("SELECT mac, first, last, vendor_class, uuid, host_name FROM sightings")
+    assert rows == [(mac(1), NOW, NOW + 61, b"linux", b"\0" + bytes(range(16)), "box")]
+
+
+def test_old_events_go_and_numbers_stay(path: Path) -> None:
+    store = NetbootStore(path)
+    log = EventLog(store)
+    with store.transaction() as db:
+        db.executemany(
+            "INSERT INTO events VALUES (?, 0, 'dhcp-ack', NULL, NULL, NULL, '{}')",
+            [(n,) for n in (1, 2, 200_998)],
+        )
+    log.append(*[Event(at=NOW, kind=EventKind.FLOOD)] * 2)
+    assert [row["n"] for row in log.after(0)] == [200_998, 200_999, 201_000]
