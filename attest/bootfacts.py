@@ -124,8 +124,6 @@ class FileFacts:
             document = json.loads(text)
             if not isinstance(document, dict) or document.pop("type", None) != FACTS_TYPE:
                 raise AttestSiteError("the boot facts are of another type or version")
-            if set(document) != set(cls.__slots__):
-                raise AttestSiteError("the boot facts have missing or unknown fields")
             return cls(**{name: _FIELDS[name](value) for name, value in document.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise AttestSiteError("the boot facts cannot be read") from error

@@ -116,13 +116,8 @@ class _Squashfs:
         while len(data) < offset + size and len(data) < 4 * MAX_FILE and at + 2 < len(self._disk):
             (header,) = struct.unpack_from("<H", self._disk, at)
             length = header & 0x7FFF
-            block = self._block(at + 2, length, not header & 0x8000, _METADATA)
-            if not block:
-                break
-            data += block
+            data += self._block(at + 2, length, not header & 0x8000, _METADATA)
             at += 2 + length
-            if len(block) < _METADATA:
-                break
         return data[offset : offset + size]
 
     def _block(self, at: int, length: int, packed: bool, limit: int) -> bytes:

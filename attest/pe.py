@@ -119,9 +119,8 @@ def authenticode(data: bytes, hash_name: str) -> bytes:
     hasher.update(data[image.directory_offset + 8 : image.headers_size])
     hashed = image.headers_size
     for section in sorted(image.sections, key=lambda section: section.offset):
-        if section.raw_size:
-            hasher.update(data[section.offset : section.offset + section.raw_size])
-            hashed += section.raw_size
+        hasher.update(data[section.offset : section.offset + section.raw_size])
+        hashed += section.raw_size
     hasher.update(data[hashed : max(hashed, len(data) - image.security[1])])
     return hasher.digest()
 

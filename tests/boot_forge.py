@@ -2,6 +2,7 @@
 
 import lzma
 import struct
+import zlib
 
 ALIGNMENT = 512
 
@@ -68,19 +69,30 @@ def fat12(text: bytes, name: bytes = b"GRUB    CFG") -> bytes:
     return bytes(boot + fat + (label + entry).ljust(512, b"\0") + data)
 
 
-def _metadata(data: bytes, packed: bool) -> bytes:
+def _pack(data: bytes, codec: str) -> bytes:
+    if codec == "gzip":
+        return zlib.compress(data)
+    return lzma.compress(data, lzma.FORMAT_XZ, check=lzma.CHECK_CRC32)
+
+
+def _metadata(data: bytes, packed: bool, codec: str) -> bytes:
     if not packed:
         return struct.pack("<H", len(data) | 0x8000) + data
-    body = lzma.compress(data, lzma.FORMAT_XZ, check=lzma.CHECK_CRC32)
+    body = _pack(data, codec)
     return struct.pack("<H", len(body)) + body
 
 
 def squashfs(
-    text: bytes, name: bytes = b"grub.cfg", *, packed: bool = True, fragment: bool = True
+    text: bytes,
+    name: bytes = b"grub.cfg",
+    *,
+    packed: bool = True,
+    fragment: bool = True,
+    codec: str = "xz",
 ) -> bytes:
     """Build a squashfs with a font before one file, which lies in a fragment or a block."""
     content = (b"font" + text) if fragment else text
-    body = lzma.compress(content, lzma.FORMAT_XZ, check=lzma.CHECK_CRC32) if packed else content
+    body = _pack(content, codec) if packed else content
     size_word = len(body) | (0 if packed else 1 << 24)
     offset, number = (4, 0) if fragment else (0, 0xFFFFFFFF)
     start = 0 if fragment else 96
@@ -90,15 +102,15 @@ def squashfs(
     listing = struct.pack("<III", 0, 0, 1) + struct.pack("<HhHH", 0, 0, 2, len(name) - 1) + name
     root = struct.pack("<HHHHII", 1, 0o755, 0, 0, 0, 2)
     root += struct.pack("<IIHHI", 0, 2, len(listing) + 3, 0, 3)
-    inodes = _metadata(file + root, packed)
-    directories = _metadata(listing, packed)
-    fragments = _metadata(struct.pack("<QII", 96, size_word, 0), packed)
+    inodes = _metadata(file + root, packed, codec)
+    directories = _metadata(listing, packed, codec)
+    fragments = _metadata(struct.pack("<QII", 96, size_word, 0), packed, codec)
     inode_table = 96 + len(body)
     directory_table = inode_table + len(inodes)
     fragment_entries = directory_table + len(directories)
     fragment_table = fragment_entries + len(fragments)
     head = b"hsqs" + struct.pack("<IIII", 2, 0, 131072, 1)
-    head += struct.pack("<HHHHHH", 4, 17, 0, 1, 4, 0)
+    head += struct.pack("<HHHHHH", 1 if codec == "gzip" else 4, 17, 0, 1, 4, 0)
     head += struct.pack(
         "<QQQQQQQQ", len(file), 0, 0, 0, inode_table, directory_table, fragment_table, 0
     )

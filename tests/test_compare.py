@@ -175,6 +175,66 @@ def test_a_spoofed_text_is_never_shown() -> None:
     assert {difference.text for difference in comparison.differences} == {None}
 
 
+def test_differences_stand_opposite_to_what_they_are_of() -> None:
+    log = log_of("debian13-tftp-off")
+    prediction = predict(
+        facts_of("debian13-tftp"), transport=Transport.TFTP, server="10.77.0.1", variables=KEYS
+    )
+    found = compare(log, prediction, "sha256").differences
+    kinds = {difference.label: difference.kind for difference in found}
+    assert kinds == {
+        "SecureBoot": Kind.CHANGED,
+        "kernel": Kind.MISSING,
+        "PK": Kind.CHANGED,
+        "KEK": Kind.CHANGED,
+        "db": Kind.CHANGED,
+        "dbx": Kind.CHANGED,
+        "db key that verified shim": Kind.MISSING,
+        "SbatLevel": Kind.CHANGED,
+        "shim key that verified GRUB": Kind.MISSING,
+    }
+    texts = {difference.label: difference.text for difference in found}
+    assert texts["SecureBoot"] == "SecureBoot (1 bytes)"
+    assert texts["SbatLevel"] == "SbatLevel (18 bytes)"
+
+
+def test_a_command_in_the_place_of_another_kind_is_no_change_of_it() -> None:
+    log = log_of("debian13-tftp")
+    line = next(e for e in log.events if e.data.startswith(b"kernel_cmdline"))
+    events = [event for event in log.events[1:] if event is not line]
+    at = next(i for i, e in enumerate(events) if e.data.startswith(b"grub_cmd: initrd"))
+    events[at] = ipl(8, b"grub_cmd: initrd /evil\0", b"initrd /evil")
+    found = compare(with_events(log, events), prediction_of("debian13-tftp"), "sha256").differences
+    assert [(d.kind, d.label, d.text) for d in found] == [
+        (Kind.MISSING, "kernel command line", None),
+        (Kind.CHANGED, "grub command", "initrd /evil"),
+    ]
+
+
+def test_a_missing_initrd_is_not_taken_for_the_kernels_own_event() -> None:
+    log = log_of("debian13-tftp")
+    events = [event for event in log.events[1:] if event.data != b"/anchor.img\0"]
+    at = max(i for i, event in enumerate(events) if event.type == EventType.EVENT_TAG)
+    events[at] = replace(events[at], digests={"sha256": b"\1" * 32})
+    found = compare(with_events(log, events), prediction_of("debian13-tftp"), "sha256").differences
+    assert [(difference.kind, difference.label) for difference in found] == [
+        (Kind.MISSING, "file initrd"),
+        (Kind.CHANGED, "initrd seen by the kernel"),
+    ]
+
+
+def test_an_error_separator_is_a_changed_separator() -> None:
+    log = log_of("debian13-tftp")
+    separator = next(e for e in log.events if e.pcr == 4 and e.type == EventType.SEPARATOR)
+    data = b"\1\0\0\0"
+    bad = replace(separator, data=data, digests={"sha256": hashlib.sha256(data).digest()})
+    events = [bad if event is separator else event for event in log.events[1:]]
+    (found,) = compare(
+        with_events(log, events), prediction_of("debian13-tftp"), "sha256"
+    ).differences
+    assert (found.kind, found.label, found.text) == (Kind.CHANGED, "separator", None)
+
+
 def test_an_extra_grub_command_is_shown() -> None:
     event = ipl(8, b"grub_cmd: set evil=1\0", b"set evil=1")
     log = extend_log("debian12-tftp", "grub_cmd: linux", event)

@@ -4,6 +4,7 @@ import struct
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from eventlog_forge import SHA256, agile, encode, header, legacy, with_events
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from attest import eventlog
 from attest.errors import EvidenceError
 from attest.eventlog import EventLog, EventType, LogFormat
-from attest.replay import extend, replay, start_value
+from attest.replay import extend, pcr_5_with_exit_events, replay, start_value
 from attest.uefi import (
     ImageLoad,
     Signature,
@@ -256,3 +257,66 @@ def test_malformed_device_paths_are_refused(path: bytes) -> None:
 def test_type_names() -> None:
     assert eventlog.type_name(0x800000E0) == "EV_EFI_VARIABLE_AUTHORITY"
     assert eventlog.type_name(0xABCD) == "0x0000abcd"
+
+
+RECORD = Variable(guid=UUID(int=1), name="db", data=b"12").encode()
+ONE_LIST = Signature(type=UUID(int=2), owner=UUID(int=3), data=b"12").encode_list()
+BAD_UEFI = {
+    "variable with bytes left": (Variable.decode, RECORD + b"x"),
+    "variable cut off": (Variable.decode, RECORD[:-1]),
+    "variable without its head": (Variable.decode, RECORD[:31]),
+    "variable name of half a character": (
+        Variable.decode,
+        RECORD[:16] + struct.pack("<QQ", 1, 0) + b"\x00\xd8",
+    ),
+    "list cut off": (decode_signatures, ONE_LIST[:-1]),
+    "list head cut off": (decode_signatures, ONE_LIST[:27]),
+    "list of entries without owner": (
+        decode_signatures,
+        ONE_LIST[:16] + struct.pack("<III", 28 + 15, 0, 15) + bytes(15),
+    ),
+    "list of no size": (decode_signatures, ONE_LIST[:16] + struct.pack("<III", 0, 0, 18)),
+    "list that its entries do not fill": (
+        decode_signatures,
+        ONE_LIST[:16] + struct.pack("<III", 28 + 19, 0, 18) + bytes(19),
+    ),
+    "image load cut off": (ImageLoad.decode, bytes(31)),
+    "image load with a path outside": (ImageLoad.decode, struct.pack("<QQQQ", 0, 0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_UEFI)
+def test_malformed_uefi_records_are_refused(name: str) -> None:
+    decode, data = BAD_UEFI[name]
+    with pytest.raises(EvidenceError, match="cut off|wrong size|not UTF-16"):
+        decode(data)
+
+
+def test_bytes_behind_the_path_of_an_image_are_no_part_of_it() -> None:
+    record = struct.pack("<QQQQ", 0, 0, 0, 4) + b"\x7f\xff\4\0" + b"junk"
+    assert ImageLoad.decode(record).path == b"\x7f\xff\4\0"
+
+
+@pytest.mark.parametrize(
+    ("node", "text"),
+    [
+        (b"\1\1\6\0\2\3", "Pci(0x3,0x2)"),
+        (b"\3\5\6\0\1\2", "Usb(0x1,0x2)"),
+        (b"\4\7\x14\0" + bytes(16), f"Fv({UUID(int=0)})"),
+        (b"\4\6\x14\0" + bytes(16), f"FvFile({UUID(int=0)})"),
+        (b"\3\x0d\4\0", "IPv6()"),
+        (b"\3\x0c\x08\0\0\0\0\0", "IPv4()"),
+        (b"\4\4\x0a\0a\0\x1b\0\0\0", "File(a?)"),
+        (b"\x05\1\4\0", "Path(5,1)"),
+    ],
+)
+def test_device_path_nodes(node: bytes, text: str) -> None:
+    assert device_path_text(node + b"\x7f\xff\4\0") == text
+
+
+def test_exit_events_are_added_only_where_the_log_lacks_them() -> None:
+    log, values = load("debian13-tftp")
+    assert pcr_5_with_exit_events(log, "sha256") is None
+    cut = with_events(log, [event for event in log.events[1:] if b"Exit Boot" not in event.data])
+    assert replay(cut, "sha256")[5] != values[5]
+    assert pcr_5_with_exit_events(cut, "sha256") == values[5]

@@ -1,5 +1,7 @@
 """GRUB images: the embedded configuration in both kinds of memory disk, unknown builds refused."""
 
+import struct
+
 import pytest
 from boot_forge import fat12, grub_image, pe_image, squashfs
 from hypothesis import given, settings
@@ -34,6 +36,20 @@ def test_a_file_is_read_from_every_kind_of_disk(text: bytes) -> None:
             assert read_file(disk, "grub.cfg") == text
 
 
+def patched_root(kind: bytes) -> bytes:
+    """Change the type of the root directory's inode."""
+    disk = squashfs(b"x", packed=False)
+    at = struct.unpack_from("<Q", disk, 64)[0] + 2 + 32
+    return disk[:at] + kind + disk[at + 1 :]
+
+
+def short_block() -> bytes:
+    """Let a file claim more than its block holds."""
+    disk = squashfs(b"x", packed=False)
+    at = struct.unpack_from("<Q", disk, 64)[0] + 2 + 28
+    return disk[:at] + b"\x09" + disk[at + 1 :]
+
+
 @pytest.mark.parametrize(
     "disk",
     [
@@ -45,12 +61,23 @@ def test_a_file_is_read_from_every_kind_of_disk(text: bytes) -> None:
         squashfs(b"x").replace(b"\xfd7zXZ", b"\xfd7zXY"),
         squashfs(b"x")[:90],
         b"ISO image" * 100,
+        fat12(b"x")[:11] + b"\7\0" + fat12(b"x")[13:],
+        fat12(b"x")[:54] + b"FAT16" + fat12(b"x")[59:],
+        fat12(b"x" * 70000),
+        squashfs(b"x")[:28] + b"\3" + squashfs(b"x")[29:],
+        squashfs(b"x")[:20] + b"\2" + squashfs(b"x")[21:],
+        patched_root(b"\2"),
+        short_block(),
         b"",
     ],
 )
 def test_disks_without_a_readable_file_are_refused(disk: bytes) -> None:
     with pytest.raises(AttestSiteError, match="memory disk of GRUB"):
         read_file(disk, "grub.cfg")
+
+
+def test_zlib_is_read_too() -> None:
+    assert read_file(squashfs(b"text", codec="gzip"), "grub.cfg") == b"text"
 
 
 def test_a_decompression_bomb_is_cut_short() -> None:

@@ -98,6 +98,11 @@ def test_an_unsigned_image_has_no_signers() -> None:
     assert Pe.decode(minimal(b"\x90" * 512)).signers == ()
 
 
+def patched(at: int, patch: bytes) -> bytes:
+    data = minimal(b"\x90" * 512)
+    return data[:at] + patch + data[at + len(patch) :]
+
+
 MALFORMED = {
     "empty": b"",
     "no PE": b"\x7fELF" + bytes(600),
@@ -105,6 +110,12 @@ MALFORMED = {
     "wrong magic": minimal(b"\x90" * 512).replace(b"PE\0\0", b"NE\0\0"),
     "cut in the headers": minimal(b"\x90" * 512)[:300],
     "section outside": minimal(b"\x90" * 512)[:-1],
+    "no MZ": b"NZ" + minimal(b"\x90" * 512)[2:],
+    "unknown optional header": patched(64 + 24, b"\x07\x01"),
+    "too few directories": patched(64 + 24 + 108, b"\x04\0\0\0"),
+    "headers outside": patched(64 + 24 + 60, b"\xff\xff\0\0"),
+    "too many sections": patched(64 + 6, b"\x61\0") + bytes(8000),
+    "signatures outside": patched(64 + 24 + 112 + 32, struct.pack("<II", 1000, 100)),
 }
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import struct
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from boot_forge import pe_image
 from eventlog_forge import with_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,6 +172,45 @@ def test_the_grub_of_an_installed_disk_is_refused() -> None:
 def test_a_shim_without_its_tables_is_refused() -> None:
     with pytest.raises(AttestSiteError, match=r"no \.vendor_cert"):
         FileFacts.compute(host_files(shim=(GRUBS / "gcdx64.efi.signed").read_bytes()))
+
+
+GOOD_VENDOR = struct.pack("<IIII", 2, 3, 16, 18) + b"\x30\0dbx"
+GOOD_LEVEL = struct.pack("<III", 0, 8, 12) + b"sbat,1,2025021800\n\0"
+
+
+def shim_with(vendor: bytes, level: bytes) -> bytes:
+    """Build a shim; the names of its tables are too long for a section header."""
+    image = bytearray(pe_image({"a": vendor, "b": level}))
+    names = struct.pack("<I", 30) + b".vendor_cert\0.sbatlevel\0"
+    struct.pack_into("<II", image, 64 + 12, len(image), 0)
+    table = 64 + 24 + 240
+    image[table : table + 8] = b"/4".ljust(8, b"\0")
+    image[table + 40 : table + 48] = b"/17".ljust(8, b"\0")
+    return bytes(image) + names
+
+
+def test_the_tables_of_shim_are_read() -> None:
+    facts = FileFacts.compute(host_files(shim=shim_with(GOOD_VENDOR, GOOD_LEVEL)))
+    assert (facts.vendor_cert, facts.vendor_dbx) == (b"\x30\0", b"dbx")
+    assert facts.sbat_level == b"sbat,1,2025021800\n"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "level", "sentence"),
+    [
+        (struct.pack("<IIII", 0, 0, 16, 16), GOOD_LEVEL, "empty or malformed"),
+        (struct.pack("<IIII", 9, 0, 16, 16) + b"\x30\0", GOOD_LEVEL, "empty or malformed"),
+        (struct.pack("<IIII", 2, 9, 16, 18) + b"\x30\0", GOOD_LEVEL, "empty or malformed"),
+        (struct.pack("<IIII", 2, 0, 16, 18) + b"\xa1\x59", GOOD_LEVEL, "a key list"),
+        (b"short", GOOD_LEVEL, r"no \.vendor_cert"),
+        (GOOD_VENDOR, b"short", r"no \.sbatlevel"),
+        (GOOD_VENDOR, b"\1" + GOOD_LEVEL[1:], "unknown kind"),
+        (GOOD_VENDOR, GOOD_LEVEL.replace(b"sbat", b"sbit"), "unknown kind"),
+    ],
+)
+def test_shims_with_other_tables_are_refused(vendor: bytes, level: bytes, sentence: str) -> None:
+    with pytest.raises(AttestSiteError, match=sentence):
+        FileFacts.compute(host_files(shim=shim_with(vendor, level)))
 
 
 def test_programs_of_another_signer_are_refused() -> None:
@@ -388,9 +429,14 @@ def test_the_level_shim_found_is_read_from_the_log() -> None:
 
 def test_stores_that_are_none_are_refused() -> None:
     good = STORES[True].read_bytes()
-    for data in (b"", bytes(100), good[:60], good[:72] + bytes(16) + good[88:]):
+    volume = good.replace(b"_FVH", b"_FVX", 1)
+    first = good.index(b"\xaa\x55\x3f")
+    outside = good[: first + 40] + b"\xff\xff\xff\x7f" + good[first + 44 :]
+    for data in (b"", bytes(100), good[:60], good[:72] + bytes(16) + good[88:], volume, outside):
         with pytest.raises(AttestSiteError, match="variable store"):
             variables_from_store(data)
+    with pytest.raises(AttestSiteError, match="too large"):
+        variables_from_store(good + bytes(16 << 20))
 
 
 @settings(max_examples=60)
