@@ -8,6 +8,7 @@ decides anything about what it measured.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -237,12 +238,12 @@ class VirtualBox:
             nic = f"virtio-net-pci,netdev=n0,romfile=,mac={self.mac}"
             first = ",bootindex=1" if boot is not Boot.ISO else ""
             command += ["-netdev", tap, "-device", nic + first]
+        if iso is not None or disk is not None:
+            command += ["-device", "virtio-scsi-pci,id=scsi0"]
         if iso is not None:
             command += _drive("cd0", iso, "scsi-cd", 1 if boot is Boot.ISO else None)
         if disk is not None:
             command += _drive("hd0", disk, "scsi-hd", None)
-        if iso is not None or disk is not None:
-            command += ["-device", "virtio-scsi-pci,id=scsi0"]
         return inside(network.namespace, command) if network is not None else command
 
 
@@ -266,7 +267,8 @@ class _Run:
                 self._swtpm.kill()
                 self._swtpm.wait()
                 raise
-        self._monitor.sendall(b'{"execute":"qmp_capabilities"}\n')
+        with contextlib.suppress(BrokenPipeError):
+            self._monitor.sendall(b'{"execute":"qmp_capabilities"}\n')
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
 
@@ -323,7 +325,7 @@ class _Run:
             selector.register(self._monitor, selectors.EVENT_READ)
             while selector.get_map():
                 for key, _ in selector.select():
-                    data = os.read(key.fd, 65536)
+                    data = _read(key.fd)
                     if not data:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is serial:
@@ -349,6 +351,14 @@ class _Run:
                     event = BoxEvent(name=message["event"], data=message.get("data", {}))
                     self.events.append(event)
             self._changed.notify_all()
+
+
+def _read(descriptor: int) -> bytes:
+    """Read what is there; nothing when the other end is gone, however it went."""
+    try:
+        return os.read(descriptor, 65536)
+    except ConnectionResetError:
+        return b""
 
 
 def _start_swtpm(state: Path, control: int) -> subprocess.Popen[bytes]:
