@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 _OID_NAMESPACE = uuid.NAMESPACE_OID
 
@@ -92,14 +92,27 @@ class Outcome(StrEnum):
     REFUSE = "refuse"
 
 
+class Release(Enum):
+    """What lets a box pass in spite of a finding."""
+
+    NEVER = "nobody may release it"
+    NOTE = "only a signed delivery note that names the EK"
+    PERSON = "a person's approval"
+    FREE = "nothing is needed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One reason against a box, as the verifier or the site's own rules give it."""
 
     code: str
     sentence: str
-    releasable: bool
-    gates: bool = True
+    release: Release
+
+    @property
+    def gates(self) -> bool:
+        """Tell whether it stands in the way at all."""
+        return self.release is not Release.FREE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,16 +163,18 @@ def decide(
 ) -> Decision:
     """Decide about a box: accepted only when nothing gates, or a person released all that does.
 
-    A single finding that nobody may release refuses, whatever was approved.
+    A single finding that nobody may release refuses, whatever was approved; one that only a note
+    releases holds until headquarters sends that note.
     """
     kept = tuple(findings)
     gating = [finding for finding in kept if finding.gates]
     if not gating:
         return Decision(outcome=Outcome.ACCEPT, findings=kept)
-    if not all(finding.releasable for finding in gating):
+    if any(finding.release is Release.NEVER for finding in gating):
         return Decision(outcome=Outcome.REFUSE, findings=kept)
     reasons = frozenset(finding.code for finding in gating)
     for approval in approvals:
-        if approval.covers(ek_name, reasons, measurements, now):
+        by_person = all(finding.release is Release.PERSON for finding in gating)
+        if by_person and approval.covers(ek_name, reasons, measurements, now):
             return Decision(outcome=Outcome.ACCEPT, findings=kept, approval=approval)
     return Decision(outcome=Outcome.HOLD, findings=kept)

@@ -6,6 +6,7 @@ from bootstrap.enrolment import (
     Approval,
     Finding,
     Outcome,
+    Release,
     Stage,
     Step,
     WrongStageError,
@@ -66,9 +67,9 @@ def test_box_id_is_the_uuid_of_the_ek_name() -> None:
 
 EK = b"\x00\x0b" + b"\x11" * 32
 MEASURED = b"\x22" * 32
-HELD = Finding(code="EK-UNLISTED", sentence="not on the note", releasable=True)
-NEVER = Finding(code="SECURE-BOOT-OFF", sentence="Secure Boot is off", releasable=False)
-NOTED = Finding(code="FIRMWARE-UNCHECKED", sentence="", releasable=True, gates=False)
+HELD = Finding(code="EK-UNLISTED", sentence="not on the note", release=Release.PERSON)
+NEVER = Finding(code="SECURE-BOOT-OFF", sentence="Secure Boot is off", release=Release.NEVER)
+NOTED = Finding(code="FIRMWARE-UNCHECKED", sentence="", release=Release.FREE)
 APPROVAL = Approval(
     ek_name=EK,
     reasons=frozenset({"EK-UNLISTED"}),
@@ -104,6 +105,15 @@ def test_what_nobody_may_release_refuses_whatever_was_approved() -> None:
     )
     assert _decide([NEVER, HELD], [APPROVAL, broad]) is Outcome.REFUSE
     assert _decide([NEVER], []) is Outcome.REFUSE
+
+
+def test_what_only_a_note_releases_holds_and_no_approval_helps() -> None:
+    unknown = Finding(code="EK-UNKNOWN", sentence="no maker", release=Release.NOTE)
+    reasons = frozenset({"EK-UNKNOWN", "EK-UNLISTED"})
+    broad = Approval(
+        ek_name=EK, reasons=reasons, measurements=MEASURED, role="pos", expires=100.0, used=False
+    )
+    assert _decide([unknown, HELD], [broad]) is Outcome.HOLD
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from bootstrap.enrolment import Approval, Stage
 from bootstrap.errors import SiteError
+from bootstrap.rows import BoxRow, Event, SessionRow, Sighting
 
 SCHEMA = 1
 _TABLES = """
@@ -49,78 +50,6 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX sessions_by_box ON sessions (box, at);
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoxRow:
-    """All that control knows of one box; times are unix seconds, the clock milliseconds."""
-
-    box: str
-    ek_name: bytes
-    ek_public: bytes
-    stage: Stage
-    since: float
-    first: float
-    attempt: int = 0
-    reasons: tuple[str, ...] = ()
-    sentence: str | None = None
-    measurements: bytes | None = None
-    role: str | None = None
-    number: int | None = None
-    hostname: str | None = None
-    address: str | None = None
-    mac: str | None = None
-    boot_set: bytes | None = None
-    reset_count: int | None = None
-    restart_count: int | None = None
-    clock: int | None = None
-    evidence: str | None = None
-    withheld: tuple[Mapping[str, Any], ...] = ()
-    certificate_until: float | None = None
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRow:
-    """One session whose secret was proved."""
-
-    session: bytes
-    box: str
-    at: float
-    address: str | None
-    body_digest: bytes
-    transcript: bytes
-    device_public: bytes
-    answer: str | None = None
-    digests: Mapping[str, str]
-    report_digest: bytes | None = None
-    receipt: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """What netboot saw of one MAC that no box has claimed yet, or of the box that did."""
-
-    mac: str
-    stage: Stage
-    since: float
-    first: float
-    address: str | None = None
-    reason: str | None = None
-    detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One line of the story; `n` is given by the store."""
-
-    at: float
-    kind: str
-    box: str | None = None
-    mac: str | None = None
-    address: str | None = None
-    reason: str | None = None
-    detail: Mapping[str, Any]
 
 
 class SiteStore:
@@ -216,7 +145,7 @@ class SiteStore:
     def save_session(self, row: SessionRow) -> None:
         """Insert or replace a session's row."""
         values = {field.name: getattr(row, field.name) for field in fields(row)}
-        values["digests"] = json.dumps(dict(row.digests))
+        values["digests"] = json.dumps(row.digests)
         with self.transaction():
             self._db.execute(
                 f"INSERT OR REPLACE INTO sessions ({', '.join(values)}) "

@@ -1,0 +1,152 @@
+"""Control's ear: collects what netboot and keys saw, and keeps what each MAC was last doing.
+
+Each owner numbers its own events; the cursor moves in the commit that keeps them, so none is lost
+and none counts twice. A service that does not answer is shown as silent since when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bootstrap.enrolment import Stage, Step, WrongStageError, advance
+from bootstrap.io.site_store import SiteStore
+from bootstrap.rows import Event, Sighting
+from keys.errors import KeysError
+from keys.io.rpc import RpcUnavailableError, call
+
+BATCH = 500
+ASK_SECONDS = 1.0
+FORGET_SECONDS = 86400.0
+"""A MAC that comes back after a day begins a new life on its card."""
+
+
+@dataclass(slots=True)
+class Health:
+    """What control last heard of one service; `since` is when it fell silent, or None."""
+
+    name: str
+    since: float | None = None
+    status: Mapping[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether the service answered when last asked."""
+        return self.since is None and self.status is not None
+
+
+class Collector:
+    """Polls the other services' events and status; called from control's one thread."""
+
+    def __init__(self, store: SiteStore, sockets: Mapping[str, Path]) -> None:
+        """Listen to these services by their sockets."""
+        self._store = store
+        self._sockets = sockets
+        self.health = {name: Health(name) for name in sockets}
+
+    def poll(self, now: float) -> None:
+        """Ask each service once for its status and its new events."""
+        for name, path in self._sockets.items():
+            health = self.health[name]
+            try:
+                health.status = call(path, "status", timeout=ASK_SECONDS)
+                self._collect(name, path)
+                health.since = None
+            except RpcUnavailableError:
+                health.since = health.since or now
+            except KeysError as error:
+                health.since = health.since or now
+                health.status = {"error": str(error)}
+
+    def _collect(self, name: str, path: Path) -> None:
+        while True:
+            cursor = self._store.number(f"cursor-{name}")
+            answer = call(path, "events", {"after": cursor, "limit": BATCH}, timeout=ASK_SECONDS)
+            events = answer["events"]
+            if not events:
+                if answer["last"] < cursor:  # the owner began a new database
+                    self._store.set_number(f"cursor-{name}", 0)
+                return
+            with self._store.transaction():
+                for event in events:
+                    self._keep(event)
+                self._store.set_number(f"cursor-{name}", int(events[-1]["n"]))
+
+    def _keep(self, raw: Mapping[str, Any]) -> None:
+        event = Event(
+            at=float(raw["at"]),
+            kind=str(raw["kind"]),
+            box=raw.get("box"),
+            mac=raw.get("mac"),
+            address=raw.get("address"),
+            reason=raw.get("reason"),
+            detail=raw.get("detail") or {},
+        )
+        self._store.add_event(event)
+        sighting = self._sighting_after(event)
+        if sighting is not None:
+            self._store.save_sighting(sighting)
+
+    def _sighting_after(self, event: Event) -> Sighting | None:
+        """Say what the event makes of the MAC's sighting; None when nothing."""
+        mac = event.mac or self._mac_at(event.address)
+        step = _STEPS.get(event.kind)
+        if mac is None or step is None:
+            return None
+        old = self._store.sighting(mac)
+        if old is not None and event.at - old.since > FORGET_SECONDS:
+            old = None
+        if step is Step.LOADED_FILE and old is None:
+            return None
+        if step is Step.ASKED_FOR_ADDRESS and not _asks_to_boot(event, old):
+            return None
+        try:
+            stage = advance(old.stage if old else None, step)
+        except WrongStageError:
+            stage = Stage.HEARD
+        if old is None:
+            return Sighting(
+                mac=mac,
+                stage=stage,
+                since=event.at,
+                first=event.at,
+                address=event.address,
+                reason=event.reason,
+                detail=event.detail,
+            )
+        return replace(
+            old,
+            stage=stage,
+            since=event.at,
+            first=event.at if stage is Stage.HEARD and old.stage is not stage else old.first,
+            address=event.address or old.address,
+            reason=event.reason,
+            detail={**old.detail, **event.detail},
+        )
+
+    def _mac_at(self, address: str | None) -> str | None:
+        if address is None:
+            return None
+        found = (item.mac for item in self._store.sightings() if item.address == address)
+        return next(found, None)
+
+
+_STEPS = {
+    "dhcp-discover": Step.ASKED_FOR_ADDRESS,
+    "dhcp-offer": Step.ASKED_FOR_ADDRESS,
+    "dhcp-ack": Step.ASKED_FOR_ADDRESS,
+    "arch-unknown": Step.ASKED_FOR_ADDRESS,
+    "boot-file": Step.LOADED_FILE,
+}
+
+
+def _asks_to_boot(event: Event, old: Sighting | None) -> bool:
+    """Only clients that ask to boot become cards; a known one may ask for an address again."""
+    vendor = str(event.detail.get("vendor_class", ""))
+    return (
+        vendor.startswith(("PXEClient", "HTTPClient"))
+        or bool(event.detail.get("boot_file"))
+        or old is not None
+    )

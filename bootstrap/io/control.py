@@ -1,0 +1,318 @@
+"""The control process: it holds the site's state and answers enroll, page and the operator.
+
+One thread. It never waits for a box, opens no network socket, and hears what netboot and keys saw
+through their sockets alone. Who may call what: docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bootstrap.enrolment import Step, WrongStageError, advance
+from bootstrap.errors import SiteError
+from bootstrap.io.collector import Collector
+from bootstrap.io.decider import Decider, new_approval
+from bootstrap.io.judge import ArchivingJudge
+from bootstrap.io.live_settings import ROOT_KEY, LiveSettings
+from bootstrap.io.phonehome import PhoneHome, Reply
+from bootstrap.io.planner import PlanWriter
+from bootstrap.io.references import PUBLISHED, References, load_references
+from bootstrap.io.report import ReportDesk
+from bootstrap.io.site_store import SiteStore
+from bootstrap.rows import BoxRow, Event
+from bootstrap.views import card_json, cards, event_sentence
+from keys.io.layout import Layout
+from keys.io.rpc import Method, Params, Refusal, RpcServer
+from keys.manifest import PublicKey
+
+POLL_SECONDS = 1.0
+MAX_EVENTS = 500
+REHEARSAL_MARK = "rehearsal"
+_HEX32 = re.compile(r"[0-9a-f]{32}\Z")
+
+BOXES = frozenset({"enroll"})
+READERS = frozenset({"page", "operator"})
+OPERATOR = frozenset({"operator"})
+
+
+class Control:
+    """Everything behind control's socket."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Read the site and open its state; SiteError says what is wrong."""
+        self._layout = layout
+        self._rehearsal = (layout.state / REHEARSAL_MARK).exists()
+        self._settings = LiveSettings(layout.site, rehearsal=self._rehearsal)
+        self._store = SiteStore(layout.state / "site" / "site.db")
+        self._started = time.time()
+        self._bootsets = layout.state / "bootsets"
+        self._references = self._load_references()
+        self._planner = PlanWriter(
+            layout.state / "plan", self._settings, lambda: self._references, self._store
+        )
+        judge = ArchivingJudge(
+            self._settings,
+            lambda: self._references,
+            layout.state / "evidence",
+            rehearsal=self._rehearsal,
+        )
+        keys = layout.socket("keys")
+        decider = Decider(self._store, self._settings, judge, self._planner, keys)
+        self._phone = PhoneHome(self._store, self._settings().identity, decider)
+        self._desk = ReportDesk(self._store, self._settings, keys)
+        self._collector = Collector(
+            self._store, {name: layout.socket(name) for name in ("netboot", "keys")}
+        )
+        self._planner.write(self._store.boxes())
+        self._polled = 0.0
+
+    def methods(self) -> Mapping[str, Method]:
+        """The rows of the socket table."""
+        return {
+            "session": Method(self._session, BOXES),
+            "evidence": Method(self._evidence, BOXES),
+            "report": Method(self._report, BOXES),
+            "trouble": Method(self._trouble, BOXES),
+            "boxes": Method(self._boxes, READERS),
+            "box": Method(self._box, READERS),
+            "services": Method(self._services, READERS),
+            "events": Method(self._events, READERS),
+            "approve": Method(self._approve, OPERATOR),
+            "refuse": Method(self._refuse, OPERATOR),
+            "reload": Method(self._reload, OPERATOR),
+        }
+
+    def tick(self) -> None:
+        """Collect events once a second; take over what the operator changed."""
+        now = time.time()
+        if abs(now - self._polled) < POLL_SECONDS:
+            return
+        self._polled = now
+        self._collector.poll(now)
+        self._take_changes(force=False)
+
+    def _take_changes(self, *, force: bool) -> bool:
+        changed = self._settings.refresh()
+        stamp = self._published_stamp()
+        if changed or force or stamp != self._published:
+            self._references = self._load_references()
+            self._planner.write(self._store.boxes())
+            return True
+        return False
+
+    def _load_references(self) -> References:
+        self._published = self._published_stamp()
+        key = PublicKey.decode((self._layout.site / ROOT_KEY).read_bytes())
+        return load_references(self._bootsets, self._settings().site, key, time.time())
+
+    def _published_stamp(self) -> tuple[int, int] | None:
+        try:
+            status = (self._bootsets / PUBLISHED).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+    # what enroll carries
+
+    def _session(self, _: str, params: Params) -> Mapping[str, Any]:
+        return _reply(self._phone.session(_address(params), _body(params)))
+
+    def _evidence(self, _: str, params: Params) -> Mapping[str, Any]:
+        return _reply(self._phone.evidence(_address(params), _session(params), _body(params)))
+
+    def _report(self, _: str, params: Params) -> Mapping[str, Any]:
+        return _reply(self._desk.report(_session(params), _body(params)))
+
+    def _trouble(self, _: str, params: Params) -> Mapping[str, Any]:
+        return _reply(self._phone.trouble(_address(params), _body(params)))
+
+    # what people read
+
+    def _boxes(self, _: str, params: Params) -> Mapping[str, Any]:
+        shown = cards(self._store.boxes(), self._store.sightings(), time.time())
+        site = self._settings().site.site
+        return {
+            "site": {
+                "id": site.id,
+                "title": site.title,
+                "help": site.help,
+                "rehearsal": self._rehearsal,
+            },
+            "cards": [card_json(card) for card in shown],
+        }
+
+    def _box(self, _: str, params: Params) -> Mapping[str, Any]:
+        key = str(params["box"])
+        shown = cards(self._store.boxes(), self._store.sightings(), time.time())
+        card = next((one for one in shown if one.key == key), None)
+        if card is None:
+            raise Refusal("UNKNOWN-BOX", f"this site knows no box {key[:60]}")
+        row = self._store.box(key)
+        mac = row.mac if row else key
+        events = self._store.box_events(row.box if row else "", mac, MAX_EVENTS)
+        findings = next(
+            (e["detail"]["findings"] for e in reversed(events) if "findings" in e["detail"]), []
+        )
+        return {
+            "card": card_json(card),
+            "box": _box_json(row) if row else None,
+            "findings": [{"code": code, "sentence": sentence} for code, sentence in findings],
+            "events": [{**event, "sentence": event_sentence(event)} for event in events],
+        }
+
+    def _services(self, _: str, params: Params) -> Mapping[str, Any]:
+        services = [{"name": "control", "ok": True, "since": None, "sentence": None}]
+        notices = [*self._references.problems]
+        for health in self._collector.health.values():
+            status = health.status or {}
+            since = health.since or (None if health.ok else self._started)
+            services.append(
+                {"name": health.name, "ok": health.ok, "since": since, "sentence": None}
+            )
+            notices += [str(text) for text in status.get("sentences", []) if text]
+            notices += [str(status[key]) for key in ("kept", "not_covered") if status.get(key)]
+        settings = self._settings()
+        notices += [text for text in (settings.note_problem, self._settings.kept) if text]
+        if self._references.served() is None:
+            notices.append("No boot set is served: publish one with `doorstep bootset publish`.")
+        return {"services": services, "notices": notices}
+
+    def _events(self, _: str, params: Params) -> Mapping[str, Any]:
+        after = int(params.get("after", -1))
+        limit = min(int(params.get("limit", MAX_EVENTS)), MAX_EVENTS)
+        last = self._store.last_event()
+        if after < 0:
+            return {"events": [], "last": last}
+        events = self._store.events_after(after, limit)
+        return {
+            "events": [{**event, "sentence": event_sentence(event)} for event in events],
+            "last": events[-1]["n"] if events else last,
+        }
+
+    # what the operator decides
+
+    def _approve(self, _: str, params: Params) -> Mapping[str, Any]:
+        row = self._known(params)
+        role = str(params.get("role") or "") or None
+        found = self._settings().site.role(role)
+        if found is None:
+            raise Refusal("UNKNOWN-ROLE", f"site.toml has no role {role or 'by default'}")
+        now = time.time()
+        try:
+            approval = new_approval(row, found.name, now)
+        except ValueError as error:
+            raise Refusal("NOT-HELD", str(error)) from None
+        with self._store.transaction():
+            self._store.add_approval(approval)
+            self._note(now, "approved", row, {"role": found.name, "reasons": list(row.reasons)})
+        return {
+            "box": row.box,
+            "ek_name": base64.urlsafe_b64encode(row.ek_name).rstrip(b"=").decode(),
+            "role": found.name,
+            "reasons": list(row.reasons),
+            "expires": approval.expires,
+        }
+
+    def _refuse(self, _: str, params: Params) -> Mapping[str, Any]:
+        row = self._known(params)
+        now = time.time()
+        try:
+            stage = advance(row.stage, Step.TAKEN_AWAY)
+        except WrongStageError:
+            raise Refusal("WRONG-STAGE", f"this box is {row.stage.value} already") from None
+        changed = replace(row, stage=stage, since=now, reasons=("REVOKED",), sentence=_REVOKED)
+        with self._store.transaction():
+            self._store.save_box(changed)
+            self._note(now, "revoked", row, {"sentence": _REVOKED})
+        self._planner.write(self._store.boxes())
+        return {"box": row.box, "ek_name": _b64u(row.ek_name)}
+
+    def _reload(self, _: str, params: Params) -> Mapping[str, Any]:
+        changed = self._take_changes(force=True)
+        return {"changed": changed, "kept": self._settings.kept}
+
+    def _known(self, params: Params) -> BoxRow:
+        key = str(params["box"])
+        matches = [row for row in self._store.boxes() if key in (row.box, row.hostname)]
+        if len(key) >= 6:
+            matches = matches or [row for row in self._store.boxes() if row.box.startswith(key)]
+        if len(matches) != 1:
+            raise Refusal("UNKNOWN-BOX", f"this site knows no box {key[:60]}")
+        return matches[0]
+
+    def _note(self, now: float, kind: str, row: BoxRow, detail: Mapping[str, Any]) -> None:
+        self._store.add_event(Event(at=now, kind=kind, box=row.box, mac=row.mac, detail=detail))
+
+
+_REVOKED = "This box was taken out of service by a person"
+
+
+def _box_json(row: BoxRow) -> Mapping[str, Any]:
+    return {
+        "box": row.box,
+        "stage": row.stage.value,
+        "role": row.role,
+        "hostname": row.hostname,
+        "address": row.address,
+        "mac": row.mac,
+        "boot_set": row.boot_set.hex() if row.boot_set else None,
+        "reset_count": row.reset_count,
+        "restart_count": row.restart_count,
+        "evidence": row.evidence,
+        "withheld": list(row.withheld),
+        "certificate_until": row.certificate_until,
+        "facts": dict(row.facts),
+    }
+
+
+def _reply(reply: Reply) -> Mapping[str, Any]:
+    return {"status": reply.status, "body": _b64u(reply.body)}
+
+
+def _b64u(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _body(params: Params) -> bytes:
+    text = str(params["body"])
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _address(params: Params) -> str:
+    return str(params["address"])[:64]
+
+
+def _session(params: Params) -> bytes:
+    text = str(params["session"])
+    if not _HEX32.match(text):
+        raise Refusal("MALFORMED", "session: 32 hex digits")
+    return bytes.fromhex(text)
+
+
+def main(layout: Layout) -> None:
+    """Serve until SIGTERM; SiteError when the site cannot be served."""
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        control = Control(layout)
+    except OSError as error:
+        raise SiteError(f"{error.filename}: {error.strerror}") from error
+    server = RpcServer(layout, "control", control.methods())
+    sys.stderr.write("control: serving\n")
+    while not stopped:
+        server.turn(0.25)
+        control.tick()
+    server.close()

@@ -1,0 +1,126 @@
+"""The verifier inside control: makes the expectation, appraises, keeps the evidence.
+
+What appraisal says is taken as it is. If it did not call the boot verified, something that nobody
+may release is held against the box, whatever the findings are: no verdict falls open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from attest.appraise import appraise
+from attest.ekcert import decode_anchors
+from attest.evidence import AttestationResult, Evidence, Signed
+from attest.evidence import Verdict as AttestVerdict
+from attest.io.archive import transcript_fields, write_evidence
+from attest.policy import Expectation, Policy
+from attest.reasons import Finding as AttestFinding
+from attest.reasons import Reason, Releaser
+from bootstrap.enrolment import Finding, Release
+from bootstrap.io.references import References
+from bootstrap.judgement import Judgement, Proved
+from bootstrap.record import box_record
+from bootstrap.rows import BoxRow
+from bootstrap.settings import Settings
+
+_RELEASE = {
+    Releaser.NOBODY: Release.NEVER,
+    Releaser.HEADQUARTERS: Release.PERSON,
+    Releaser.TECHNICIAN_AND_HEADQUARTERS: Release.PERSON,
+    Releaser.SIGNED_NOTE: Release.NOTE,
+    Releaser.ANYBODY: Release.FREE,
+}
+_BINDING_BANK = "sha256"
+
+
+class ArchivingJudge:
+    """Appraises sessions of one site; the evidence is on disk before the judgement is given."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        references: Callable[[], References],
+        archive: Path,
+        *,
+        rehearsal: bool,
+    ) -> None:
+        """Judge by the settings and references in force; keep evidence below `archive`."""
+        self._settings = settings
+        self._references = references
+        self._archive = archive
+        self._rehearsal = rehearsal
+
+    def judge(self, proved: Proved, box: BoxRow, now: float) -> Judgement:
+        """Appraise a proved session and keep everything that the verdict rests on."""
+        settings = self._settings()
+        expectation = Expectation(
+            sets=self._references().sets,
+            anchors=decode_anchors(settings.anchors, rehearsal=self._rehearsal),
+            record=box_record(settings, box, settings.entry(box.ek_public)),
+        )
+        policy = Policy(secure_boot_required=True, rehearsal=self._rehearsal)
+        evidence = _evidence(proved)
+        result = appraise(evidence, expectation, policy, now)
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        name = f"{stamp}-{proved.session.session.hex()}"
+        write_evidence(
+            self._archive / box.box / name,
+            evidence=evidence,
+            transcript=transcript_fields(
+                settings.identity, proved.session, proved.enrolment, proved.transcript
+            ),
+            expectation=expectation,
+            policy=policy,
+            result=result,
+            appraised=now,
+        )
+        return _judgement(result, f"{box.box}/{name}")
+
+
+def _evidence(proved: Proved) -> Evidence:
+    body = proved.evidence
+    return Evidence(
+        nonce=proved.enrol_data,
+        ek_public=proved.hello.ek_public,
+        ek_certificates=proved.hello.ek_certificates,
+        ak_public=proved.hello.ak_public,
+        quotes=tuple(Signed(attest=one.attest, signature=one.signature) for one in body.quotes),
+        pcrs={bank: dict(enumerate(values)) for bank, values in body.pcrs.items()},
+        event_log=body.event_log,
+        ima_log=body.ima_log,
+        facts=body.facts,
+        device_public=body.device_public,
+        device=Signed(attest=body.device.attest, signature=body.device.signature),
+    )
+
+
+def _judgement(result: AttestationResult, archive: str) -> Judgement:
+    findings = [_finding(one) for one in result.findings]
+    pcrs = dict(result.values.get(_BINDING_BANK, {}))
+    proved = result.boot_set is not None and result.clock is not None and len(pcrs) == 16
+    refused = result.verdict is AttestVerdict.REFUSED
+    never = any(one.release is Release.NEVER for one in findings)
+    if (refused or not proved) and not never:
+        findings.insert(0, _finding(AttestFinding(reason=Reason.VERIFIER_FAULT)))
+    clock = result.clock
+    return Judgement(
+        findings=tuple(findings),
+        tier=result.tier.value,
+        measurements=result.measurements,
+        boot_set=result.boot_set.digest if result.boot_set else None,
+        pcrs=pcrs,
+        reset_count=clock.reset_count if clock else None,
+        restart_count=clock.restart_count if clock else None,
+        clock=clock.clock if clock else None,
+        archive=archive,
+    )
+
+
+def _finding(finding: AttestFinding) -> Finding:
+    return Finding(
+        code=finding.reason.code,
+        sentence=finding.sentence,
+        release=_RELEASE[finding.reason.releasable_by],
+    )

@@ -1,0 +1,129 @@
+"""The operator's files as control runs them: read at start, read again when one of them changes.
+
+A change that does not hold leaves the old settings in force, with a sentence; at start it is an
+error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attest.ekcert import decode_anchors
+from attest.errors import AttestError
+from attest.transcript import SiteIdentity
+from bootstrap.errors import SiteError
+from bootstrap.settings import Settings
+from bootstrap.site import SITE_FILE, Site, decode_site
+from keys.errors import KeysError
+from keys.manifest import PublicKey
+from keys.note import DeliveryNote, Floor
+
+ROOT_CERTIFICATE, ROOT_KEY = "trust/root.pem", "trust/root.pub"
+
+
+class LiveSettings:
+    """Call it to get the settings in force; `refresh` looks whether a file changed."""
+
+    def __init__(self, directory: Path, *, rehearsal: bool) -> None:
+        """Read everything; SiteError names the file that does not hold."""
+        self._directory = directory
+        self._rehearsal = rehearsal
+        self._floor: Floor | None = None
+        self._stamp = self._stamps()
+        self._settings = self._load()
+        self.kept: str | None = None
+
+    def __call__(self) -> Settings:
+        """Give the settings in force."""
+        return self._settings
+
+    @property
+    def rehearsal(self) -> bool:
+        """Tell whether this is a rehearsal: only then may a software TPM's CA be an anchor."""
+        return self._rehearsal
+
+    def refresh(self) -> bool:
+        """Read again when a file changed; True when new settings are in force."""
+        stamp = self._stamps()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self._settings = self._load()
+        except SiteError as error:
+            self.kept = f"kept the settings before: {error}"
+            return False
+        self.kept = None
+        return True
+
+    def _stamps(self) -> Mapping[str, tuple[int, int]]:
+        stamps = {}
+        for folder, _, files in os.walk(self._directory):
+            if Path(folder).name == "offline":
+                continue
+            for name in files:
+                try:
+                    status = (Path(folder) / name).stat()
+                except OSError:
+                    continue
+                stamps[f"{folder}/{name}"] = (status.st_mtime_ns, status.st_size)
+        return stamps
+
+    def _load(self) -> Settings:
+        site = decode_site(self._read(SITE_FILE))
+        root_pem = self._read(ROOT_CERTIFICATE)
+        try:
+            root = x509.load_pem_x509_certificate(root_pem)
+        except ValueError:
+            raise SiteError(f"{ROOT_CERTIFICATE}: is no PEM certificate: restore it") from None
+        anchors = self._anchors(site.trust.ek_anchors)
+        note, problem = self._note(site)
+        return Settings(
+            site=site,
+            note=note,
+            note_problem=problem,
+            root_pem=root_pem,
+            identity=SiteIdentity(
+                site_id=site.site.id, root=sha256(root.public_bytes(Encoding.DER)).digest()
+            ),
+            anchors=anchors,
+            templates={role.config: self._read(role.config).decode() for role in site.roles},
+        )
+
+    def _anchors(self, folder: str) -> tuple[tuple[str, bytes], ...]:
+        paths = sorted((self._directory / folder).glob("*.pem"))
+        files = tuple((f"{folder}/{path.name}", path.read_bytes()) for path in paths)
+        try:
+            decode_anchors(files, rehearsal=self._rehearsal)
+        except AttestError as error:
+            raise SiteError(str(error)) from None
+        return files
+
+    def _note(self, site: Site) -> tuple[DeliveryNote | None, str | None]:
+        """Verify the note; one that does not verify is none, and says why."""
+        path = site.trust.delivery_note
+        try:
+            note = DeliveryNote.verify(
+                self._read(path),
+                self._read(f"{path}.minisig"),
+                public_key=PublicKey.decode(self._read(ROOT_KEY)).key,
+                site_id=site.site.id,
+                floor=self._floor,
+            )
+        except (KeysError, SiteError) as error:
+            return None, f"no box is on the delivery note: {error}"
+        self._floor = note.floor
+        return note, None
+
+    def _read(self, name: str) -> bytes:
+        path = self._directory / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SiteError(f"{path}: {error.strerror}: put it back") from error

@@ -1,0 +1,146 @@
+"""The boot sets of a site as control believes them: verified manifests, facts computed from files.
+
+Reference values come from files whose manifest verifies under the site's offline key, never from
+what was sent to a box. A set that does not verify is left out, with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from attest.bootfacts import BootFiles, FileFacts
+from attest.errors import AttestError
+from attest.policy import ReferenceSet, SetState
+from attest.predict import Transport
+from bootstrap.errors import BootstrapError
+from bootstrap.published import Published, PublishedSet, PublishedState, decode_published
+from bootstrap.site import Site
+from keys.errors import KeysError
+from keys.manifest import PublicKey, verify
+from netboot.bootset import (
+    SIGNATURE_CONTEXT,
+    BootSetManifest,
+    Role,
+    decode_manifest,
+    grub_cfg,
+    iso_grub_cfg,
+)
+from netboot.errors import NetbootError
+from netboot.io.bootsets import MANIFEST, REHEARSAL, SIGNATURE, BootSetStore
+
+PUBLISHED = "published.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedManifest:
+    """One published set whose manifest verified."""
+
+    published: PublishedSet
+    manifest: BootSetManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """All published sets that verify, as manifests and as reference values; and what did not."""
+
+    manifests: tuple[PublishedManifest, ...]
+    sets: tuple[ReferenceSet, ...]
+    problems: tuple[str, ...]
+
+    def served(self) -> PublishedManifest | None:
+        """The set that boxes are given."""
+        wanted = PublishedState.SERVED
+        return next((one for one in self.manifests if one.published.state is wanted), None)
+
+
+def verified_manifest(store: BootSetStore, digest: bytes, key: PublicKey) -> BootSetManifest:
+    """Read a manifest that the site's offline key signed; KeysError or NetbootError otherwise."""
+    data = store.get(digest, MANIFEST)
+    verify(key.key, data, store.get(digest, SIGNATURE), context=SIGNATURE_CONTEXT)
+    return decode_manifest(data)
+
+
+def load_references(bootsets: Path, site: Site, key: PublicKey, now: float) -> References:
+    """Load everything that `published.json` names; what does not hold is left out and named."""
+    store = BootSetStore(bootsets)
+    manifests, sets, problems = [], [], []
+    for one in load_published(bootsets).sets:
+        try:
+            manifest = verified_manifest(store, one.digest, key)
+            sets += list(_reference_sets(store, site, one, manifest, now))
+            manifests.append(PublishedManifest(published=one, manifest=manifest))
+        except (KeysError, NetbootError, AttestError, BootstrapError, OSError) as error:
+            problems.append(f"boot set {one.digest.hex()[:12]} is not used: {error}")
+    return References(manifests=tuple(manifests), sets=tuple(sets), problems=tuple(problems))
+
+
+def load_published(bootsets: Path) -> Published:
+    """Read `published.json`; nothing is published where there is none."""
+    path = bootsets / PUBLISHED
+    return decode_published(path.read_bytes()) if path.exists() else Published()
+
+
+def _reference_sets(
+    store: BootSetStore, site: Site, one: PublishedSet, manifest: BootSetManifest, now: float
+) -> Iterator[ReferenceSet]:
+    if one.state is not PublishedState.WITHDRAWN:
+        store.get(one.digest, REHEARSAL)  # nothing is accepted that was never rehearsed
+    state = _state(one, now)
+    for subnet in site.subnets:
+        if subnet.boot:
+            yield ReferenceSet(
+                digest=one.digest,
+                name=manifest.name,
+                version=manifest.version,
+                state=state,
+                facts=network_facts(store, manifest, subnet.appliance),
+                transports=(Transport.TFTP, Transport.HTTP),
+                servers=(str(subnet.appliance),),
+            )
+    if Role.CDGRUB in manifest.roles:
+        yield ReferenceSet(
+            digest=one.digest,
+            name=manifest.name,
+            version=manifest.version,
+            state=state,
+            facts=iso_facts(store, manifest),
+            transports=(Transport.ISO,),
+            servers=("",),
+        )
+
+
+def network_facts(store: BootSetStore, manifest: BootSetManifest, server: IPv4Address) -> FileFacts:
+    """Compute the facts of a set as a box loads it from `server`."""
+    return _facts(store, manifest, Role.GRUB, grub_cfg(manifest, server))
+
+
+def iso_facts(store: BootSetStore, manifest: BootSetManifest) -> FileFacts:
+    """Compute the facts of a set as a box loads it from its ISO."""
+    return _facts(store, manifest, Role.CDGRUB, iso_grub_cfg(manifest))
+
+
+def _facts(store: BootSetStore, manifest: BootSetManifest, grub: Role, config: bytes) -> FileFacts:
+    def content(role: Role) -> bytes:
+        return store.file(manifest.roles[role].sha256).read_bytes()
+
+    store.check_files(manifest)
+    return FileFacts.compute(
+        BootFiles(
+            shim=content(Role.SHIM),
+            grub=content(grub),
+            grub_cfg=config,
+            kernel=content(Role.KERNEL),
+            initrds=(content(Role.GENERIC), content(Role.ANCHOR)),
+        )
+    )
+
+
+def _state(one: PublishedSet, now: float) -> SetState:
+    if one.state is PublishedState.WITHDRAWN:
+        return SetState.WITHDRAWN
+    if not one.is_accepted(now):
+        return SetState.OLDER
+    return SetState.SERVED if one.state is PublishedState.SERVED else SetState.ACCEPTED

@@ -1,0 +1,84 @@
+"""What control remembers, as values: boxes, sessions, sightings, events.
+
+Kept by `bootstrap/io/site_store.py`; nothing here decides or stores anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bootstrap.enrolment import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxRow:
+    """All that control knows of one box; times are unix seconds, the clock milliseconds."""
+
+    box: str
+    ek_name: bytes
+    ek_public: bytes
+    stage: Stage
+    since: float
+    first: float
+    attempt: int = 0
+    reasons: tuple[str, ...] = ()
+    sentence: str | None = None
+    measurements: bytes | None = None
+    role: str | None = None
+    number: int | None = None
+    hostname: str | None = None
+    address: str | None = None
+    mac: str | None = None
+    boot_set: bytes | None = None
+    reset_count: int | None = None
+    restart_count: int | None = None
+    clock: int | None = None
+    evidence: str | None = None
+    withheld: tuple[Mapping[str, Any], ...] = ()
+    certificate_until: float | None = None
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """One session whose secret was proved; `digests` are those of its hand-over, None without."""
+
+    session: bytes
+    box: str
+    at: float
+    address: str | None
+    body_digest: bytes
+    transcript: bytes
+    device_public: bytes
+    answer: str | None = None
+    digests: Mapping[str, str] | None = None
+    report_digest: bytes | None = None
+    receipt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What netboot saw of one MAC that no box has claimed yet, or of the box that did."""
+
+    mac: str
+    stage: Stage
+    since: float
+    first: float
+    address: str | None = None
+    reason: str | None = None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the story; `n` is given by the store."""
+
+    at: float
+    kind: str
+    box: str | None = None
+    mac: str | None = None
+    address: str | None = None
+    reason: str | None = None
+    detail: Mapping[str, Any]
