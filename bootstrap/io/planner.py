@@ -14,6 +14,7 @@ from pathlib import Path
 from bootstrap.io.references import References
 from bootstrap.io.site_store import SiteStore
 from bootstrap.planning import make_plan
+from bootstrap.published import PublishedState
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
 from netboot.errors import NetbootError
@@ -21,6 +22,7 @@ from netboot.plan import Plan
 
 PLAN, PREVIOUS = "plan.json", "plan.previous.json"
 NUMBER = "plan"
+ACCEPTED = PublishedState.ACCEPTED
 
 
 class PlanWriter:
@@ -41,8 +43,15 @@ class PlanWriter:
 
     def write(self, boxes: Sequence[BoxRow]) -> int:
         """Make the plan of these boxes durable and return its number."""
-        number = self._store.number(NUMBER)
-        plan = make_plan(self._settings().site, boxes, self._references(), number)
+        number, references = self._store.number(NUMBER), self._references()
+        served = references.served()
+        plan = make_plan(
+            self._settings().site,
+            boxes,
+            served.manifest if served else None,
+            [one.manifest for one in references.manifests if one.published.state is ACCEPTED],
+            number,
+        )
         if plan == self._current():
             return number
         plan = replace(plan, number=number + 1)

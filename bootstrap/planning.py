@@ -1,0 +1,108 @@
+"""The plan as a pure function of site settings, box table and published boot sets.
+
+It never reads a file or a clock, and knows no lease. docs/architecture.md, "The plan".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address
+
+from bootstrap.enrolment import Stage
+from bootstrap.rows import BoxRow
+from bootstrap.site import Site, Subnet
+from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
+from netboot.leases import Reservation, SubnetPlan
+from netboot.plan import Boot, Plan, Record, RecordType
+
+TTL = 300
+LOADER = "shimx64.efi"
+_GONE = (Stage.REVOKED, Stage.REPLACED)
+
+
+def make_plan(
+    site: Site,
+    boxes: Sequence[BoxRow],
+    served: BootSetManifest | None,
+    accepted: Sequence[BootSetManifest],
+    number: int,
+) -> Plan:
+    """Make the plan numbered `number`; boxes that were taken out of service are not in it."""
+    named = [box for box in boxes if box.hostname and box.address and box.stage not in _GONE]
+    return Plan(
+        number=number,
+        site=site.site.id,
+        domain=site.site.domain,
+        subnets=tuple(map(_subnet, site.subnets)),
+        reservations=(*_own_reservations(site), *_box_reservations(named)),
+        records=tuple(_records(site, named)),
+        boot=_boot(site, served, accepted),
+    )
+
+
+def grub_cfg_files(site: Site, served: BootSetManifest) -> Iterator[bytes]:
+    """Give the contents that must be in the file store beside the set's own files."""
+    if site.boot_subnet is not None:
+        yield grub_cfg(served, site.boot_subnet.appliance)
+
+
+def _subnet(subnet: Subnet) -> SubnetPlan:
+    return SubnetPlan(
+        name=subnet.name,
+        interface=subnet.interface,
+        network=subnet.network,
+        appliance=subnet.appliance,
+        gateway=subnet.gateway,
+        pools=tuple((pool.first, pool.last) for pool in subnet.pools),
+        lease=subnet.lease,
+        dhcp=subnet.dhcp,
+        boot=subnet.boot,
+    )
+
+
+def _own_reservations(site: Site) -> Iterator[Reservation]:
+    for one in site.reservations:
+        yield Reservation(mac=one.mac, address=one.address, name=one.name)
+
+
+def _box_reservations(boxes: Iterable[BoxRow]) -> Iterator[Reservation]:
+    seen = set()
+    for box in boxes:
+        if box.mac is not None and box.mac not in seen:
+            seen.add(box.mac)
+            mac = bytes.fromhex(box.mac.replace(":", ""))
+            yield Reservation(mac=mac, address=IPv4Address(box.address or ""), name=box.hostname)
+
+
+def _records(site: Site, boxes: Iterable[BoxRow]) -> Iterator[Record]:
+    for subnet in site.subnets:
+        yield _a(site.server_name, subnet.appliance)
+        yield _ptr(subnet.appliance, site.server_name)
+    yield _a(site.page_name, site.page.listen.address)
+    for one in site.reservations:
+        yield from _pair(f"{one.name}.{site.site.domain}", one.address)
+    for box in boxes:
+        yield from _pair(f"{box.hostname}.{site.site.domain}", IPv4Address(box.address or ""))
+
+
+def _pair(name: str, address: IPv4Address) -> Iterator[Record]:
+    yield _a(name, address)
+    yield _ptr(address, name)
+
+
+def _a(name: str, address: IPv4Address) -> Record:
+    return Record(name=name, type=RecordType.A, ttl=TTL, value=str(address))
+
+
+def _ptr(address: IPv4Address, name: str) -> Record:
+    return Record(name=address.reverse_pointer, type=RecordType.PTR, ttl=TTL, value=name)
+
+
+def _boot(
+    site: Site, served: BootSetManifest | None, accepted: Sequence[BootSetManifest]
+) -> Boot | None:
+    subnet = site.boot_subnet
+    if served is None or subnet is None:
+        return None
+    names = files_to_serve(served, accepted, subnet.appliance)
+    return Boot(boot_set=served.digest, tftp=LOADER, names=names)
