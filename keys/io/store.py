@@ -75,6 +75,14 @@ class Allowance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """The EK that used an entry of the delivery note with this counter."""
+
+    ek_name: bytes
+    counter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that control shows; detail never holds a secret."""
 
@@ -271,10 +279,10 @@ class Store:
         """Say whether a boot set was withdrawn."""
         return self._one("SELECT 1 FROM withdrawn WHERE digest=?", digest) is not None
 
-    def consumer(self, serial: str) -> tuple[bytes, int] | None:
-        """Find the EK that used an entry of the delivery note, and that note's counter."""
+    def consumer(self, serial: str) -> Consumer | None:
+        """Find the EK that used an entry of the delivery note."""
         found = self._one("SELECT ek_name, counter FROM consumed WHERE serial=?", serial)
-        return (found[0], found[1]) if found else None
+        return Consumer(ek_name=found[0], counter=found[1]) if found else None
 
     def consume(self, serial: str, ek_name: bytes, counter: int) -> None:
         """Remember which EK used an entry of the delivery note."""

@@ -29,7 +29,7 @@ from keys.secret import Secret
 
 NOT_COVERED = (
     "This controller keeps its cache key in a file, not in a TPM: whoever copies or steals its "
-    "disk can read every secret of tier site and the authority keys, also after the leases have ended."
+    "disk can read every secret of tier site and the authority keys, also after a lease has ended."
 )
 CHECK = "key-check"
 SITE = "site-id"

@@ -1,0 +1,326 @@
+"""One hand-over: who asks for whom, is it allowed, and the sealed answer.
+
+Everything is decided from what this process verified itself: delivery note, allowances, floors,
+site file. What control says is only which box, which boot and which configuration. The caller
+holds the transaction. architecture.md, "keys `handover`"; phone-home-v1.md, "The bundle".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keys import ca, rules
+from keys.envelope import (
+    Binding,
+    Boot,
+    Bundle,
+    Randomness,
+    b64u,
+    seal,
+    secret_digest,
+    unb64u,
+)
+from keys.errors import PeerError, SiteError
+from keys.io.authority import Authority
+from keys.io.rpc import Refusal
+from keys.io.site_files import SiteFiles
+from keys.io.store import Event, Handover, Store
+from keys.io.vault import Vault
+from keys.note import Entry
+from keys.rules import RoleRule, SecretRule, Withheld
+from keys.secret import Secret
+from keys.tpm_public import PublicArea
+
+U32 = (1 << 32) - 1
+LIFETIME = int(rules.HANDOVER_LIFETIME.total_seconds())
+ADDED = frozenset({"identity", "secrets", "withheld", "issued", "expires"})
+"""Fields of the hand-off document that only this process writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The parameters of `handover`, taken apart."""
+
+    ek_public: bytes
+    ek: PublicArea
+    ek_name: bytes
+    box: UUID
+    session: bytes
+    transcript: bytes
+    ephemeral: bytes
+    device_key: ec.EllipticCurvePublicKey
+    reset_count: int
+    restart_count: int
+    clock: int
+    pcrs: Mapping[int, bytes]
+    boot_set: bytes
+    role: str
+    handoff: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Request:
+        """Take the parameters apart; ValueError, KeyError, TypeError or PeerError otherwise."""
+        ek_public = unb64u(params["ek_public"])
+        ek = PublicArea.decode(ek_public)
+        device = PublicArea.decode(unb64u(params["device_public"])).public_key()
+        if not isinstance(device, ec.EllipticCurvePublicKey):
+            raise PeerError("the device key is no ECC key")
+        handoff = params["handoff"]
+        if not isinstance(handoff, dict) or ADDED & set(handoff):
+            raise PeerError(f"handoff is an object without {', '.join(sorted(ADDED))}")
+        return cls(
+            ek_public=ek_public,
+            ek=ek,
+            ek_name=ek.name(),
+            box=UUID(params["box"]),
+            session=sized(params["session"], 16),
+            transcript=sized(params["transcript"], 32),
+            ephemeral=sized(params["ephemeral"], 32),
+            device_key=device,
+            reset_count=_count(params["reset_count"], U32),
+            restart_count=_count(params["restart_count"], U32),
+            clock=_count(params["clock"], (1 << 63) - 1),
+            pcrs={int(index): sized(value, 32) for index, value in params["pcrs"].items()},
+            boot_set=sized(params["boot_set"], 32),
+            role=_text(params["role"]),
+            handoff=handoff,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """Secrets of a role: values for the box, and what it does not get."""
+
+    values: Mapping[str, tuple[int, int, Secret]]
+    withheld: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What a hand-over needs; all of it belongs to this process."""
+
+    store: Store
+    vault: Vault
+    authority: Authority
+    files: SiteFiles
+
+    def serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
+        """Decide, seal and write the row; Refusal with a code when it may not be."""
+        self._check_withdrawn(request)
+        known = self.store.handover(request.session)
+        if known is not None and known.transcript == request.transcript:
+            reply: dict[str, Any] = json.loads(known.reply)
+            return reply
+        self._check_once(request, known)
+        entry = self._check_allowed(request, now)
+        if self.store.handovers_since(now - 60) >= rules.HANDOVERS_PER_MINUTE:
+            raise Refusal("RATE", "too many hand-overs in the last minute: try again in a minute")
+        self._spend(request, entry)
+        return self._hand_over(user, request, self.files.rules.roles[request.role], now)
+
+    def _check_withdrawn(self, request: Request) -> None:
+        """Refuse what was taken away; also a repeated question gets no stored answer then."""
+        if self.store.is_revoked(request.ek_name):
+            raise Refusal("EK-NOT-ALLOWED", "access of this box was revoked")
+        if self.store.is_withdrawn(request.boot_set):
+            raise Refusal("BOOT-SET-WITHDRAWN", "the boot set of this boot was withdrawn")
+
+    def _check_once(self, request: Request, known: Handover | None) -> None:
+        boot = (request.ek_name, request.reset_count, request.restart_count)
+        if known is not None or self.store.handover_of_boot(*boot) is not None:
+            raise Refusal("HANDED-OVER", "this boot of this box has had its hand-over: restart it")
+
+    def _check_allowed(self, request: Request, now: float) -> Entry | None:
+        """Check EK and role by allowance, then by delivery note; gives the entry that is used."""
+        allowance = self.store.allowance(request.ek_name)
+        if allowance is not None and now < allowance.until:
+            entry, wanted = None, allowance.role
+        else:
+            entry = self._entry(request)
+            wanted = entry.role or self.files.rules.default_role or ""
+        if wanted != request.role or request.role not in self.files.rules.roles:
+            raise Refusal("ROLE-DIFFERS", f"this box is allowed the role {wanted!r} only")
+        return entry
+
+    def _entry(self, request: Request) -> Entry:
+        note = self.files.note
+        entry = note.entry(request.ek_public) if note else None
+        if entry is None or note is None:
+            raise Refusal("EK-NOT-ALLOWED", "this EK is on no delivery note and nobody allowed it")
+        user = self.store.consumer(entry.serial)
+        if user and user.ek_name != request.ek_name and user.counter >= note.floor.counter:
+            raise Refusal("EK-NOT-ALLOWED", "another box has used this entry of the delivery note")
+        return entry
+
+    def _spend(self, request: Request, entry: Entry | None) -> None:
+        """Use up what allowed this: an allowance is gone, an entry belongs to this EK."""
+        self.store.disallow(request.ek_name)
+        if entry is not None and self.files.note is not None:
+            counter = self.files.note.floor.counter
+            self.store.consume(entry.serial, request.ek_name, counter)
+
+    def _hand_over(
+        self, user: str, request: Request, role: RoleRule, now: float
+    ) -> Mapping[str, Any]:
+        given = self.secrets(role, now)
+        expires = int(now) + LIFETIME
+        chain, not_after = self.authority.issue_box(
+            request.device_key, request.box, role.certificate_lifetime, ca.at(now)
+        )
+        identity = {"chain_pem": chain, "not_after": not_after}
+        times = {"issued": int(now), "expires": expires}
+        bundle = _seal(request, self._document(request, given, identity, times), expires)
+        payload = {
+            "status": "enrolled",
+            "session": b64u(request.session),
+            "box": str(request.box),
+            "transcript": b64u(request.transcript),
+            "bundle": bundle.document(),
+        }
+        signed = self.authority.sign_answer("answer", request.session, request.transcript, payload)
+        reply = {
+            "answer": signed,
+            "digests": {
+                name: b64u(secret_digest(bundle.content_key, name, value))
+                for name, (_, _, value) in given.values.items()
+            },
+            "withheld": given.withheld,
+            "certificate_not_after": not_after,
+        }
+        self._write(user, request, given, reply, now)
+        return reply
+
+    def _document(
+        self,
+        request: Request,
+        given: Given,
+        identity: Mapping[str, Any],
+        times: Mapping[str, int],
+    ) -> Secret:
+        """Complete the hand-off; what binds it to box and session is not taken from control."""
+        secrets = [
+            {"name": name, "version": version, "expires": end, "value": b64u(value.reveal())}
+            for name, (version, end, value) in given.values.items()
+        ]
+        document = dict(request.handoff) | {
+            "type": "application/vnd.doorstep.handoff.v1+json",
+            "site": self.files.rules.site_id,
+            "box": str(request.box),
+            "session": b64u(request.session),
+            "role": request.role,
+            "identity": identity,
+            "trust": {"site_root_pem": ca.pem([self.authority.root()])},
+            "secrets": secrets,
+            "withheld": given.withheld,
+            **times,
+        }
+        return Secret(json.dumps(document, separators=(",", ":")).encode())
+
+    def secrets(self, role: RoleRule, now: float) -> Given:
+        """Look up the secrets of a role; one that is unfit is withheld, the others are given."""
+        values: dict[str, tuple[int, int, Secret]] = {}
+        withheld: list[dict[str, Any]] = []
+        for name in role.secrets:
+            rule = self.files.rules.secrets[name]
+            found = self.look_up(rule, now)
+            if isinstance(found, tuple):
+                values[name] = found
+            else:
+                withheld.append(found)
+        return Given(values=values, withheld=withheld)
+
+    def look_up(self, rule: SecretRule, now: float) -> tuple[int, int, Secret] | dict[str, Any]:
+        """Give (version, end of lease, value), or the reason why not; `since` is unix time."""
+        row = self.store.secret(rule.name)
+        if row is None:
+            return {"name": rule.name, "reason": Withheld.MISSING.value, "since": None}
+        label = row.label
+        expires = min(label.expires, label.set_at + int(rule.ttl.total_seconds()))
+        if now >= rules.usable_until(expires, rule):
+            return {"name": rule.name, "reason": Withheld.EXPIRED.value, "since": expires}
+        try:
+            return label.version, expires, self.vault.unlock(row)
+        except SiteError:
+            reason = Withheld.UNREADABLE.value
+            return {"name": rule.name, "reason": reason, "since": label.set_at}
+
+    def _write(
+        self,
+        user: str,
+        request: Request,
+        given: Given,
+        reply: Mapping[str, Any],
+        now: float,
+    ) -> None:
+        self.store.add_handover(
+            Handover(
+                session=request.session,
+                transcript=request.transcript,
+                ek_name=request.ek_name,
+                reset_count=request.reset_count,
+                restart_count=request.restart_count,
+                at=now,
+                reply=json.dumps(reply, separators=(",", ":")),
+            )
+        )
+        detail = {
+            "role": request.role,
+            "ek_name": request.ek_name.hex(),
+            "session": request.session.hex(),
+            "boot_set": request.boot_set.hex(),
+            "reset_count": request.reset_count,
+            "restart_count": request.restart_count,
+            "secrets": {name: version for name, (version, _, _) in given.values.items()},
+            "withheld": given.withheld,
+            "certificate_not_after": reply["certificate_not_after"],
+        }
+        self.store.record(now, user, Event(kind="handover", box=str(request.box), detail=detail))
+
+
+def sized(text: str, length: int) -> bytes:
+    """Decode base64url of a fixed length; ValueError otherwise."""
+    data = unb64u(text)
+    if len(data) != length:
+        raise ValueError(f"{length} bytes are expected")
+    return data
+
+
+def _seal(request: Request, document: Secret, expires: int) -> Bundle:
+    return seal(
+        ek=request.ek,
+        box_ephemeral=request.ephemeral,
+        boot=Boot(
+            reset_count=request.reset_count,
+            restart_count=request.restart_count,
+            clock_before=request.clock + LIFETIME * 1000,
+            pcrs=request.pcrs,
+        ),
+        binding=Binding(
+            box=request.box,
+            session=request.session,
+            transcript=request.transcript,
+            boot_set=request.boot_set,
+            expires=expires,
+        ),
+        plaintext=document,
+        randomness=Randomness.cut(os.urandom(Randomness.SIZE)),
+    )
+
+
+def _count(value: object, limit: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+        raise ValueError("not an unsigned integer of its size")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("text is expected")
+    return value

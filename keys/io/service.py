@@ -1,0 +1,418 @@
+"""The keys process: its methods, its clock and its loop.
+
+It never talks to a network, never parses evidence and never gives a secret to another process:
+values come in by `secret_put` and leave sealed for one TPM. Who may call what is the table in
+architecture.md, "Who may call whom".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+import signal
+import sqlite3
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from keys import ca, rules
+from keys.ca import Kind
+from keys.cache import Label
+from keys.envelope import b64u, unb64u
+from keys.errors import KeysError, PeerError, SiteError
+from keys.io.authority import NO_CA, Authority
+from keys.io.handover import Desk, Request, sized
+from keys.io.layout import OPERATOR, Layout
+from keys.io.rpc import Method, Params, Refusal, RpcServer
+from keys.io.site_files import SiteFiles
+from keys.io.store import Event, Store
+from keys.io.vault import NOT_COVERED, Vault
+from keys.note import Floor
+from keys.rules import SecretRule, Tier
+from keys.secret import Secret
+
+LOG = logging.getLogger("doorstep.keys")
+TICK_SECONDS = 1.0
+MARK_SECONDS = 30.0
+MARK = "time-mark"
+FLOOR = "note-floor"
+MAX_EVENTS = 1000
+MAX_ALLOWANCE = 7 * 86400
+CONTROL = "control"
+BOTH = frozenset({CONTROL, OPERATOR})
+ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
+"""Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
+ADMINISTRATIVE = frozenset({"status", "ca_requests", "ca_install"})
+"""What is served before the authorities are signed."""
+PR_SET_DUMPABLE = 4
+
+_Serve = Callable[[str, Params, float], Mapping[str, Any]]
+
+
+class Clock:
+    """The time that leases are judged by; never behind what was seen before."""
+
+    def __init__(self, mark: float) -> None:
+        """Continue at the stored high-water mark, or at the wall clock when that is later."""
+        self.mark = rules.judged_now(time.time(), mark)
+        self._since = time.monotonic()
+        self.suspect = False
+
+    def now(self) -> float:
+        """Give the time; a wall clock that leapt ahead counts, but moves no mark."""
+        wall, elapsed = time.time(), time.monotonic() - self._since
+        self.suspect = rules.leapt(wall, self.mark, elapsed)
+        now = rules.judged_now(wall, self.mark + elapsed)
+        if not self.suspect:
+            self.mark, self._since = now, time.monotonic()
+        return now
+
+
+class Service:
+    """Everything that the keys process does, without its socket."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Open the store and read the site; SiteError with a sentence when one is unfit."""
+        self._files = SiteFiles(layout)
+        site_id = self._files.rules.site_id
+        self._store = Store(layout.state / "keys" / "keys.db")
+        self._store.check_audit()
+        self._vault = Vault(layout, self._store, site_id)
+        self._authority = Authority(layout, self._store, self._vault, site_id)
+        self._clock = Clock(_float(self._store.meta(MARK)))
+        self._saved = 0.0
+        self._trouble: str | None = None
+        self._desk = Desk(
+            store=self._store, vault=self._vault, authority=self._authority, files=self._files
+        )
+        self.tick()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._store.close()
+
+    def methods(self) -> dict[str, Method]:
+        """Give the rows of the socket table that belong to keys."""
+        table: dict[str, tuple[_Serve, frozenset[str]]] = {
+            "status": (self._status, BOTH),
+            "events": (self._events, BOTH),
+            "handover": (self._handover, frozenset({CONTROL})),
+            "answer": (self._answer, frozenset({CONTROL})),
+            "revoke": (self._revoke, BOTH),
+            "secret_put": (self._secret_put, frozenset({OPERATOR})),
+            "secret_list": (self._secret_list, frozenset({OPERATOR})),
+            "secret_remove": (self._secret_remove, frozenset({OPERATOR})),
+            "allow": (self._allow, frozenset({OPERATOR})),
+            "disallow": (self._disallow, frozenset({OPERATOR})),
+            "withdraw": (self._withdraw, frozenset({OPERATOR})),
+            "ca_requests": (self._ca_requests, frozenset({OPERATOR})),
+            "ca_install": (self._ca_install, frozenset({OPERATOR})),
+        }
+        return {
+            name: Method(self._guard(name, serve), users) for name, (serve, users) in table.items()
+        }
+
+    def tick(self) -> None:
+        """Keep the time mark, notice changed files, issue what is due."""
+        now = self._clock.now()
+        changed = self._files.changed()
+        if not changed and 0 <= now - self._saved < MARK_SECONDS:
+            return
+        if changed:
+            self._reload(now)
+        self._save_mark()
+        self._saved = now
+        self._refresh(now)
+
+    def _refresh(self, now: float) -> None:
+        try:
+            if self._authority.refresh(self._files.rules, ca.at(now)):
+                LOG.info("wrote the TLS certificate: nginx must reload it")
+            self._trouble = None
+        except KeysError as error:
+            self._trouble = str(error)
+
+    def _reload(self, now: float) -> None:
+        before = self._floor()
+        self._files.reload(before)
+        note = self._files.note
+        with self._store.transaction():
+            if note is not None and note.floor != before:
+                self._store.set_meta(
+                    FLOOR, struct.pack(">Q", note.floor.counter) + note.floor.digest
+                )
+                detail = {"counter": note.floor.counter, "entries": len(note.entries)}
+                self._store.record(now, "keys", Event(kind="delivery-note", detail=detail))
+            for digest in self._files.withdrawn:
+                self._remember_withdrawn("keys", digest, now)
+
+    def _floor(self) -> Floor | None:
+        stored = self._store.meta(FLOOR)
+        if stored is None:
+            return None
+        return Floor(counter=int.from_bytes(stored[:8], "big"), digest=stored[8:])
+
+    def _save_mark(self) -> None:
+        with self._store.transaction():
+            self._store.set_meta(MARK, struct.pack(">d", self._clock.mark))
+
+    def _guard(self, name: str, serve: _Serve) -> Callable[[str, Params], Mapping[str, Any]]:
+        def handler(user: str, params: Params) -> Mapping[str, Any]:
+            if name not in ADMINISTRATIVE and not self._authority.ready:
+                raise Refusal("NO-CA", NO_CA)
+            try:
+                return serve(user, params, self._clock.now())
+            except Refusal:
+                raise
+            except PeerError as error:
+                raise Refusal("MALFORMED", str(error)) from None
+            except sqlite3.Error as error:
+                raise SiteError(f"keys.db: {error}") from error
+
+        return handler
+
+    def _record(self, now: float, user: str, kind: str, **detail: Any) -> None:
+        self._store.set_meta(MARK, struct.pack(">d", self._clock.mark))
+        self._store.record(now, user, Event(kind=kind, detail=detail))
+
+    # boxes
+
+    def _handover(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        self.tick()
+        request = Request.of(params)
+        try:
+            with self._store.transaction():
+                return self._desk.serve(user, request, now)
+        except Refusal as refusal:
+            with self._store.transaction():
+                detail = {"ek_name": request.ek_name.hex(), "role": request.role}
+                event = Event(
+                    kind="handover-refused",
+                    box=str(request.box),
+                    reason=refusal.code,
+                    detail=detail | {"sentence": str(refusal)},
+                )
+                self._store.record(now, user, event)
+            raise
+
+    def _answer(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        context, payload = params["context"], params["payload"]
+        if context not in ANSWERS or not isinstance(payload, dict):
+            raise Refusal("MALFORMED", "context is answer or receipt, payload an object")
+        if payload["status"] not in ANSWERS[context]:
+            allowed = " or ".join(ANSWERS[context])
+            raise Refusal("MALFORMED", f"status of {context} may be {allowed} only")
+        session, transcript = sized(params["session"], 16), sized(params["transcript"], 32)
+        bound = (payload["session"], payload["transcript"])
+        if bound != (params["session"], params["transcript"]):
+            raise Refusal("MALFORMED", "the payload is for another session")
+        box = str(UUID(payload["box"]))
+        signed = self._authority.sign_answer(context, session, transcript, payload)
+        with self._store.transaction():
+            detail = {"status": payload["status"], "session": session.hex()}
+            event = Event(kind=f"{context}-signed", box=box, detail=detail)
+            self._store.record(now, user, event)
+        return {"answer": signed}
+
+    def _revoke(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        ek_name = _ek_name(params)
+        with self._store.transaction():
+            self._store.revoke(ek_name, now)
+            self._record(now, user, "revoked", ek_name=ek_name.hex())
+        return {"revoked": True}
+
+    def _allow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        ek_name, role, seconds = _ek_name(params), params["role"], params["seconds"]
+        reasons = [_named(reason) for reason in params["reasons"]]
+        if role not in self._files.rules.roles:
+            raise Refusal("ROLE-DIFFERS", f"site.toml has no role {role!r}")
+        if not isinstance(seconds, int) or not 1 <= seconds <= MAX_ALLOWANCE:
+            raise Refusal("MALFORMED", f"seconds is a number from 1 to {MAX_ALLOWANCE}")
+        until = now + seconds
+        with self._store.transaction():
+            self._store.allow(ek_name, role, reasons, until)
+            about = {"ek_name": ek_name.hex(), "role": role, "reasons": reasons, "until": until}
+            self._record(now, user, "allowed", **about)
+        return {"until": until}
+
+    def _disallow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        ek_name = _ek_name(params)
+        with self._store.transaction():
+            done = self._store.disallow(ek_name)
+            self._record(now, user, "disallowed", ek_name=ek_name.hex(), known=done)
+        return {"disallowed": done}
+
+    def _withdraw(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        digest = sized(params["boot_set"], 32)
+        with self._store.transaction():
+            self._remember_withdrawn(user, digest, now)
+        return {"withdrawn": True}
+
+    def _remember_withdrawn(self, user: str, digest: bytes, now: float) -> None:
+        if self._store.withdraw(digest, now):
+            self._record(now, user, "boot-set-withdrawn", boot_set=digest.hex())
+
+    # secrets
+
+    def _secret_put(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        rule, value = self._rule(params), Secret(unb64u(params["value"]))
+        if rule.tier is Tier.BOX:
+            raise Refusal("TIER", f"{rule.name} is of tier box: wrap it at headquarters")
+        if not 0 < len(value) <= rules.MAX_SECRET:
+            raise Refusal("MALFORMED", f"a secret has 1 to {rules.MAX_SECRET} bytes")
+        with self._store.transaction():
+            label = Label(
+                name=rule.name,
+                version=self._store.next_version(rule.name),
+                tier=rule.tier,
+                set_at=int(now),
+                expires=int(now) + int(rule.ttl.total_seconds()),
+            )
+            self._store.put_secret(self._vault.lock(value, label))
+            about = {"name": rule.name, "version": label.version, "expires": label.expires}
+            self._record(now, user, "secret-put", **about)
+        return about
+
+    def _secret_list(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        return {"secrets": self._secrets(now)}
+
+    def _secret_remove(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        name = _named(params["name"])
+        with self._store.transaction():
+            done = self._store.remove_secret(name)
+            self._record(now, user, "secret-removed", name=name, known=done)
+        return {"removed": done}
+
+    def _rule(self, params: Params) -> SecretRule:
+        name = _named(params["name"])
+        rule = self._files.rules.secrets.get(name)
+        if rule is None:
+            raise Refusal("SECRET-UNKNOWN", f"site.toml has no [[secret]] named {name!r}")
+        return rule
+
+    def _secrets(self, now: float) -> list[dict[str, Any]]:
+        listed = []
+        for rule in self._files.rules.secrets.values():
+            found, row = self._desk.look_up(rule, now), self._store.secret(rule.name)
+            one: dict[str, Any] = {"name": rule.name, "tier": rule.tier.value, "reason": None}
+            if row is not None:
+                one |= {"version": row.label.version, "set": row.label.set_at}
+                one |= {"expires": row.label.expires}
+            if isinstance(found, tuple):
+                one |= {"expires": found[1], "usable_until": rules.usable_until(found[1], rule)}
+            else:
+                one |= {"reason": found["reason"], "since": found["since"]}
+            listed.append(one)
+        return listed
+
+    # authorities, status, events
+
+    def _ca_requests(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        return {"requests": self._authority.requests()}
+
+    def _ca_install(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        texts = {kind: _named(params[f"{kind.value}_pem"]) for kind in Kind}
+        checked = {
+            kind: self._authority.check(kind, text, ca.at(now)) for kind, text in texts.items()
+        }
+        with self._store.transaction():
+            for kind, certificate in checked.items():
+                self._authority.install(kind, certificate)
+            self._record(now, user, "ca-installed")
+        self._refresh(now)
+        return {f"{kind.value}_not_after": self._authority.end(kind.value) for kind in Kind}
+
+    def _events(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        after, limit = params.get("after", 0), params.get("limit", MAX_EVENTS)
+        if not isinstance(after, int) or not isinstance(limit, int):
+            raise Refusal("MALFORMED", "after and limit are numbers")
+        limit = max(1, min(limit, MAX_EVENTS))
+        return {"events": self._store.events(after, limit), "last": self._store.last_event()}
+
+    def _status(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        self.tick()
+        number, head = self._store.audit_head()
+        note, ready = self._files.note, self._authority.ready
+        secrets = self._secrets(now)
+        usable = [one for one in secrets if one["reason"] is None]
+        first = min(usable, key=lambda one: float(one["usable_until"]), default=None)
+        return {
+            "ready": ready,
+            "reason": None if ready else "NO-CA",
+            "site": self._files.rules.site_id,
+            "tpm": "none",
+            "not_covered": NOT_COVERED,
+            "sentences": self._sentences(ready),
+            "certificates": {
+                name: self._authority.end(name) for name in ("appliance", "box", "server", "answer")
+            },
+            "secrets": {"usable": len(usable), "withheld": len(secrets) - len(usable)},
+            "next_expiry": first and {"name": first["name"], "at": first["usable_until"]},
+            "delivery_note": note and {"counter": note.floor.counter, "entries": len(note.entries)},
+            "withdrawn": [digest.hex() for digest in self._store.withdrawn()],
+            "clock": {"now": now, "mark": self._clock.mark, "suspect": self._clock.suspect},
+            "audit": {"n": number, "hash": b64u(head)},
+            "last_event": self._store.last_event(),
+        }
+
+    def _sentences(self, ready: bool) -> list[str]:
+        said = [] if ready else [NO_CA]
+        if self._clock.suspect:
+            said.append("the clock of this controller leapt ahead: check its date")
+        if self._trouble:
+            said.append(self._trouble)
+        return said + self._files.sentences
+
+
+def main(layout: Layout) -> None:
+    """Serve until SIGTERM; SiteError when this process may not or cannot run here."""
+    if os.geteuid() != layout.users["keys"] or os.geteuid() == 0:
+        raise SiteError(f"keys runs as uid {layout.users['keys']}, not as {os.geteuid()}")
+    _harden()
+    service = Service(layout)
+    server = RpcServer(layout, "keys", service.methods())
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    LOG.info("keys serves site %s", layout.site)
+    try:
+        while not stopped:
+            server.turn(TICK_SECONDS)
+            _tick(service)
+    finally:
+        server.close()
+        service.close()
+
+
+def _tick(service: Service) -> None:
+    try:
+        service.tick()
+    except KeysError as error:
+        LOG.error("keys: %s", error)
+
+
+def _harden() -> None:
+    """Leave no secret in a core dump, to a debugger of the same user or in a readable file."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _ek_name(params: Params) -> bytes:
+    name = unb64u(params["ek_name"])
+    if len(name) not in (34, 50, 66):
+        raise Refusal("MALFORMED", "ek_name is a TPM name: algorithm and digest")
+    return name
+
+
+def _named(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 16384:
+        raise Refusal("MALFORMED", "text is expected")
+    return value
+
+
+def _float(stored: bytes | None) -> float:
+    return float(struct.unpack(">d", stored)[0]) if stored else 0.0
