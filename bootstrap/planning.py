@@ -78,7 +78,6 @@ def _records(site: Site, boxes: Iterable[BoxRow]) -> Iterator[Record]:
     for subnet in site.subnets:
         yield _a(site.server_name, subnet.appliance)
         yield _ptr(subnet.appliance, site.server_name)
-    yield _a(site.page_name, site.page.listen.address)
     for one in site.reservations:
         yield from _pair(f"{one.name}.{site.site.domain}", one.address)
     for box in boxes:

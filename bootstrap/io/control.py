@@ -157,9 +157,8 @@ class Control:
         row = self._store.box(key)
         mac = row.mac if row else key
         events = self._store.box_events(row.box if row else "", mac, MAX_EVENTS)
-        findings = next(
-            (e["detail"]["findings"] for e in reversed(events) if "findings" in e["detail"]), []
-        )
+        told = (e["detail"]["findings"] for e in reversed(events) if "findings" in e["detail"])
+        findings: list[tuple[str, str]] = next(told, [])
         return {
             "card": card_json(card),
             "box": _box_json(row) if row else None,
