@@ -295,7 +295,7 @@ class SecretRule(_Table):
     """How long a secret may be served; its value is never here."""
 
     name: SecretName
-    tier: Literal["site"]
+    tier: Literal["site", "boot"]
     ttl: Duration
     max_stale: Duration = timedelta()
 
