@@ -1,0 +1,572 @@
+"""The keys process under its own uid, called by the real uids of the others."""
+
+import json
+import os
+import sqlite3
+import stat
+import struct
+import subprocess
+import time
+from uuid import UUID
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from keys_site import BOX_KEY, EK, OTHER_EK, SITE_TOML, STRANGER, USERS, KeysSite, entry, request
+from software_tpm import SoftwareTpm
+from test_keys_envelope import TEMPLATES, Box
+
+from keys import ca
+from keys.envelope import Bundle, answer_digest, b64u, bind, content_key, secret_digest, unb64u
+from keys.io.rpc import RpcError
+from keys.rules import HANDOVERS_PER_MINUTE
+from keys.secret import Secret
+
+TABLE = {
+    "status": {"control", "operator"},
+    "events": {"control", "operator"},
+    "handover": {"control"},
+    "answer": {"control"},
+    "revoke": {"control", "operator"},
+    "secret_put": {"operator"},
+    "secret_list": {"operator"},
+    "secret_remove": {"operator"},
+    "allow": {"operator"},
+    "disallow": {"operator"},
+    "withdraw": {"operator"},
+    "ca_requests": {"operator"},
+    "ca_install": {"operator"},
+}
+RENAMED = SITE_TOML.replace('"shop-0417"', '"shop-9"')
+CALLERS = USERS | {"operator": 0, "stranger": STRANGER}
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One running site for tests that leave nothing behind that others see."""
+    site = KeysSite().ready()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site():
+    site = KeysSite()
+    yield site
+    site.close()
+
+
+def code(call, *arguments, **params):
+    with pytest.raises(RpcError) as refused:
+        call(*arguments, **params)
+    return refused.value.code
+
+
+@pytest.mark.parametrize("method", TABLE)
+@pytest.mark.parametrize("user", CALLERS)
+def test_every_cell_of_the_table(shared, user, method):
+    try:
+        shared.as_user(CALLERS[user], method)
+        said = "ok"
+    except RpcError as error:
+        said = error.code
+    assert (said != "FORBIDDEN") == (user in TABLE[method])
+
+
+def test_a_method_that_is_in_no_row(shared):
+    assert code(shared.operator, "secret_get", name="pos-api-token") == "MALFORMED"
+
+
+def test_first_start_serves_the_authorities_only(site):
+    site.deliver(1)
+    site.start()
+    status = site.operator("status")
+    assert (status["ready"], status["reason"]) == (False, "NO-CA")
+    assert "not in a TPM" in status["not_covered"]
+    for method in set(TABLE) - {"status", "ca_requests", "ca_install"}:
+        caller = site.control if TABLE[method] == {"control"} else site.operator
+        assert code(caller, method) == "NO-CA"
+    assert not list((site.layout.run / "tls").iterdir())
+    site.sign_authorities()
+    assert site.operator("status")["ready"]
+    assert site.operator("status")["sentences"] == []
+
+
+def test_tls_files_for_nginx(shared):
+    for name in ("server.key", "server.pem"):
+        found = (shared.layout.run / "tls" / name).stat()
+        assert stat.S_IMODE(found.st_mode) == 0o640
+        assert (found.st_uid, found.st_gid) == (USERS["keys"], USERS["nginx"])
+    verify = ["openssl", "verify", "-purpose", "sslserver", "-CAfile"]
+    verify += [str(shared.layout.site / "trust/root.pem"), "-untrusted"]
+    pem = str(shared.layout.run / "tls/server.pem")
+    for name in (
+        ["-verify_hostname", "appliance.shop-0417.example.net"],
+        ["-verify_ip", "10.41.7.2"],
+    ):
+        subprocess.run([*verify, pem, *name, pem], check=True, capture_output=True)
+    key = (shared.layout.run / "tls/server.key").read_bytes()
+    public = subprocess.run(
+        ["openssl", "pkey", "-pubout"], input=key, check=True, capture_output=True
+    ).stdout
+    leaf = x509.load_pem_x509_certificates((shared.layout.run / "tls/server.pem").read_bytes())[0]
+    assert leaf.public_key() == load_pem_public_key(public)
+
+
+def test_only_certificates_under_the_site_root_are_installed(site):
+    site.start()
+    requests = {one["kind"]: one["csr_pem"] for one in site.operator("ca_requests")["requests"]}
+    good = {f"{kind}_pem": site.sign_request(kind, text) for kind, text in requests.items()}
+    swapped = {"appliance_pem": good["box_pem"], "box_pem": good["appliance_pem"]}
+    stranger = KeysSite()
+    foreign = {f"{kind}_pem": stranger.sign_request(kind, text) for kind, text in requests.items()}
+    stranger.close()
+    for wrong in (swapped, foreign, {**good, "box_pem": "junk"}, {**good, "box_pem": 5}):
+        assert code(site.operator, "ca_install", **wrong) == "MALFORMED"
+        assert not site.operator("status")["ready"]
+    site.operator("ca_install", **good)
+    assert site.operator("status")["ready"]
+
+
+def read_bundle(document, boot):
+    parts = {name: unb64u(document[name]) for name in ("sealed_public", "duplicate", "seed")}
+    parts |= {name: unb64u(document[name]) for name in ("ephemeral", "nonce", "ciphertext")}
+    return Bundle(**parts, boot=boot, binding=None, content_key=Secret(b""))
+
+
+def check_answer(site, text, session, transcript, context="answer"):
+    """Check an answer as the box does, by the pinned root; gives the payload."""
+    answer = json.loads(text)
+    leaf, middle = (x509.load_der_x509_certificate(unb64u(der)) for der in answer["chain"])
+    middle.verify_directly_issued_by(site.root)
+    leaf.verify_directly_issued_by(middle)
+    usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usages) == [ca.ANSWER_SIGNING]
+    payload, signature = unb64u(answer["answer"]), unb64u(answer["signature"])
+    r, s = (int.from_bytes(part, "big") for part in (signature[:32], signature[32:]))
+    digest = answer_digest(context, "shop-0417", unb64u(session), unb64u(transcript), payload)
+    leaf.public_key().verify(encode_dss_signature(r, s), digest, ec.ECDSA(hashes.SHA256()))
+    return json.loads(payload)
+
+
+def test_a_hand_over_opens_in_the_box_it_is_for(site, tmp_path):
+    tpm = SoftwareTpm(tmp_path)
+    with tpm.open() as esys:
+        box = Box(esys, TEMPLATES["rsa-2048"])
+        box.boot()
+        boot = box.attested(milliseconds=0)
+        site.deliver(1, entry(box.ek, role=None))
+        site.start()
+        site.sign_authorities()
+        site.put(value=b"till token")
+        asked = request(
+            box.ek,
+            reset_count=boot.reset_count,
+            restart_count=boot.restart_count,
+            clock=boot.clock_before,
+            pcrs={str(index): b64u(value) for index, value in boot.pcrs.items()},
+            handoff={"hostname": "pos-01", "site": "x", "box": "x", "session": "x", "trust": {}},
+        )
+        given = site.control("handover", **asked)
+        payload = check_answer(site, given["answer"], asked["session"], asked["transcript"])
+        document = payload["bundle"]
+        bundle = read_bundle(document, boot)
+        sealed_to = type(boot)(
+            reset_count=document["reset_count"],
+            restart_count=document["restart_count"],
+            clock_before=document["clock_before"],
+            pcrs=boot.pcrs,
+        )
+        share = box.unseal(box.load(bundle), sealed_to)
+    tpm.stop()
+    assert {key: payload[key] for key in ("status", "session", "box", "transcript")} == {
+        "status": "enrolled",
+        "session": asked["session"],
+        "box": asked["box"],
+        "transcript": asked["transcript"],
+    }
+    transcript = unb64u(asked["transcript"])
+    shared = BOX_KEY.exchange(X25519PublicKey.from_public_bytes(bundle.ephemeral))
+    key = content_key(share, shared, transcript)
+    fields = (UUID(asked["box"]).bytes, unb64u(asked["session"]), transcript)
+    aad = bind("doorstep/v1/bundle", *fields, unb64u(document["boot_set"]), document["expires"])
+    opened = AESGCM(key.reveal()).decrypt(bundle.nonce, bundle.ciphertext, aad)
+    check_handoff(site, json.loads(opened), given, asked)
+    digest = secret_digest(key, "pos-api-token", Secret(b"till token"))
+    assert given["digests"] == {"pos-api-token": b64u(digest)}
+
+
+def check_handoff(site, handoff, given, asked):
+    assert handoff["hostname"] == "pos-01"
+    assert handoff["trust"]["site_root_pem"] == ca.pem([site.root])
+    assert (handoff["site"], handoff["box"]) == ("shop-0417", asked["box"])
+    assert (handoff["session"], handoff["role"]) == (asked["session"], "pos")
+    assert handoff["expires"] == handoff["issued"] + 600
+    (secret,) = handoff["secrets"]
+    assert (secret["name"], unb64u(secret["value"])) == ("pos-api-token", b"till token")
+    missing = [{"name": "wifi-psk", "reason": "SECRET-MISSING", "since": None}]
+    assert handoff["withheld"] == given["withheld"] == missing
+    leaf, middle = x509.load_pem_x509_certificates(handoff["identity"]["chain_pem"].encode())
+    leaf.verify_directly_issued_by(middle)
+    middle.verify_directly_issued_by(site.root)
+    assert asked["box"] not in leaf.subject.rfc4514_string()
+    assert abs(given["certificate_not_after"] - time.time() - 7 * 86400) < 60
+
+
+def test_the_same_question_gets_the_same_answer_once_a_boot(shared):
+    asked = request(reset_count=100)
+    first = shared.control("handover", **asked)
+    assert shared.control("handover", **asked) == first
+    for other in (
+        request(reset_count=100),
+        asked | {"transcript": b64u(bytes(32))},
+        asked | {"session": b64u(bytes(16))},
+    ):
+        assert code(shared.control, "handover", **other) == "HANDED-OVER"
+    assert shared.control("handover", **request(reset_count=100, restart_count=1))
+    assert shared.control("handover", **request(reset_count=101))
+
+
+def test_a_software_ek_that_control_never_accepted(shared):
+    assert code(shared.control, "handover", **request(OTHER_EK)) == "EK-NOT-ALLOWED"
+    last = shared.operator("events")["events"][-1]
+    assert (last["kind"], last["reason"]) == ("handover-refused", "EK-NOT-ALLOWED")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"role": "kiosk"}, "ROLE-DIFFERS"),
+        ({"role": "nothing"}, "ROLE-DIFFERS"),
+        ({"pcrs": {"0": b64u(bytes(32))}}, "MALFORMED"),
+        ({"pcrs": request()["pcrs"] | {"15": b64u(b"1" * 32)}}, "MALFORMED"),
+        ({"pcrs": request()["pcrs"] | {"4": b64u(b"1" * 20)}}, "MALFORMED"),
+        ({"ephemeral": b64u(bytes(32))}, "MALFORMED"),
+        ({"reset_count": 1 << 32}, "MALFORMED"),
+        ({"reset_count": True}, "MALFORMED"),
+        ({"session": "AA"}, "MALFORMED"),
+        ({"boot_set": ""}, "MALFORMED"),
+        ({"ek_public": b64u(b"junk")}, "MALFORMED"),
+        ({"device_public": b64u(b"junk")}, "MALFORMED"),
+        ({"box": "7"}, "MALFORMED"),
+        ({"handoff": []}, "MALFORMED"),
+        ({"handoff": {"secrets": []}}, "MALFORMED"),
+    ],
+)
+def test_a_hand_over_that_must_not_be(shared, changes, expected):
+    asked = request(reset_count=500) | changes
+    assert code(shared.control, "handover", **asked) == expected
+
+
+def test_revoked_and_withdrawn_get_nothing_also_not_again(site):
+    site.ready()
+    asked = request()
+    site.control("handover", **asked)
+    site.operator("withdraw", boot_set=b64u(b"b" * 32))
+    assert code(site.control, "handover", **asked) == "BOOT-SET-WITHDRAWN"
+    newer = request(boot_set=b64u(b"c" * 32), reset_count=8)
+    site.control("handover", **newer)
+    site.control("revoke", ek_name=b64u(EK.name()))
+    assert code(site.control, "handover", **newer) == "EK-NOT-ALLOWED"
+    site.stop()
+    site.start()
+    assert code(site.control, "handover", **newer) == "EK-NOT-ALLOWED"
+    assert code(site.control, "handover", **request()) == "EK-NOT-ALLOWED"
+
+
+def test_what_published_json_withdrew_stays_withdrawn(site):
+    site.ready()
+    path = site.layout.state / "bootsets" / "published.json"
+    digest = b"b" * 32
+    sets = [{"digest": digest.hex(), "state": "withdrawn", "until": None}]
+    path.write_text(json.dumps({"type": "doorstep/published/v1", "sets": sets}))
+    path.chmod(0o644)
+    assert code(site.control, "handover", **request()) == "BOOT-SET-WITHDRAWN"
+    path.write_text(json.dumps({"type": "doorstep/published/v1", "sets": []}))
+    assert code(site.control, "handover", **request()) == "BOOT-SET-WITHDRAWN"
+    assert site.operator("status")["withdrawn"] == [digest.hex()]
+
+
+def test_an_allowance_serves_once_and_for_its_role(site):
+    site.ready()
+    name = b64u(OTHER_EK.name())
+    reasons = ["EK-NOT-ON-NOTE"]
+    allow = {"ek_name": name, "role": "kiosk", "reasons": reasons, "seconds": 3600}
+    assert code(site.operator, "allow", **allow | {"role": "none"}) == "ROLE-DIFFERS"
+    assert code(site.operator, "allow", **allow | {"seconds": 0}) == "MALFORMED"
+    assert code(site.operator, "allow", **allow | {"ek_name": "AA"}) == "MALFORMED"
+    site.operator("allow", **allow)
+    assert code(site.control, "handover", **request(OTHER_EK)) == "ROLE-DIFFERS"
+    given = site.control("handover", **request(OTHER_EK, role="kiosk"))
+    assert given["withheld"] == []
+    again = request(OTHER_EK, role="kiosk", reset_count=8)
+    assert code(site.control, "handover", **again) == "EK-NOT-ALLOWED"
+    site.operator("allow", **allow)
+    assert site.operator("disallow", ek_name=name) == {"disallowed": True}
+    assert code(site.control, "handover", **again) == "EK-NOT-ALLOWED"
+    site.operator("allow", **allow | {"seconds": 1})
+    time.sleep(1.1)
+    assert code(site.control, "handover", **again) == "EK-NOT-ALLOWED"
+
+
+def test_hand_overs_are_limited_for_the_whole_site(site):
+    site.deliver(1, entry(EK), entry(OTHER_EK, "S2"))
+    site.start()
+    site.sign_authorities()
+    for number in range(HANDOVERS_PER_MINUTE):
+        site.control("handover", **request(reset_count=number))
+    assert code(site.control, "handover", **request(OTHER_EK)) == "RATE"
+
+
+def test_notes_only_move_forward(site):
+    site.ready()
+    site.deliver(5, entry(OTHER_EK, "S2"))
+    site.control("handover", **request(OTHER_EK))
+    assert code(site.control, "handover", **request()) == "EK-NOT-ALLOWED"
+    for counter, ek, why in ((4, EK, "counter 4"), (5, EK, "another delivery note")):
+        site.deliver(counter, entry(ek, "S3"))
+        (sentence,) = site.operator("status")["sentences"]
+        assert why in sentence
+        assert code(site.control, "handover", **request()) == "EK-NOT-ALLOWED"
+    site.stop()
+    site.start()
+    assert site.operator("status")["delivery_note"] is None
+    site.deliver(6, entry(EK), site="shop-9999")
+    assert "for site shop-9999" in site.operator("status")["sentences"][0]
+    site.deliver(6, entry(EK))
+    assert site.operator("status")["delivery_note"] == {"counter": 6, "entries": 1}
+    site.control("handover", **request())
+
+
+def test_an_unsigned_note_is_none(site):
+    site.ready()
+    path = site.layout.site / "delivery.csv"
+    path.write_text(path.read_text().replace("pos", "kiosk"))
+    assert "not what was signed" in site.operator("status")["sentences"][0]
+
+
+def test_a_site_file_that_became_wrong_is_not_taken(site):
+    site.ready()
+    site.write("site.toml", SITE_TOML.replace('tier = "site"', 'tier = "sight"'))
+    (sentence,) = site.operator("status")["sentences"]
+    assert "'sight'" in sentence
+    site.write("site.toml", RENAMED)
+    assert "permanent" in site.operator("status")["sentences"][0]
+    site.write("site.toml", SITE_TOML.replace("10.41.7.2", "10.41.7.3"))
+    assert site.operator("status")["sentences"] == []
+    deadline = time.monotonic() + 5
+    text = b""
+    while "10.41.7.3" not in text.decode() and time.monotonic() < deadline:
+        pem = str(site.layout.run / "tls/server.pem")
+        command = ["openssl", "x509", "-noout", "-ext", "subjectAltName", "-in", pem]
+        text = subprocess.run(command, check=True, capture_output=True).stdout
+    assert "10.41.7.3" in text.decode()
+
+
+def listed(site, name):
+    return next(one for one in site.operator("secret_list")["secrets"] if one["name"] == name)
+
+
+def test_secrets_are_put_listed_and_removed(site):
+    site.ready()
+    assert listed(site, "pos-api-token")["reason"] == "SECRET-MISSING"
+    assert site.operator("secret_put", name="pos-api-token", value=b64u(b"1"))["version"] == 1
+    assert site.operator("secret_put", name="pos-api-token", value=b64u(b"2"))["version"] == 2
+    one = listed(site, "pos-api-token")
+    assert (one["version"], one["reason"]) == (2, None)
+    assert one["expires"] - one["set"] == 14 * 86400
+    assert site.operator("secret_remove", name="pos-api-token") == {"removed": True}
+    assert site.operator("secret_remove", name="pos-api-token") == {"removed": False}
+    assert site.operator("secret_put", name="pos-api-token", value=b64u(b"3"))["version"] == 3
+    put = {"value": b64u(b"x")}
+    assert code(site.operator, "secret_put", name="no-such", **put) == "SECRET-UNKNOWN"
+    assert code(site.operator, "secret_put", name="vault-key", **put) == "TIER"
+    assert code(site.operator, "secret_put", name="pos-api-token", value="") == "MALFORMED"
+    assert code(site.operator, "secret_put", name="pos-api-token", value="=") == "MALFORMED"
+
+
+def test_past_its_lease_a_secret_is_withheld(site):
+    site.ready()
+    site.put()
+    site.put("wifi-psk", b"psk")
+    given = site.control("handover", **request())
+    assert given["withheld"] == []
+    expires = listed(site, "wifi-psk")["expires"]
+    time.sleep(1.5)
+    given = site.control("handover", **request(reset_count=8))
+    expected = [{"name": "wifi-psk", "reason": "SECRET-EXPIRED", "since": expires}]
+    assert given["withheld"] == expected
+    assert list(given["digests"]) == ["pos-api-token"]
+    site.write("site.toml", SITE_TOML.replace('ttl = "1s"', 'ttl = "9d"'))
+    assert listed(site, "wifi-psk")["reason"] == "SECRET-EXPIRED"
+    site.write("site.toml", SITE_TOML.replace('ttl = "14d"', 'ttl = "1s"'))
+    assert listed(site, "pos-api-token")["reason"] == "SECRET-EXPIRED"
+
+
+def database(site):
+    return sqlite3.connect(site.layout.state / "keys" / "keys.db")
+
+
+def test_a_clock_set_back_revives_and_extends_nothing(site):
+    """The mark of time is ahead of the wall clock: what a clock set back looks like at a start."""
+    site.ready()
+    site.put()
+    lease = listed(site, "pos-api-token")["expires"]
+    site.stop()
+    with database(site) as db:
+        ahead = struct.pack(">d", lease + 1.0)
+        db.execute("UPDATE meta SET value=? WHERE name='time-mark'", (ahead,))
+    db.close()
+    os.chown(site.layout.state / "keys/keys.db", USERS["keys"], USERS["keys"])
+    site.start()
+    assert listed(site, "pos-api-token")["reason"] == "SECRET-EXPIRED"
+    site.stop()
+    site.start()
+    assert listed(site, "pos-api-token")["reason"] == "SECRET-EXPIRED"
+    assert site.operator("status")["clock"]["mark"] > lease
+    again = site.operator("secret_put", name="pos-api-token", value=b64u(b"x"))
+    assert again["expires"] >= int(lease) + 14 * 86400
+
+
+def test_a_boot_secret_is_gone_when_run_was_emptied(site):
+    site.write("site.toml", SITE_TOML.replace('ttl = "1s"', 'ttl = "1d"'))
+    site.ready()
+    site.put("wifi-psk", b"psk")
+    site.stop()
+    site.start()
+    assert listed(site, "wifi-psk")["reason"] is None
+    site.stop()
+    (site.layout.run / "keys" / "boot.key").unlink()
+    site.start()
+    assert listed(site, "wifi-psk")["reason"] == "SECRET-UNREADABLE"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE secrets SET expires=expires+1000",
+        "UPDATE secrets SET set_at=set_at+1",
+        "UPDATE secrets SET version=version+1",
+        "UPDATE secrets SET sealed=zeroblob(40)",
+        "UPDATE secrets SET wrapped=x''",
+        "UPDATE secrets SET tier='box'",
+    ],
+)
+def test_a_changed_row_fails_alone(site, change):
+    site.ready()
+    site.put()
+    site.stop()
+    with database(site) as db:
+        db.execute(change)
+    db.close()
+    site.start()
+    assert listed(site, "pos-api-token")["reason"] == "SECRET-UNREADABLE"
+    given = site.control("handover", **request())
+    assert "pos-api-token" in {one["name"] for one in given["withheld"]}
+
+
+@pytest.mark.parametrize("context", ["answer", "receipt"])
+def test_answers_that_control_may_have_signed(shared, context):
+    allowed = {"answer": {"held", "refused"}, "receipt": {"ready", "enrolled"}}[context]
+    session, transcript = b64u(b"s" * 16), b64u(b"t" * 32)
+    bound = {"session": session, "transcript": transcript}
+    payload = bound | {"box": "6f1c0a52-5f0e-5b1c-9d53-0f2a1c3b4d5e"}
+    for status in ("held", "refused", "ready", "enrolled"):
+        asked = bound | {"context": context, "payload": payload | {"status": status}}
+        if status not in allowed:
+            assert code(shared.control, "answer", **asked) == "MALFORMED"
+            continue
+        answer = shared.control("answer", **asked)["answer"]
+        signed = check_answer(shared, answer, session, transcript, context)
+        assert signed == payload | {"status": status}
+    other = bound | {"context": context, "payload": payload | {"status": min(allowed)}}
+    for field in ("session", "transcript"):
+        moved = other | {"payload": other["payload"] | {field: b64u(b"o" * 32)}}
+        assert code(shared.control, "answer", **moved) == "MALFORMED"
+    assert code(shared.control, "answer", **other | {"context": "bundle"}) == "MALFORMED"
+
+
+def test_events_are_numbered_without_gaps(shared):
+    shared.put()
+    code(shared.control, "handover", **request(OTHER_EK))
+    found = shared.control("events", after=0, limit=1000)
+    numbers = [one["n"] for one in found["events"]]
+    assert numbers == list(range(1, found["last"] + 1))
+    tail = shared.control("events", after=found["last"] - 1, limit=5)
+    assert [one["n"] for one in tail["events"]] == [found["last"]]
+    keys = {"n", "at", "kind", "box", "mac", "address", "reason", "detail"}
+    assert set(found["events"][0]) == keys
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM audit WHERE n=1",
+        "UPDATE audit SET entry=replace(entry, 'operator', 'nobody') WHERE n=2",
+    ],
+)
+def test_a_changed_audit_stops_the_start(site, change):
+    site.ready()
+    site.put()
+    site.stop()
+    with database(site) as db:
+        assert db.execute(change).rowcount == 1
+    db.close()
+    with pytest.raises(AssertionError, match="audit entry"):
+        site.start()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda site: (site.layout.state / "keys/cache.key").unlink(), "is missing"),
+        (lambda site: (site.layout.state / "keys/cache.key").write_bytes(b"x" * 32), "not the key"),
+        (lambda site: (site.layout.state / "keys/cache.key").write_bytes(b"x"), "damaged"),
+        (
+            lambda site: site.write("site.toml", SITE_TOML.replace('"shop-0417"', '"b"')),
+            "permanent",
+        ),
+        (lambda site: site.write("site.toml", "["), "site.toml"),
+        (lambda site: database(site).execute("PRAGMA user_version=99"), "newer release"),
+    ],
+)
+def test_a_site_that_is_wrong_says_so_at_the_start(site, change, sentence):
+    site.ready()
+    site.stop()
+    change(site)
+    with pytest.raises(AssertionError, match=sentence):
+        site.start()
+
+
+def test_stops_when_asked(site):
+    site.ready()
+    assert site.stop() == 0
+
+
+def test_the_canary_is_nowhere(site):
+    canary = b"CANARY-6a1f0e55-do-not-show"
+    site.ready()
+    site.put(value=canary)
+    site.control("handover", **request())
+    for wrong in ({"name": "vault-key"}, {"name": "none"}, {"name": canary.decode()}):
+        with pytest.raises(RpcError) as refused:
+            site.operator("secret_put", **wrong, value=b64u(canary))
+        if wrong["name"] != canary.decode():
+            assert canary.decode() not in str(refused.value)
+    site.put(value=b"another")
+    site.operator("secret_remove", name="pos-api-token")
+    shown = json.dumps([site.operator("status"), site.operator("events")])
+    shown += json.dumps(site.operator("secret_list"))
+    forms = (canary, b64u(canary).encode(), canary.hex().encode())
+    assert not any(form.decode() in shown for form in forms)
+    # Held open: with the writer alive the WAL is on the disk too.
+    found = [path for path in site.base.rglob("*") if path.is_file()]
+    assert any(path.name == "keys.db-wal" for path in found)
+    for path in found:
+        content = path.read_bytes()
+        assert not any(form in content for form in forms), path
