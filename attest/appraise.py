@@ -22,7 +22,7 @@ from attest.bootmatch import (
 from attest.certify import check_device_key
 from attest.credential import BoxKeys, check_keys
 from attest.ekcert import EkTrust, check_ek_certificate
-from attest.errors import AttestError, CheckError, EvidenceError
+from attest.errors import AttestError, AttestSiteError, CheckError, EvidenceError
 from attest.eventlog import EventLog
 from attest.evidence import (
     AttestationResult,
@@ -159,6 +159,8 @@ def _check_boot(
     if variables is not None and policy.secure_boot_required and not variables.secure_boot:
         draft.findings.append(Finding(reason=Reason.SECURE_BOOT_OFF))
     indices = PREDICTED_PCRS if variables is not None else WITHOUT_LOG
+    if not expectation.sets:
+        raise AttestSiteError("no boot set is known here")
     known = unknown_variables if variables is None else known_variables(variables)
     matches = [
         compare_values(candidate, draft.values, indices)

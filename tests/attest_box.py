@@ -116,7 +116,8 @@ def attest(tpm: SoftwareTpm, log: bytes, *, events: bool = True, slot: int = 100
         )
         session = make_session(KEY, SITE, ek.name(), ak.name(), hello_digest(HELLO), slot)
         q = enrol_data(SITE, session, enrolment)
-        signed = Signed(**dict(zip(("attest", "signature"), quote(esys, ak_handle, SELECTION, q))))
+        quoted = quote(esys, ak_handle, SELECTION, q)
+        signed = Signed(attest=quoted[0], signature=quoted[1])
         certified = certify(esys, device_handle, ak_handle, device_data(q))
         evidence = Evidence(
             nonce=q,

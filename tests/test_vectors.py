@@ -1,0 +1,274 @@
+"""The vectors of phone-home and appraisal: each is judged as it says, and every reason has one."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import make_vectors
+import pytest
+
+from attest import transcript
+from attest.appraise import appraise
+from attest.bootfacts import FileFacts
+from attest.ekcert import decode_anchors
+from attest.errors import CheckError
+from attest.evidence import Evidence, Outcome, Signed
+from attest.policy import BoxRecord, Expectation, Policy, ReferenceSet, SetState
+from attest.predict import Transport
+from attest.quote import check_quote
+from attest.reasons import Reason, Releaser
+from attest.transcript import Enrolment, Session, SiteIdentity
+from bootstrap.phonehome import decode_trouble
+from keys.tpm_public import PublicArea
+
+VECTORS = Path(__file__).parent / "vectors"
+BOOTS = tomllib.loads((VECTORS / "eventlog" / "boots.toml").read_text())
+ATTEST = sorted((VECTORS / "attest").glob("*.toml"))
+PHONE_HOME = sorted((VECTORS / "phone-home").glob("*.toml"))
+SWAPPED = [path for path in PHONE_HOME if path.stem.startswith("swapped-")]
+UNKNOWN = [path for path in PHONE_HOME if path.stem.startswith("session-")]
+TROUBLE = [path for path in PHONE_HOME if path.stem.startswith("trouble-")]
+
+
+@cache
+def load(path: Path) -> dict:
+    return tomllib.loads(path.read_text())
+
+
+def evidence_of(vector: dict) -> Evidence:
+    def raw(name: str) -> bytes:
+        return bytes.fromhex(vector[name])
+
+    def signed(pair: list[str]) -> Signed:
+        return Signed(attest=bytes.fromhex(pair[0]), signature=bytes.fromhex(pair[1]))
+
+    return Evidence(
+        nonce=raw("nonce"),
+        ek_public=raw("ek_public"),
+        ek_certificates=tuple(bytes.fromhex(item) for item in vector["ek_certificates"]),
+        ak_public=raw("ak_public"),
+        quotes=tuple(signed(pair) for pair in vector["quotes"]),
+        pcrs={
+            bank: {int(index): bytes.fromhex(value) for index, value in values.items()}
+            for bank, values in vector["pcrs"].items()
+        },
+        event_log=(VECTORS / vector["log"]).read_bytes() if vector["log"] else b"",
+        facts=raw("facts"),
+        device_public=raw("device_public"),
+        device=signed(vector["device"]) if vector["device"] else None,
+    )
+
+
+def expectation_of(vector: dict) -> Expectation:
+    sets = tuple(
+        ReferenceSet(
+            digest=bytes([version]) * 32,
+            name="enrol",
+            version=version,
+            state=SetState(vector["state"]),
+            facts=FileFacts.from_json((VECTORS / "eventlog" / BOOTS[name]["facts"]).read_text()),
+            transports=(Transport(BOOTS[name]["transport"]),),
+            servers=("10.99.9.9", BOOTS[name]["server"]),
+        )
+        for version, name in enumerate(vector["sets"], 7)
+    )
+    files = [(f"anchor-{n}", bytes.fromhex(der)) for n, der in enumerate(vector["anchors"])]
+    record = {**vector["record"]}
+    record["differences"] = tuple(record.get("differences", ()))
+    return Expectation(
+        sets=sets,
+        anchors=decode_anchors(files, rehearsal=vector["rehearsal"]),
+        record=BoxRecord(**record),
+    )
+
+
+def judge(vector: dict):
+    policy = Policy(rehearsal=vector["rehearsal"])
+    return appraise(evidence_of(vector), expectation_of(vector), policy, vector["now"])
+
+
+@pytest.mark.parametrize("path", ATTEST, ids=lambda path: path.stem)
+def test_evidence_is_judged_as_its_vector_says(path: Path) -> None:
+    vector = load(path)
+    result = judge(vector)
+    told = [(each.reason.code, each.detail) for each in result.findings]
+    assert result.findings[0].reason.code == vector["expect"], told
+    assert result.verdict.value == vector["verdict"], told
+    if vector["verdict"] == "accepted":
+        assert result.boot_set is not None
+        assert result.boot_set.server == "10.77.0.1"
+    assert [each.reason.rank for each in result.findings] == sorted(
+        each.reason.rank for each in result.findings
+    )
+
+
+def test_a_verified_boot_names_each_pcr_and_its_tpm() -> None:
+    result = judge(load(VECTORS / "attest" / "accepted.toml"))
+    assert {index for index, told in result.pcrs.items() if told is Outcome.EQUAL} == {
+        4, 5, 7, 8, 9, 11, 12, 13, 14, 15
+    }  # fmt: skip
+    assert result.tpm == "id:4E544300 NPCT75x id:00070002"
+    assert result.tier.value == "boot-verified, firmware not checked"
+    assert len(result.measurements) == len(result.policy_digest) == 32
+
+
+def test_sentences_fit_the_case() -> None:
+    withdrawn = judge(load(VECTORS / "attest" / "boot-set-withdrawn.toml"))
+    assert withdrawn.findings[0].sentence.startswith(
+        "This box still runs boot set 7 (enrol), which was withdrawn"
+    )
+    initrd = judge(load(VECTORS / "attest" / "initrd-changed.toml"))
+    assert initrd.findings[0].sentence == (
+        "The box loaded an initrd that is in no boot set this site accepts."
+    )
+    extra = judge(load(VECTORS / "attest" / "grub-command-extra.toml"))
+    assert "'set evil=1'" in extra.findings[0].detail
+
+
+def test_workarounds_are_told() -> None:
+    told = {
+        name: judge(load(VECTORS / "attest" / f"{name}.toml")).workarounds
+        for name in ("earlier-boot-option", "exit-events-not-logged", "clock-fell-in-power-cut")
+    }
+    assert told["earlier-boot-option"] == ("PCR 4: 1 earlier boot options gave up",)
+    assert "exit boot services" in told["exit-events-not-logged"][0]
+    assert "4194304 ms" in told["clock-fell-in-power-cut"][0]
+
+
+def test_every_reason_has_a_vector() -> None:
+    expected = {load(path)["expect"] for path in ATTEST + PHONE_HOME} - {""}
+    assert expected == {reason.code for reason in Reason}
+
+
+def test_every_reason_speaks_to_a_technician() -> None:
+    for reason in Reason:
+        assert reason.sentence.endswith(".")
+        assert isinstance(reason.releasable_by, Releaser)
+        assert Reason(reason.code) is reason
+    assert Reason.SECURE_BOOT_OFF.rank < Reason.INITRD_UNKNOWN.rank < Reason.KERNEL_UNKNOWN.rank
+
+
+def test_the_vectors_are_what_the_generator_makes() -> None:
+    written = {
+        path.relative_to(VECTORS): path.read_bytes()
+        for topic in ("attest", "phone-home")
+        for path in (VECTORS / topic).iterdir()
+    }
+    assert make_vectors.files() == written
+
+
+# --- phone-home
+
+
+def session_vector() -> dict:
+    vector = dict(load(VECTORS / "phone-home" / "session.toml"))
+    texts = {"expect", "site_id", "compare_code", "secret_name"}
+    return {
+        name: bytes.fromhex(value) if isinstance(value, str) and name not in texts else value
+        for name, value in vector.items()
+    }
+
+
+def parts(vector: dict) -> tuple[SiteIdentity, Session, Enrolment]:
+    names = make_vectors.BOX_FIELDS
+    return (
+        SiteIdentity(site_id=vector["site_id"], root=vector["root"]),
+        Session(**{name: vector[name] for name in ("session", "server_nonce", "secret")}),
+        Enrolment(**{name: vector[name] for name in names}),
+    )
+
+
+def test_a_session_comes_out_byte_by_byte() -> None:
+    vector = session_vector()
+    site, session, enrolment = parts(vector)
+    ek, ak = (PublicArea.decode(vector[name]) for name in ("ek_public", "ak_public"))
+    assert (ek.name(), ak.name()) == (enrolment.ek_name, enrolment.ak_name)
+    assert transcript.hello_digest(vector["hello"]) == enrolment.hello_digest
+    made = transcript.make_session(
+        vector["key"],
+        site,
+        ek.name(),
+        ak.name(),
+        enrolment.hello_digest,
+        transcript.slot(vector["now"]),
+    )
+    assert made == session
+    q = transcript.enrol_data(site, session, enrolment)
+    x = transcript.transcript(q, vector["body"])
+    assert (q, x) == (vector["q"], vector["transcript"])
+    signed = (site.site_id, session.session, x)
+    assert transcript.device_data(q) == vector["device_data"]
+    assert transcript.compare_code(session.secret, x) == vector["compare_code"]
+    assert transcript.answer_message(*signed, vector["payload"]) == vector["answer_message"]
+    assert transcript.receipt_message(*signed, vector["payload"]) == vector["receipt_message"]
+    assert transcript.report_message(*signed, vector["report"]) == vector["report_message"]
+    assert transcript.opened_data(x) == vector["opened"]
+    bundle = (vector["box"], session.session, x, vector["boot_set"], vector["expires"])
+    assert transcript.bundle_data(*bundle) == vector["bundle_data"]
+    secret = (vector["content_key"], vector["secret_name"], vector["secret_value"])
+    assert transcript.secret_digest(*secret) == vector["secret_digest"]
+
+
+@pytest.mark.parametrize("path", SWAPPED, ids=lambda path: path.stem)
+def test_a_field_of_another_session_makes_another_q(path: Path) -> None:
+    swap, vector = load(path), session_vector()
+    value = bytes.fromhex(swap["value"])
+    assert vector[swap["field"]] != value
+    vector[swap["field"]] = value.decode() if swap["field"] == "site_id" else value
+    with pytest.raises(CheckError) as refused:
+        check_quote(
+            attest=vector["quote_attest"],
+            signature=vector["quote_signature"],
+            ak=PublicArea.decode(vector["ak_public"]),
+            extra_data=transcript.enrol_data(*parts(vector)),
+            values={},
+        )
+    assert refused.value.reason.code == swap["expect"]
+
+
+def test_every_field_of_q_has_a_swapped_vector() -> None:
+    fields = {"site_id", "root", "session", "server_nonce", "secret", *make_vectors.BOX_FIELDS}
+    assert {load(path)["field"] for path in SWAPPED} == fields
+
+
+def find(vector: dict) -> Session:
+    site, _, enrolment = parts(vector)
+    return transcript.find_session(
+        vector["key"],
+        site,
+        PublicArea.decode(vector["ek_public"]).name(),
+        PublicArea.decode(vector["ak_public"]).name(),
+        transcript.hello_digest(vector["hello"]),
+        now=vector["now"],
+        session=vector["session"],
+    )
+
+
+@pytest.mark.parametrize("later", [0, 60, 120])
+def test_a_session_is_found_in_its_slot_and_the_two_after(later: int) -> None:
+    vector = session_vector()
+    assert find({**vector, "now": vector["now"] + later}) == parts(vector)[1]
+
+
+@pytest.mark.parametrize("path", UNKNOWN, ids=lambda path: path.stem)
+def test_other_sessions_are_unknown(path: Path) -> None:
+    changes = {
+        name: bytes.fromhex(value) if isinstance(value, str) and name != "expect" else value
+        for name, value in load(path).items()
+    }
+    if "site_id" in changes:
+        changes["site_id"] = changes["site_id"].decode()
+    with pytest.raises(CheckError) as refused:
+        find({**session_vector(), **changes})
+    assert refused.value.reason.code == changes["expect"]
+
+
+def test_another_body_is_another_transcript() -> None:
+    vector = session_vector()
+    other = bytes.fromhex(load(VECTORS / "phone-home" / "another-body.toml")["body"])
+    assert transcript.transcript(vector["q"], other) != vector["transcript"]
+
+
+@pytest.mark.parametrize("path", TROUBLE, ids=lambda path: path.stem)
+def test_trouble_claims_carry_their_reason(path: Path) -> None:
+    assert decode_trouble(bytes.fromhex(load(path)["body"])).reason == load(path)["expect"]
