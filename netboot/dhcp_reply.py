@@ -133,7 +133,7 @@ def send(message: Message, subnet: SubnetPlan, interface: str, *, promises: bool
     destination, port, via, mac = IPv4Address("255.255.255.255"), CLIENT_PORT, Via.BROADCAST, None
     if message.giaddr != _NOWHERE:
         destination, port, via = message.giaddr, SERVER_PORT, Via.UNICAST
-    elif message.ciaddr != _NOWHERE and not is_nak:
+    elif message.ciaddr != _NOWHERE:
         destination, via = message.ciaddr, Via.UNICAST
     elif not (is_nak or message.wants_broadcast or message.mac is None):
         destination, via, mac = message.yiaddr, Via.FRAME, message.mac

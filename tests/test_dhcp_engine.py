@@ -366,6 +366,19 @@ def test_d32_a_request_to_another_server_frees_the_offer_in_silence() -> None:
     assert server.discover(mac(2)).yiaddr == FIRST
 
 
+def test_d32_our_own_address_on_another_subnet_is_no_foreign_server() -> None:
+    other = subnet(
+        name="back",
+        interface="eth2",
+        network=IPv4Network("10.9.0.0/24"),
+        appliance=ADDRESS("10.9.0.1"),
+        gateway=None,
+        pools=(),
+    )
+    outcome = Server(config(subnet(), other)).send(selecting(mac(1), FIRST, server="10.9.0.1"))
+    assert (outcome.sends, outcome.events) == ((), ())
+
+
 def test_d33_release_and_decline_without_their_options_are_ignored() -> None:
     server = Server()
     address = server.bound(mac(1))
@@ -390,6 +403,23 @@ def test_a_release_ends_the_lease_and_the_box_gets_the_address_again() -> None:
     assert server.engine.leases(server.now) == ()
     assert server.discover(mac(2)).yiaddr != address
     assert server.discover(mac(1)).yiaddr == address
+
+
+def test_a_release_of_an_ended_lease_is_no_event() -> None:
+    server = Server()
+    address = server.bound(mac(1))
+    server.now += 43201
+    outcome = server.send(message(MessageType.RELEASE, mac(1), OURS, ciaddr=address))
+    assert (outcome.events, outcome.writes) == ((), ())
+
+
+def test_a_reserved_address_that_is_taken_does_not_end_a_lease() -> None:
+    server = Server()
+    address, other = server.bound(mac(1)), server.bound(mac(2))
+    taken = Reservation(mac=mac(1), address=other, name=None)
+    server.engine.replace(config(reservations=(taken,)), server.now)
+    renewal = server.ask(message(MessageType.REQUEST, mac(1), ciaddr=address))
+    assert (kind(renewal), renewal.yiaddr) == (MessageType.ACK, address)
 
 
 def test_d34_inform_gets_settings_and_no_lease() -> None:
@@ -620,6 +650,7 @@ def test_replies_and_bootp_are_not_answered() -> None:
 
 def test_deadline_is_when_the_offer_ends() -> None:
     server = Server()
+    server.bound(mac(2))
     assert server.engine.deadline() is None
     server.discover(mac(1))
     assert server.engine.deadline() == NOW + 30

@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import MessageType
-from netboot.errors import PeerError, SiteError
+from netboot.errors import SiteError
 from netboot.io.dhcp import checksum, udp_frame
 from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.probe import ForeignServer, read_offer, refuse_foreign
@@ -34,7 +34,10 @@ for found in probe([sys.argv[1]], float(sys.argv[2])):
 
 
 def run(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": root}
+    )
     assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout + done.stderr
 
@@ -229,86 +232,53 @@ LOAD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_dhcp_net import load
-load(int(sys.argv[2]))
+load(*map(int, sys.argv[2:]))
 """
 
 
-def load(first: int) -> None:
-    """Ask for many leases as a relay does, and print each address that was acknowledged."""
+def load(first: int, server: int, count: int) -> None:
+    """Ask for leases as a relay does, print each that was acknowledged, and kill -9 the server.
+
+    The kill follows the last ACK at once: a server that acknowledged before its commit has lost it.
+    """
     relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     relay.bind(("10.41.7.3", 67))
-    relay.settimeout(0.2)
+    relay.settimeout(1)
     giaddr = ADDRESS("10.41.7.3")
-    pending = iter(range(first, first + 100_000))
-    open_clients: set[bytes] = set()
+    for number in range(first, first + 2 * count):
+        relay.sendto(message(MessageType.DISCOVER, mac(number), giaddr=giaddr), OURS_RELAY)
+    acknowledged: list[Message] = []
     while True:
-        while len(open_clients) < 32:
-            client = mac(next(pending))
-            open_clients.add(client)
-            relay.sendto(message(MessageType.DISCOVER, client, giaddr=giaddr), OURS_RELAY)
         try:
             reply = Message.decode(relay.recv(2000))
-        except (TimeoutError, PeerError):
-            open_clients.clear()
-            continue
-        client = reply.chaddr
+        except TimeoutError:
+            break
         if reply.options.message_type is MessageType.OFFER:
-            relay.sendto(selecting(client, reply.yiaddr, giaddr=giaddr), OURS_RELAY)
+            relay.sendto(selecting(reply.chaddr, reply.yiaddr, giaddr=giaddr), OURS_RELAY)
             continue
-        print(client.hex(), reply.yiaddr, flush=True)
-        open_clients.discard(client)
-
-
-def collect(process: subprocess.Popen[str], count: int) -> list[tuple[bytes, IPv4Address]]:
-    """Read acknowledged leases from the load until there are `count`."""
-    assert process.stdout is not None
-    lines = (process.stdout.readline().split() for _ in range(count))
-    return [(bytes.fromhex(client), IPv4Address(address)) for client, address in lines]
-
-
-def rest(process: subprocess.Popen[str]) -> list[tuple[bytes, IPv4Address]]:
-    process.kill()
-    assert process.stdout is not None
-    text = process.stdout.read()
-    process.stdout.close()
-    process.wait()
-    lines = (line.split() for line in text.splitlines(keepends=True) if line.endswith("\n"))
-    return [(bytes.fromhex(client), IPv4Address(address)) for client, address in lines]
+        acknowledged.append(reply)
+        if len(acknowledged) == count:
+            os.kill(server, 9)
+            relay.settimeout(0.3)
+    for ack in acknowledged:
+        print(ack.chaddr.hex(), ack.yiaddr)
 
 
 @pytest.mark.boots
 def test_d39_every_acknowledged_lease_is_there_after_kill_9(wire: Wire, database: Path) -> None:
     run("ip", "-n", wire.cli, "address", "add", "10.41.7.3/24", "dev", wire.ends[1])
     acknowledged: list[tuple[bytes, IPv4Address]] = []
-    for turn in range(3):
+    for turn, count in enumerate((1, 7, 30, 2, 11)):
         server = start_server(wire.srv, database, wire.ends[0])
-        clients = subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                wire.cli,
-                sys.executable,
-                "-c",
-                LOAD,
-                str(Path(__file__).parent),
-            ]
-            + [str(1000 * turn)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
-        try:
-            acknowledged += collect(clients, 40)
-        finally:
-            server.kill()  # SIGKILL, in the middle of the load
-            server.wait()
-            acknowledged += rest(clients)
+        numbers = (str(1000 * turn), str(server.pid), str(count))
+        text = wire.inside(sys.executable, "-c", LOAD, str(Path(__file__).parent), *numbers)
+        assert server.wait(5) == -9
+        lines = [line.split() for line in text.splitlines()]
+        assert len(lines) >= count
+        acknowledged += [(bytes.fromhex(client), ADDRESS(address)) for client, address in lines]
     rows = {lease.address: lease.mac for lease in NetbootStore(database).load_leases()}
-    assert len(acknowledged) >= 120
-    assert [(client, rows.get(address)) for client, address in acknowledged] == [
-        (client, client) for client, _ in acknowledged
-    ]
+    lost = [entry for entry in acknowledged if rows.get(entry[1]) != entry[0]]
+    assert lost == []
 
 
 @pytest.mark.boots
