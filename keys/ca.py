@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from keys.errors import PeerError
+from keys.errors import PeerError, SiteError
 
 ANSWER_SIGNING = ObjectIdentifier("2.25.112558911838470021783907741235113412353")
 ROOT_LIFETIME = timedelta(days=20 * 365)
@@ -254,7 +254,7 @@ def _leaf(
 ) -> x509.CertificateBuilder:
     end = min(end, issuer.certificate.not_valid_after_utc)
     if end <= issue.now:
-        raise PeerError("the intermediate has ended: sign a new one with the site root")
+        raise SiteError("the intermediate has ended: sign a new one with the site root")
     builder = _builder(subject, issuer.certificate.subject, key, issue, end)
     none = x509.BasicConstraints(ca=False, path_length=None)
     return builder.add_extension(none, critical=True).add_extension(

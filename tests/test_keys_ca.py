@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keys import ca
 from keys.ca import Issue, Issuer, Kind
-from keys.errors import PeerError
+from keys.errors import PeerError, SiteError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(6)]
@@ -220,7 +220,7 @@ def test_a_root_without_constraints_is_no_site_root():
 def test_no_leaf_outlives_its_issuer():
     end = BOX.certificate.not_valid_after_utc
     assert box(days=50 * 365).not_valid_after_utc == end
-    with pytest.raises(PeerError, match="intermediate has ended"):
+    with pytest.raises(SiteError, match="intermediate has ended"):
         ca.issue_box(
             BOX,
             KEYS[4].public_key(),
