@@ -161,7 +161,8 @@ class DhcpEngine:
     def tick(self, now: float) -> Outcome:
         """Forget offers and dampings whose time is over."""
         self._table.expire(now)
-        for key, until in tuple(self._told.items()):
+        while self._told:
+            key, until = next(iter(self._told.items()))
             if now < until <= now + DAMPING_SECONDS:
                 break  # insertion order is the order of time, unless the clock was set back
             del self._told[key]

@@ -10,18 +10,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from dhcp_lab import ADDRESS, OURS_RELAY, mac, message, selecting, start_server
+from dhcp_lab import (
+    ADDRESS,
+    NOW,
+    OURS_RELAY,
+    config,
+    mac,
+    message,
+    selecting,
+    start_server,
+    subnet,
+)
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from netboot.dhcp import DhcpConfig, DhcpEngine
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import MessageType
 from netboot.errors import SiteError
-from netboot.io.dhcp import checksum, udp_frame
+from netboot.io.dhcp import DhcpRunner, checksum, udp_frame
 from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.probe import ForeignServer, read_offer, refuse_foreign
 
@@ -279,6 +291,84 @@ def test_d39_every_acknowledged_lease_is_there_after_kill_9(wire: Wire, database
     rows = {lease.address: lease.mac for lease in NetbootStore(database).load_leases()}
     lost = [entry for entry in acknowledged if rows.get(entry[1]) != entry[0]]
     assert lost == []
+
+
+RUNNER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_dhcp_net import refuse_without_a_disk, replace_while_running
+refuse_without_a_disk(sys.argv[2])
+replace_while_running(sys.argv[2], sys.argv[3])
+print("passed")
+"""
+
+
+def turn(runner: DhcpRunner, data: bytes) -> MessageType | None:
+    """Send one packet by way of a relay on the loopback interface, and read the answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
+        relay.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        relay.bind(("127.0.0.9", 67))
+        relay.settimeout(0.2)
+        relay.sendto(data, ("127.0.0.1", 67))
+        (ready,) = runner.sockets()
+        runner.on_readable(ready, NOW)
+        try:
+            return Message.decode(relay.recv(2000)).options.message_type
+        except TimeoutError:
+            return None
+
+
+def loopback(**changes: object) -> DhcpConfig:
+    pools = ((ADDRESS("127.0.1.1"), ADDRESS("127.0.1.9")),)
+    network, appliance = IPv4Network("127.0.0.0/16"), ADDRESS("127.0.0.1")
+    values = {"interface": "lo", "network": network, "appliance": appliance, "gateway": None}
+    return config(subnet(**(values | {"pools": pools} | changes)), reservations=())
+
+
+def refuse_without_a_disk(database: str) -> None:
+    store = NetbootStore(Path(database))
+    plan = loopback()
+    runner = DhcpRunner(DhcpEngine(plan, ()), store, plan)
+    relayed = {"giaddr": ADDRESS("127.0.0.9")}
+    asked = selecting(mac(1), ADDRESS("127.0.1.1"), server="127.0.0.1", **relayed)
+    store.rows("PRAGMA query_only = ON")
+    assert turn(runner, message(MessageType.DISCOVER, mac(1), **relayed)) is MessageType.OFFER
+    assert turn(runner, asked) is None
+    assert runner.trouble is not None
+    assert "netboot.db cannot be written" in runner.trouble
+    store.rows("PRAGMA query_only = OFF")
+    assert turn(runner, asked) is MessageType.ACK
+    assert runner.trouble is None
+    assert [lease.mac for lease in store.load_leases()] == [mac(1)]
+    runner.close()
+    store.close()
+
+
+def replace_while_running(database: str, other: str) -> None:
+    store = NetbootStore(Path(database))
+    plan = loopback()
+    runner = DhcpRunner(DhcpEngine(plan, store.load_leases()), store, plan)
+    (before,) = runner.sockets()
+    with pytest.raises(SiteError, match="no-such0"):
+        runner.replace(loopback(interface="no-such0"), NOW)
+    with pytest.raises(SiteError, match="lease is shorter"):
+        runner.replace(loopback(interface=other, lease=timedelta(0)), NOW)
+    assert runner.sockets() == (before,)
+    runner.replace(loopback(interface=other), NOW)
+    (after,) = runner.sockets()
+    assert before.fileno() == -1
+    name = after.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0")
+    assert name == other.encode()
+    runner.replace(loopback(interface=other, dhcp="off"), NOW)
+    assert runner.sockets() == ()
+    store.close()
+
+
+@pytest.mark.boots
+def test_no_ack_without_a_disk_and_sockets_follow_the_plan(wire: Wire, database: Path) -> None:
+    here = str(Path(__file__).parent)
+    command = ("ip", "netns", "exec", wire.srv, sys.executable, "-c", RUNNER)
+    assert run(*command, here, str(database), wire.ends[0]).endswith("passed\n")
 
 
 @pytest.mark.boots
