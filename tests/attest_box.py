@@ -131,6 +131,8 @@ def attest(tpm: SoftwareTpm, log: bytes, *, events: bool = True, slot: int = 100
             device_public=device.encode(),
             device=Signed(attest=certified[0], signature=certified[1]),
         )
+        for handle in (ak_handle, device_handle):
+            esys.flush_context(handle)
     return Made(evidence=evidence, enrolment=enrolment)
 
 
