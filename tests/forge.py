@@ -187,10 +187,13 @@ def evidence(
     )
 
 
-def root_certificate(name: str = "Maker TPM Root CA", key: str = "maker root") -> bytes:
+def root_certificate(
+    name: str = "Maker TPM Root CA", key: str = "maker root", *, path_length: int | None = None
+) -> bytes:
     """Give a maker's root."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    return _certificate(subject, subject, private_key(key), private_key(key), ca=True)
+    keys = private_key(key), private_key(key)
+    return _certificate(subject, subject, *keys, ca=True, path_length=path_length)
 
 
 def intermediate_certificate(*, path_length: int | None = 0) -> bytes:
