@@ -30,7 +30,7 @@ def ways():
         yield traceback.format_exc()
 
 
-@pytest.mark.parametrize("shown", ways())
+@pytest.mark.parametrize("shown", list(ways()))
 def test_nothing_is_shown(shown):
     assert "CANARY" not in shown
     assert "Secret(hidden)" in shown

@@ -46,7 +46,7 @@ CONTROL = "control"
 BOTH = frozenset({CONTROL, OPERATOR})
 ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
 """Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
-ADMINISTRATIVE = frozenset({"status", "ca_requests", "ca_install"})
+ADMINISTRATIVE = frozenset({"status", "events", "ca_requests", "ca_install"})
 """What is served before the authorities are signed."""
 PR_SET_DUMPABLE = 4
 
