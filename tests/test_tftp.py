@@ -1,0 +1,493 @@
+"""TFTP rules T1 to T22 against the engine: bytes and a number for the time, no socket."""
+
+import struct
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netboot.errors import PeerError, SiteError
+from netboot.files import Entry, FileMap, normal_path
+from netboot.tftp import (
+    GIVE_UP_SECONDS,
+    MAX_NETASCII,
+    MAX_TRANSFERS,
+    MAX_TRANSFERS_EACH,
+    BytesContent,
+    Outcome,
+    TftpEngine,
+)
+from netboot.tftp_message import (
+    ErrorCode,
+    Mode,
+    accept_options,
+    decode_ack,
+    decode_request,
+    encode_oack,
+)
+
+US = IPv4Address("10.41.7.2")
+BOX = ("10.41.7.100", 2070)
+SMALL = bytes(range(256)) * 5  # 1280 bytes: two and a half blocks of 512
+STORE = {
+    "/shimx64.efi": SMALL,
+    "/exact": bytes(1024),
+    "/empty": b"",
+    "/text": b"one\ntwo\r\n",
+    "/grub/grub.cfg": b"boot\n",
+    "/pxelinux.cfg/Default": b"x",
+    "/Twin": b"1",
+    "/twin": b"2",
+    "/large": bytes(40 << 20),
+}
+DIGESTS = {path: bytes([number]) * 32 for number, path in enumerate(STORE)}
+
+
+def engine(max_block: int = 1468) -> TftpEngine:
+    files = FileMap(DIGESTS, [US])
+    return TftpEngine(files, lambda entry: BytesContent(STORE[entry.path]), max_block)
+
+
+def rrq(name: str | bytes, *options: tuple[str, object], mode: str = "octet") -> bytes:
+    name = name if isinstance(name, bytes) else name.encode()
+    fields = [name, mode.encode()]
+    fields += [str(field).encode() for option in options for field in option]
+    return b"\0\1" + b"".join(field + b"\0" for field in fields)
+
+
+def ack(number: int) -> bytes:
+    return struct.pack("!HH", 4, number & 0xFFFF)
+
+
+def error(code: int) -> bytes:
+    return struct.pack("!HH", 5, code) + b"x\0"
+
+
+def code_of(outcome: Outcome) -> int:
+    (send,) = outcome.sends
+    assert send.data[:2] == b"\0\5"
+    assert send.data.endswith(b"\0")
+    return struct.unpack("!H", send.data[2:4])[0]
+
+
+def options_of(outcome: Outcome) -> list[tuple[str, str]]:
+    (send,) = outcome.sends
+    assert send.data[:2] == b"\0\6"
+    fields = send.data[2:].decode().split("\0")[:-1]
+    return list(zip(fields[::2], fields[1::2], strict=True))
+
+
+def fetch(server: TftpEngine, request: bytes, *, peer=BOX, now=0.0, window=1) -> bytes:
+    """Be a client that acknowledges every window; return what arrived."""
+    outcome = server.receive(request, peer, US, now)
+    number = outcome.sends[0].transfer
+    assert number is not None, outcome
+    content, expected, block = bytearray(), 1, None
+    if outcome.sends[0].data[:2] == b"\0\6":
+        agreed = dict(options_of(outcome))
+        block = int(agreed.get("blksize", 512))
+        outcome = server.receive_on(number, ack(0), peer, now)
+    while True:
+        for send in outcome.sends:
+            assert send.data[:4] == struct.pack("!HH", 3, expected & 0xFFFF)
+            content += send.data[4:]
+            expected += 1
+        assert 1 <= len(outcome.sends) <= window
+        last = len(outcome.sends[-1].data) - 4 < (block or 512)
+        outcome = server.receive_on(number, ack(expected - 1), peer, now)
+        if last:
+            assert outcome.closed == (number,)
+            return bytes(content)
+
+
+def details(outcome: Outcome) -> list[dict]:
+    return [dict(event.detail) for event in outcome.events]
+
+
+def test_t1_size_probe_ends_at_once_without_an_event_and_the_next_request_is_served() -> None:
+    server = engine()
+    outcome = server.receive(rrq("shimx64.efi", ("tsize", 0)), BOX, US, 0.0)
+    assert options_of(outcome) == [("tsize", "1280")]
+    ended = server.receive_on(outcome.sends[0].transfer, error(8), BOX, 0.1)
+    assert ended.closed == (0,)
+    assert ended.events == ()
+    assert len(server) == 0
+    assert fetch(server, rrq("shimx64.efi")) == SMALL
+
+
+def test_t2_no_option_that_was_not_asked() -> None:
+    outcome = engine().receive(rrq("shimx64.efi"), BOX, US, 0.0)
+    assert outcome.sends[0].data[:4] == b"\0\3\0\1"
+    assert options_of(engine().receive(rrq("exact", ("blksize", 1024)), BOX, US, 0.0)) == [
+        ("blksize", "1024")
+    ]
+    unknown = engine().receive(rrq("exact", ("colour", 7)), BOX, US, 0.0)
+    assert unknown.sends[0].data[:2] == b"\0\3"
+
+
+@pytest.mark.parametrize("order", [("tsize", "blksize"), ("blksize", "tsize")])
+def test_t3_options_in_the_order_of_the_request(order) -> None:
+    outcome = engine().receive(rrq("exact", *((name, 512) for name in order)), BOX, US, 0.0)
+    assert tuple(name for name, _ in options_of(outcome)) == order
+
+
+def test_t4_names_and_mode_are_case_blind_and_the_first_of_two_counts() -> None:
+    request = rrq("exact", ("BlkSize", 600), ("BLKSIZE", 700), mode="OcTeT")
+    assert options_of(engine().receive(request, BOX, US, 0.0)) == [("BlkSize", "600")]
+
+
+@pytest.mark.parametrize("value", ["0", "7", "abc", "-5", "", "5 ", "٣", "9" * 30])
+def test_t5_a_senseless_blksize_is_ignored(value) -> None:
+    outcome = engine().receive(rrq("shimx64.efi", ("blksize", value)), BOX, US, 0.0)
+    assert outcome.sends[0].data[:2] == b"\0\3"
+    assert len(outcome.sends[0].data) == 516
+
+
+def test_t5_and_t6_blksize_is_clamped() -> None:
+    request = rrq("shimx64.efi", ("blksize", 65500))
+    assert options_of(engine(70000).receive(request, BOX, US, 0.0)) == [("blksize", "65464")]
+    assert options_of(engine(1468).receive(request, BOX, US, 0.0)) == [("blksize", "1468")]
+
+
+@pytest.mark.parametrize(("asked", "window"), [(1, 1), (4, 4), (64, 64), (65535, 64)])
+def test_t7_windows(asked, window) -> None:
+    request = rrq("large", ("windowsize", asked), ("blksize", 1468))
+    outcome = engine().receive(request, BOX, US, 0.0)
+    assert options_of(outcome)[0] == ("windowsize", str(window))
+    server = engine()
+    assert len(fetch(server, request, window=window)) == 40 << 20
+    ignored = engine().receive(rrq("exact", ("windowsize", 0)), BOX, US, 0.0)
+    assert ignored.sends[0].data[:2] == b"\0\3"
+
+
+def test_t8_block_numbers_wrap_to_zero() -> None:
+    assert len(fetch(engine(), rrq("large"))) == 40 << 20
+
+
+def test_t9_an_exact_multiple_ends_with_an_empty_block() -> None:
+    server = engine()
+    number = server.receive(rrq("exact"), BOX, US, 0.0).sends[0].transfer
+    server.receive_on(number, ack(1), BOX, 0.0)
+    outcome = server.receive_on(number, ack(2), BOX, 0.0)
+    assert outcome.sends[0].data == b"\0\3\0\3"
+    assert fetch(engine(), rrq("empty")) == b""
+
+
+def test_t10_a_lost_last_ack_counts_as_sent() -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi"), BOX, US, 0.0).sends[0].transfer
+    server.receive_on(number, ack(1), BOX, 0.0)
+    server.receive_on(number, ack(2), BOX, 0.0)
+    ended = [server.tick(float(second)) for second in range(40)]
+    (detail,) = [one for outcome in ended for one in details(outcome)]
+    assert detail["done"] is True
+    assert detail["sent"] == 1280
+    assert len(server) == 0
+
+
+def test_a_client_that_never_answered_was_sent_nothing() -> None:
+    server = engine()
+    server.receive(rrq("grub/grub.cfg"), BOX, US, 0.0)
+    (detail,) = [one for second in range(40) for one in details(server.tick(float(second)))]
+    assert (detail["done"], detail["sent"]) == (False, 0)
+
+
+def test_an_abort_in_the_last_block_is_no_success() -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi"), BOX, US, 0.0).sends[0].transfer
+    server.receive_on(number, ack(1), BOX, 0.0)
+    server.receive_on(number, ack(2), BOX, 0.0)
+    (detail,) = details(server.receive_on(number, error(3), BOX, 0.0))
+    assert (detail["done"], detail["sent"]) == (False, 1024)
+
+
+def test_t11_a_duplicate_ack_does_not_double_the_flow() -> None:
+    server = engine()
+    number = server.receive(rrq("large"), BOX, US, 0.0).sends[0].transfer
+    sent = len(server.receive_on(number, ack(1), BOX, 0.0).sends)
+    for _ in range(5):
+        sent += len(server.receive_on(number, ack(1), BOX, 0.0).sends)
+        sent += len(server.receive_on(number, ack(0), BOX, 0.0).sends)
+    assert sent == 1
+    assert len(server.receive_on(number, ack(9), BOX, 0.0).sends) == 0
+
+
+def test_t11_a_lost_first_block_of_a_window_is_sent_again_once() -> None:
+    server = engine()
+    request = rrq("large", ("windowsize", 4))
+    number = server.receive(request, BOX, US, 0.0).sends[0].transfer
+    assert len(server.receive_on(number, ack(0), BOX, 0.0).sends) == 4
+    assert len(server.receive_on(number, ack(0), BOX, 0.0).sends) == 4
+    assert len(server.receive_on(number, ack(0), BOX, 0.0).sends) == 0
+    gap = server.receive_on(number, ack(2), BOX, 0.0)
+    assert [send.data[2:4] for send in gap.sends] == [b"\0\3", b"\0\4", b"\0\5", b"\0\6"]
+
+
+def test_t12_another_tid_gets_error_5_and_the_transfer_goes_on() -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi"), BOX, US, 0.0).sends[0].transfer
+    stranger = (BOX[0], 9999)
+    outcome = server.receive_on(number, ack(1), stranger, 0.0)
+    assert code_of(outcome) == ErrorCode.UNKNOWN_TID
+    assert outcome.sends[0].peer == stranger
+    assert server.receive_on(number, error(0), stranger, 0.0) == Outcome()
+    assert server.receive_on(number, ack(1), BOX, 0.0).sends[0].data[:4] == b"\0\3\0\2"
+
+
+def test_t13_netascii_translates_and_tells_no_size() -> None:
+    request = rrq("text", ("tsize", 0), mode="netascii")
+    assert fetch(engine(), request) == b"one\r\ntwo\r\0\r\n"
+    assert engine().receive(request, BOX, US, 0.0).sends[0].data[:2] == b"\0\3"
+    assert len(STORE["/large"]) > MAX_NETASCII
+    refused = engine().receive(rrq("large", mode="netascii"), BOX, US, 0.0)
+    assert code_of(refused) == ErrorCode.UNDEFINED
+
+
+@pytest.mark.parametrize("mode", ["mail", "binary", "", "octet2"])
+def test_t14_other_modes_get_error_4_once(mode) -> None:
+    server = engine()
+    assert code_of(server.receive(rrq("text", mode=mode), BOX, US, 0.0)) == ErrorCode.ILLEGAL
+    assert len(server) == 0
+    assert server.tick(5.0) == Outcome()
+
+
+@pytest.mark.parametrize("data", [error(8), ack(0), ack(7), b"\0\3\0\1data", b"\0\6a\0b\0"])
+def test_t15_strays_at_port_69_get_no_answer(data) -> None:
+    assert engine().receive(data, BOX, US, 0.0) == Outcome()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\\grub\\grub.cfg",
+        "//grub//grub.cfg",
+        "C:\\grub\\grub.cfg",
+        "./grub/./grub.cfg",
+        "/grub/grub.cfg",
+        b"grub/grub.cfg\xff",
+    ],
+)
+def test_t16_and_t18_tolerated_names(name) -> None:
+    assert fetch(engine(), rrq(name)) == b"boot\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../etc/passwd", "/grub/../../x", "..\\x", "a/..", b"\x01", "/", "http://10.0.0.1/\x7f"],
+)
+def test_t16_names_that_lead_out_get_one_constant_text(name) -> None:
+    outcome = engine().receive(rrq(name), BOX, US, 0.0)
+    assert code_of(outcome) == ErrorCode.ACCESS
+    assert outcome.sends[0].data[4:] == b"this name is not allowed\0"
+    assert outcome.events[0].reason == "FORBIDDEN"
+
+
+def test_t17_case_blind_only_where_unique() -> None:
+    assert fetch(engine(), rrq("PXELINUX.CFG/DEFAULT")) == b"x"
+    assert fetch(engine(), rrq("Twin")) == b"1"
+    outcome = engine().receive(rrq("TWIN"), BOX, US, 0.0)
+    assert code_of(outcome) == ErrorCode.NOT_FOUND
+
+
+def test_t19_missing_and_directories_are_error_1_at_once_for_a_whole_walk() -> None:
+    server = engine()
+    names = ["grub", "grub/", *(f"pxelinux.cfg/{'0A2907'[:size]}" for size in range(1, 7))]
+    for port, name in enumerate(names):
+        peer = (BOX[0], 3000 + port)
+        assert code_of(server.receive(rrq(name), peer, US, 0.0)) == ErrorCode.NOT_FOUND
+    assert len(server) == 0
+
+
+def test_t20_write_requests_are_refused() -> None:
+    wrq = b"\0\2" + rrq("x")[2:]
+    assert code_of(engine().receive(wrq, BOX, US, 0.0)) == ErrorCode.ACCESS
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0",
+        b"\1",
+        b"\0\1",
+        b"\0\1\0",
+        b"\0\1name",
+        b"\0\1name\0",
+        b"\0\1name\0octet",
+        b"\0\1\0octet\0",
+        b"\0\1name\0octet\0blksize\0",
+        b"\0\1" + b"n" * 600 + b"\0octet\0",
+        b"\0\7name\0octet\0",
+        b"\1\0name\0octet\0",
+    ],
+)
+def test_t21_malformed_packets_get_nothing_or_error_4(data) -> None:
+    server = engine()
+    outcome = server.receive(data, BOX, US, 0.0)
+    assert not outcome.sends or code_of(outcome) == ErrorCode.ILLEGAL
+    assert len(server) == 0
+
+
+def test_t22_repeats_after_1_2_4_seconds_and_gives_up_after_30() -> None:
+    server = engine()
+    server.receive(rrq("shimx64.efi"), BOX, US, 0.0)
+    sent = []
+    for tenth in range(400):
+        outcome = server.tick(tenth / 10)
+        sent += [tenth / 10 for _ in outcome.sends]
+        if outcome.closed:
+            assert tenth / 10 == GIVE_UP_SECONDS
+            break
+    assert sent == [1.0, 3.0, 7.0, 15.0]
+    assert server.deadline() is None
+
+
+def test_t22_a_timeout_option_sets_the_first_pause() -> None:
+    server = engine()
+    outcome = server.receive(rrq("exact", ("timeout", 4)), BOX, US, 0.0)
+    assert options_of(outcome) == [("timeout", "4")]
+    assert server.deadline() == 4.0
+    silent = engine().receive(rrq("exact", ("timeout", 200)), BOX, US, 0.0)
+    assert silent.sends[0].data[:2] == b"\0\3"
+
+
+def test_t22_dead_clients_leave_nothing_and_are_bounded() -> None:
+    server = engine()
+    for number in range(2000):
+        peer = (f"10.41.{number % 200}.9", 5000 + number)
+        server.receive(rrq("large"), peer, US, 0.0)
+    assert len(server) == MAX_TRANSFERS
+    closed = [one for second in range(45) for one in server.tick(float(second)).closed]
+    assert len(closed) == len(set(closed)) == MAX_TRANSFERS
+    assert len(server) == 0
+    assert fetch(server, rrq("shimx64.efi"), now=50.0) == SMALL
+
+
+def test_one_client_cannot_take_all_places() -> None:
+    server = engine()
+    for port in range(100):
+        server.receive(rrq("large"), (BOX[0], 1024 + port), US, 0.0)
+    assert len(server) == MAX_TRANSFERS_EACH
+    assert fetch(server, rrq("shimx64.efi"), peer=("10.41.7.101", 1)) == SMALL
+
+
+def test_a_request_that_comes_twice_is_one_transfer_and_a_new_one_replaces_it() -> None:
+    server = engine()
+    first = server.receive(rrq("shimx64.efi"), BOX, US, 0.0)
+    assert server.receive(rrq("shimx64.efi"), BOX, US, 0.5) == first
+    server.receive_on(0, ack(1), BOX, 0.6)
+    other = server.receive(rrq("shimx64.efi"), BOX, US, 0.7)
+    assert other.closed == (0,)
+    assert other.sends[0].transfer == 1
+    assert len(server) == 1
+
+
+def test_start_and_end_are_told_with_size_and_bytes() -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi"), BOX, US, 5.0).sends[0].transfer
+    (start,) = details(server.receive_on(number, ack(1), BOX, 5.0))
+    server.receive_on(number, ack(2), BOX, 5.0)
+    ended = server.receive_on(number, ack(3), BOX, 6.0)
+    (end,) = details(ended)
+    assert (start["phase"], start["name"], start["size"]) == ("start", "/shimx64.efi", 1280)
+    assert (end["phase"], end["sent"], end["done"]) == ("end", 1280, True)
+    assert ended.events[0].address == IPv4Address(BOX[0])
+    assert ended.events[0].at == 6.0
+
+
+def test_nothing_is_served_on_a_network_that_does_not_boot() -> None:
+    outcome = engine().receive(rrq("shimx64.efi"), BOX, IPv4Address("10.42.0.2"), 0.0)
+    assert code_of(outcome) == ErrorCode.ACCESS
+    assert outcome.events[0].reason == "NOT-HERE"
+
+
+def test_a_file_that_the_store_lost_is_told_apart_from_an_unknown_one() -> None:
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: None, 1468)
+    outcome = server.receive(rrq("exact"), BOX, US, 0.0)
+    assert code_of(outcome) == ErrorCode.UNDEFINED
+    assert outcome.events[0].reason == "LOST"
+
+
+class Broken(BytesContent):
+    """A file on a disk that fails behind its first block."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset:
+            raise SiteError("the file cannot be read")
+        return super().read(offset, length)
+
+
+def test_a_disk_error_ends_the_transfer_and_never_a_short_file() -> None:
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: Broken(SMALL), 1468)
+    number = server.receive(rrq("exact"), BOX, US, 0.0).sends[0].transfer
+    outcome = server.receive_on(number, ack(1), BOX, 0.0)
+    assert code_of(outcome) == ErrorCode.UNDEFINED
+    assert outcome.closed == (number,)
+    assert details(outcome)[-1]["done"] is False
+
+
+def test_a_new_plan_serves_other_files_and_lets_transfers_end() -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi"), BOX, US, 0.0).sends[0].transfer
+    server.replace(FileMap({}), 1468)
+    assert server.receive_on(number, ack(1), BOX, 0.0).sends
+    missing = server.receive(rrq("shimx64.efi"), (BOX[0], 1), US, 0.0)
+    assert code_of(missing) == ErrorCode.NOT_FOUND
+
+
+PACKETS = st.one_of(
+    st.binary(max_size=80),
+    st.integers(0, 65535).map(ack),
+    st.integers(0, 9).map(error),
+    st.builds(
+        lambda name, option, value, mode: rrq(name, (option, value), mode=mode),
+        st.sampled_from(sorted(STORE)).map(str.encode) | st.binary(max_size=30),
+        st.sampled_from(["blksize", "tsize", "windowsize", "timeout", "x"]),
+        st.integers(-1, 1 << 40) | st.text(max_size=5),
+        st.sampled_from(["octet", "netascii", "mail"]),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), PACKETS, st.floats(0, 3)), max_size=25))
+def test_any_packets_leave_a_bounded_engine_that_still_serves(steps) -> None:
+    server = engine()
+    now = 0.0
+    for port, data, pause in steps:
+        now += pause
+        outcome = server.receive(data, (BOX[0], 1000 + port), US, now)
+        for number in {send.transfer for send in outcome.sends} - {None}:
+            server.receive_on(number, data, (BOX[0], 1000 + port), now)
+        server.tick(now)
+        assert len(server) <= 4
+    assert fetch(server, rrq("shimx64.efi"), now=now) == SMALL
+    for second in range(40):
+        server.tick(now + second)
+    assert len(server) == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=600))
+def test_any_bytes_give_a_request_or_our_error(data: bytes) -> None:
+    try:
+        request = decode_request(b"\0\1" + data)
+    except PeerError:
+        return
+    assert isinstance(request.mode, Mode)
+    accepted = accept_options(request.options, size=5, max_block=1468)
+    assert 8 <= accepted.blksize <= 1468
+    assert 1 <= accepted.windowsize <= 64
+    encode_oack(accepted.answer)
+    decode_ack(data)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text(max_size=80))
+def test_no_name_leads_out(name: str) -> None:
+    path = normal_path(name)
+    assert path is None or (path.startswith("/") and ".." not in path.split("/"))
+    assert path is None or normal_path(path) == path
+    entry = FileMap(DIGESTS).find(name, US)
+    assert not isinstance(entry, Entry) or entry.path in STORE
