@@ -36,13 +36,13 @@ class Lan:
     BRIDGE = "br0"
     APPLIANCE_INTERFACE = "eth0"
 
-    def __init__(self, address: IPv4Interface) -> None:
+    def __init__(self, address: IPv4Interface, interface: str = APPLIANCE_INTERFACE) -> None:
         """Choose names; nothing exists before the context is entered."""
         stem = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         self.address = address
         self.box_namespace = f"{stem}-box"
         self.appliance_namespace = f"{stem}-app"
-        self.appliance_interface = self.APPLIANCE_INTERFACE
+        self.appliance_interface = interface
         self._taps = itertools.count()
 
     def __enter__(self) -> Self:
@@ -82,11 +82,11 @@ class Lan:
         box, appliance = self.box_namespace, self.appliance_namespace
         bridge = ("link", "add", self.BRIDGE, "type", "bridge", "stp_state", "0")
         self._ip("-n", box, *bridge, "forward_delay", "0", "mcast_snooping", "0")
-        veth = ("link", "add", "site", "type", "veth", "peer", "name", self.APPLIANCE_INTERFACE)
+        veth = ("link", "add", "site", "type", "veth", "peer", "name", self.appliance_interface)
         self._ip("-n", box, *veth, "netns", appliance)
         self._ip("-n", box, "link", "set", "site", "master", self.BRIDGE, "up")
         self._ip("-n", box, "link", "set", self.BRIDGE, "up")
-        end = self.APPLIANCE_INTERFACE
+        end = self.appliance_interface
         broadcast = str(self.address.network.broadcast_address)
         address = ("address", "add", str(self.address), "broadcast", broadcast, "dev", end)
         self._ip("-n", appliance, *address)
