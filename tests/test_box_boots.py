@@ -1,7 +1,10 @@
 """A real boot of a built set by PXE and as CD: shim, GRUB and Linux, Secure Boot and a TPM."""
 
 import hashlib
+import os
+import select
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Interface
@@ -17,6 +20,7 @@ from bootstrap.build.iso import build_iso
 from bootstrap.build.measure import SECONDS, Measured, parse_console, write_served
 from bootstrap.build.parts import Parts, assemble, build_parts, committed_lock, default_cache
 from bootstrap.build.tree import RUNTIME, TOOLS
+from bootstrap.errors import SiteError
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
 from netboot.bootset import BootSetManifest, Role, anchor_cpio, grub_cfg, iso_grub_cfg
@@ -189,3 +193,37 @@ def test_the_tpms_certificates_come_from_a_ca_of_its_own(tmp_path: Path) -> None
             certificate.verify_directly_issued_by(issuer)
         assert any(isinstance(c.public_key(), rsa.RSAPublicKey) for c in certificates)
         assert issuer.extensions and str(tmp_path) in str(box.tpm_ca.issuer)
+
+
+KILLED = """\
+import sys
+from pathlib import Path
+from bootstrap.rehearsal.box import Boot, VirtualBox
+box = VirtualBox(Path(sys.argv[1]), mac="52:54:00:d0:00:78")
+box.create()
+box.start(Boot.PXE)
+tasks = Path("/proc/self/task").iterdir()
+print(*((task / "children").read_text() for task in tasks), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_rehearsal_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "box")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as rehearsal:
+        assert rehearsal.stdout is not None
+        handles = [os.pidfd_open(int(pid)) for pid in rehearsal.stdout.readline().split()]
+        assert len(handles) == 2
+        rehearsal.kill()
+    for handle in handles:
+        ended, _, _ = select.select([handle], [], [], 20)
+        os.close(handle)
+        assert ended, "QEMU or swtpm outlived the rehearsal"
+
+
+def test_a_box_that_cannot_start_says_so_at_once(tmp_path: Path) -> None:
+    with (
+        VirtualBox(tmp_path / "box", mac=MAC) as box,
+        pytest.raises(SiteError, match="QEMU ended at once.*no-such.iso"),
+    ):
+        box.start(Boot.ISO, iso=tmp_path / "no-such.iso")

@@ -55,7 +55,7 @@ def _write_tree(manifest: BootSetManifest, store: BootSetStore, tree: Path) -> N
         n: store.file(manifest.roles[r].sha256) for n, r in loaders.items() if r in manifest.roles
     }
     _make_fat(grub / "efi.img", found)
-    for path in sorted(tree.rglob("*")):
+    for path in (tree, *tree.rglob("*")):
         os.utime(path, (_EPOCH, _EPOCH))
 
 

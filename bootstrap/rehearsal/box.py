@@ -8,7 +8,6 @@ decides anything about what it measured.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors
@@ -215,13 +214,8 @@ class VirtualBox:
     ) -> list[str]:
         smm = "on" if self.secure_boot else "off"
         code = _firmware("CODE", self.secure_boot)
-        command = [
-            _tool("qemu-system-x86_64"),
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-        ]
+        command = [_tool("setpriv"), "--pdeathsig", "KILL", _tool("qemu-system-x86_64")]
+        command += ["-nodefaults", "-no-user-config", "-display", "none"]
         command += ["-machine", f"q35,accel=tcg,smm={smm},vmport=off", "-cpu", "max", "-smp", "1"]
         command += ["-m", str(self.memory_mib), "-no-reboot", "-serial", "stdio"]
         command += ["-smbios", f"type=1,manufacturer=Doorstep,serial={self.serial_number}"]
@@ -259,18 +253,18 @@ class _Run:
         self._log = serial_log.open("ab", buffering=0)
         tpm_here, tpm_there = socket.socketpair()
         self._monitor, monitor_there = socket.socketpair()
-        with tpm_here, tpm_there, monitor_there:
+        self._started = threading.Event()
+        self._error: str | None = None
+        with tpm_here, tpm_there:
             self._swtpm = _start_swtpm(tpm, tpm_there.fileno())
-            try:
-                self._qemu = _start_qemu(command, tpm_here.fileno(), monitor_there.fileno())
-            except BaseException:
-                self._swtpm.kill()
-                self._swtpm.wait()
-                raise
-        with contextlib.suppress(BrokenPipeError):
-            self._monitor.sendall(b'{"execute":"qmp_capabilities"}\n')
-        self._reader = threading.Thread(target=self._drain, daemon=True)
-        self._reader.start()
+            arguments = (command, tpm_here.fileno(), monitor_there.detach())
+            self._reader = threading.Thread(target=self._live, args=arguments, daemon=True)
+            self._reader.start()
+            self._started.wait()
+        if self._error is not None:
+            self._swtpm.kill()
+            self._swtpm.wait()
+            raise SiteError(self._error)
 
     @property
     def alive(self) -> bool:
@@ -290,8 +284,7 @@ class _Run:
             self._changed.wait_for(lambda: PANIC in self.console or self._ended, timeout)
             if PANIC in self.console or not self._ended:
                 raise self._failure("did not go off", timeout)
-        self._qemu.wait()
-        return bytes(self.console)
+            return bytes(self.console)
 
     def _failure(self, what: str, timeout: float) -> BoxError:
         why = f"in {timeout:.0f} s"
@@ -316,10 +309,31 @@ class _Run:
         self._monitor.close()
         self._log.close()
 
-    def _drain(self) -> None:
+    def _live(self, command: list[str], tpm: int, monitor: int) -> None:
+        """Start QEMU and drain it. It dies with the thread that started it, so with our process."""
+        try:
+            self._qemu = _start_qemu(command, tpm, monitor)
+        except OSError as error:
+            self._error = f"cannot start QEMU: {error}"
+            self._started.set()
+            return
+        finally:
+            os.close(monitor)
+        try:
+            self._monitor.sendall(b'{"execute":"qmp_capabilities"}\n')
+            greeting = self._monitor.recv(65536)
+        except OSError:
+            greeting = b""
+        if not greeting:
+            said = self._qemu.communicate()[0].decode(errors="replace").strip()
+            self._error = f"QEMU ended at once: {said}"
+        self._started.set()
+        if greeting:
+            self._drain(greeting)
+
+    def _drain(self, partial: bytes) -> None:
         assert self._qemu.stdout is not None
         serial = self._qemu.stdout
-        partial = b""
         with selectors.DefaultSelector() as selector:
             selector.register(serial, selectors.EVENT_READ)
             selector.register(self._monitor, selectors.EVENT_READ)
@@ -334,6 +348,7 @@ class _Run:
                         *lines, partial = (partial + data).split(b"\n")
                         self._note(lines)
         serial.close()
+        self._qemu.wait()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -364,9 +379,10 @@ def _read(descriptor: int) -> bytes:
 def _start_swtpm(state: Path, control: int) -> subprocess.Popen[bytes]:
     command = [_tool("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={state}"]
     command += ["--ctrl", f"type=unixio,clientfd={control}", "--terminate"]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(control,)
-    )
+    with (state.parent / "swtpm.log").open("ab") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(control,)
+        )
 
 
 def _start_qemu(command: list[str], tpm: int, monitor: int) -> subprocess.Popen[bytes]:
@@ -398,6 +414,7 @@ def _firmware(part: str, secure_boot: bool) -> Path:
 
 _TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
     "swtpm": "swtpm",
     "swtpm_setup": "swtpm-tools",
     "swtpm_localca": "swtpm-tools",
