@@ -16,8 +16,6 @@ from attest.quote import Values
 from attest.reasons import Finding, Reason
 from attest.wire import ClockInfo
 
-EMPTY: Values = {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:

@@ -24,6 +24,7 @@ from attest import eventlog, transcript  # noqa: E402
 from attest.ak import qualified_name  # noqa: E402
 from attest.eventlog import Event, EventType  # noqa: E402
 from attest.evidence import Evidence, Signed  # noqa: E402
+from attest.uefi import EFI_GLOBAL, IMAGE_SECURITY, Variable  # noqa: E402
 from attest.wire import BankSelection, ClockInfo, QuoteInfo, encode_signature  # noqa: E402
 from keys.tpm_public import Attributes  # noqa: E402
 
@@ -145,6 +146,7 @@ def changed_log(
     pcr: int,
     place: int,
     *,
+    content: bytes | None = None,
     digest: bytes | None = None,
     remove: bool = False,
     insert: bytes | None = None,
@@ -165,9 +167,10 @@ def changed_log(
     elif remove:
         del events[index]
     else:
-        assert digest is not None
         old = events[index]
-        events[index] = Event(pcr=pcr, type=old.type, digests={"sha256": digest}, data=old.data)
+        digest, data = (digest, old.data) if content is None else (sha256(content), content)
+        assert digest is not None
+        events[index] = Event(pcr=pcr, type=old.type, digests={"sha256": digest}, data=data)
     return encode(with_events(decoded, events))
 
 
@@ -422,6 +425,8 @@ def boots(good: Evidence) -> dict:
     exits = changed_log(5, -1, remove=True, log=exits)
     spoofed = BASE_LOG.replace(b"console=ttyS0", b"console=ttyS1")
     key = changed_log(7, 3, digest=other)
+    empty = Variable(guid=IMAGE_SECURITY, name="db", data=b"").encode()
+    unknown = Variable(guid=EFI_GLOBAL, name="SecureBoot", data=b"").encode()
     values = forge.values_of(BASE_LOG)
     told = {"debian12-off": off_values()}
     without = forge.evidence(b"", values=told["debian12-off"])
@@ -460,6 +465,16 @@ def boots(good: Evidence) -> dict:
         "authority-changed": (
             forge.evidence(changed_log(7, -1, digest=other)),
             "SECURE-BOOT-KEYS",
+            {},
+        ),
+        "db-without-the-signer": (
+            forge.evidence(changed_log(7, 3, content=empty)),
+            "SECURE-BOOT-KEYS",
+            {},
+        ),
+        "secure-boot-unknown": (
+            forge.evidence(changed_log(7, 0, content=unknown)),
+            "LOG-MALFORMED",
             {},
         ),
         "pcr-12-extended": (forge.evidence(with_pcr_12(other)), "PCR-MISMATCH", {}),

@@ -1,13 +1,17 @@
 """Decoders of TPM structures and certificates: any bytes give a value or our own error."""
 
 import hashlib
+from dataclasses import replace
 
 import forge
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC, TPMT_SIGNATURE
 
+from attest.ak import check_ak
 from attest.der import cut, decode_certificate, is_signed_by, oid_text, public_key, read
 from attest.ekcert import check_ek_certificate, decode_anchors
 from attest.ektemplate import TEMPLATES, check_ek_template
@@ -27,7 +31,15 @@ from attest.wire import (
     encode_signature,
 )
 from keys.errors import PeerError
-from keys.tpm_public import Attributes, PublicArea, Reader, sealed_object, sealed_sensitive
+from keys.tpm_public import (
+    Attributes,
+    PublicArea,
+    Reader,
+    RsaPublic,
+    Scheme,
+    sealed_object,
+    sealed_sensitive,
+)
 
 FEW = settings(max_examples=60, deadline=None)
 BANKS = {"sha1": 20, "sha256": 32, "sha384": 48}
@@ -271,3 +283,45 @@ def test_a_path_is_no_longer_than_its_authority_allows(length, holds):
     chain = (leaf, forge.intermediate_certificate())
     trust = check_ek_certificate(chain, anchors, BOX.ek, forge.NOW, rehearsal=False)
     assert (trust.findings == ()) is holds
+
+
+@pytest.mark.parametrize(("hash_name", "holds"), [("sha256", True), ("sha1", False)])
+def test_a_key_without_a_scheme_signs_with_strong_hashes_only(hash_name, holds):
+    ak = replace(BOX.ak, key=replace(BOX.ak.key, scheme=None))
+    data = QUOTED.encode()
+    signature = encode_signature(forge.sign(forge.private_key("ak of box A"), data, hash_name))
+    arguments = {"attest": data, "ak": ak, "extra_data": b"nonce", "values": VALUES}
+    if holds:
+        assert check_quote(signature=signature, **arguments).values == VALUES
+        return
+    with pytest.raises(CheckError) as refused:
+        check_quote(signature=signature, **arguments)
+    assert refused.value.reason is Reason.QUOTE_SIGNATURE
+
+
+@pytest.mark.parametrize("pss", [False, True])
+def test_rsa_quotes_verify_by_their_own_scheme(pss):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    algorithm = hashes.SHA256()
+    scheme = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=32) if pss else padding.PKCS1v15()
+    public = RsaPublic(
+        symmetric=None,
+        scheme=Scheme(algorithm=0x0016 if pss else 0x0014, hash_alg=0x000B),
+        bits=2048,
+        exponent=0,
+        modulus=key.public_key().public_numbers().n.to_bytes(256, "big"),
+    )
+    ak = replace(BOX.ak, key=public)
+    check_ak(ak)
+    data = QUOTED.encode()
+    arguments = {"attest": data, "ak": ak, "extra_data": b"nonce", "values": VALUES}
+    for told in (pss, not pss):
+        signature = encode_signature(
+            RsaSignature(hash_name="sha256", pss=told, signature=key.sign(data, scheme, algorithm))
+        )
+        if told is pss:
+            assert check_quote(signature=signature, **arguments).values == VALUES
+            continue
+        with pytest.raises(CheckError) as refused:
+            check_quote(signature=signature, **arguments)
+        assert refused.value.reason is Reason.QUOTE_SIGNATURE
