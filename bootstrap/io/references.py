@@ -17,6 +17,7 @@ from attest.policy import ReferenceSet, SetState
 from attest.predict import Transport
 from bootstrap.errors import BootstrapError
 from bootstrap.published import Published, PublishedSet, PublishedState, decode_published
+from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, decode_record
 from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.manifest import PublicKey, verify
@@ -29,7 +30,13 @@ from netboot.bootset import (
     iso_grub_cfg,
 )
 from netboot.errors import NetbootError
-from netboot.io.bootsets import MANIFEST, REHEARSAL, SIGNATURE, BootSetStore
+from netboot.io.bootsets import (
+    MANIFEST,
+    REHEARSAL,
+    REHEARSAL_SIGNATURE,
+    SIGNATURE,
+    BootSetStore,
+)
 
 PUBLISHED = "published.json"
 
@@ -63,6 +70,13 @@ def verified_manifest(store: BootSetStore, digest: bytes, key: PublicKey) -> Boo
     return decode_manifest(data)
 
 
+def verified_record(store: BootSetStore, digest: bytes, key: PublicKey) -> RehearsalRecord:
+    """Read a rehearsal's record that the site's offline key signed."""
+    data = store.get(digest, REHEARSAL)
+    verify(key.key, data, store.get(digest, REHEARSAL_SIGNATURE), context=CONTEXT)
+    return decode_record(data)
+
+
 def load_references(bootsets: Path, site: Site, key: PublicKey, now: float) -> References:
     """Load everything that `published.json` names; what does not hold is left out and named."""
     store = BootSetStore(bootsets)
@@ -70,7 +84,7 @@ def load_references(bootsets: Path, site: Site, key: PublicKey, now: float) -> R
     for one in load_published(bootsets).sets:
         try:
             manifest = verified_manifest(store, one.digest, key)
-            sets += list(_reference_sets(store, site, one, manifest, now))
+            sets += list(_reference_sets(store, site, key, one, manifest, now))
             manifests.append(PublishedManifest(published=one, manifest=manifest))
         except (KeysError, NetbootError, AttestError, BootstrapError, OSError) as error:
             problems.append(f"boot set {one.digest.hex()[:12]} is not used: {error}")
@@ -84,10 +98,16 @@ def load_published(bootsets: Path) -> Published:
 
 
 def _reference_sets(
-    store: BootSetStore, site: Site, one: PublishedSet, manifest: BootSetManifest, now: float
+    store: BootSetStore,
+    site: Site,
+    key: PublicKey,
+    one: PublishedSet,
+    manifest: BootSetManifest,
+    now: float,
 ) -> Iterator[ReferenceSet]:
     if one.state is not PublishedState.WITHDRAWN:
-        store.get(one.digest, REHEARSAL)  # nothing is accepted that was never rehearsed
+        # Nothing is accepted that was never rehearsed.
+        check_record(verified_record(store, one.digest, key), manifest)
     state = _state(one, now)
     for subnet in site.subnets:
         if subnet.boot:

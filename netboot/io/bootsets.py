@@ -1,7 +1,7 @@
 """The store of boot sets: files by SHA-256, sets by digest, under STATE/bootsets.
 
 Written by the command line as root; every write is a temporary file, fsync and rename, so a power
-cut leaves the old or the new. It never decides what is served and never checks a signature.
+cut leaves the old or the new. It never decides what is served, and never signs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from netboot.bootset import BootFile, BootSetManifest, decode_manifest
+from keys.manifest import verify
+from netboot.bootset import SIGNATURE_CONTEXT, BootFile, BootSetManifest, decode_manifest
 from netboot.errors import SiteError
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
 FACTS, PREDICTION, REHEARSAL = "facts.json", "prediction.json", "rehearsal.json"
-_DOCUMENTS = frozenset({SIGNATURE, FACTS, PREDICTION, REHEARSAL})
+REHEARSAL_SIGNATURE = "rehearsal.json.minisig"
+_DOCUMENTS = frozenset({SIGNATURE, FACTS, PREDICTION, REHEARSAL, REHEARSAL_SIGNATURE})
 _HEX = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 
@@ -74,6 +76,18 @@ class BootSetStore:
             raise SiteError(f"{self._sets / digest.hex()}: the manifest has another digest")
         return manifest
 
+    def verified_manifest(self, digest: bytes, public_key: bytes) -> BootSetManifest:
+        """Read a set whose manifest the site signed (`public_key`: content of root.pub).
+
+        keys' ManifestError when the signature is not by that key over these bytes.
+        """
+        manifest = self.manifest(digest)
+        data, signature = self.get(digest, MANIFEST), self.get(digest, SIGNATURE)
+        said = verify(public_key, data, signature, context=SIGNATURE_CONTEXT)
+        if said != manifest.signature_comment:
+            raise SiteError(f"boot set {digest.hex()}: signed as {said!r}; sign it again")
+        return manifest
+
     def digests(self) -> Iterator[bytes]:
         """Give the digest of every set, sorted."""
         if self._sets.is_dir():
@@ -98,6 +112,10 @@ class BootSetStore:
             return path.read_bytes()
         except OSError as error:
             raise SiteError(f"{path}: {error.strerror}") from error
+
+    def has(self, digest: bytes, name: str) -> bool:
+        """Tell whether a set has a document."""
+        return (self._sets / digest.hex() / name).is_file()
 
     def put(self, digest: bytes, name: str, data: bytes) -> None:
         """Write one document beside a manifest (signature, facts, prediction, rehearsal)."""
