@@ -121,26 +121,18 @@ def ek_area(box: VirtualBox) -> PublicArea:
 
 
 def _fill(public: PublicArea, key: object) -> PublicArea | None:
-    """Put a key into a template; None when it is of another kind."""
+    """Put a key into a template; None when it is of another kind or size."""
     blank = public.key
     if isinstance(blank, RsaPublic) and isinstance(key, rsa.RSAPublicKey):
         modulus = key.public_numbers().n.to_bytes(key.key_size // 8, "big")
-        return (
-            replace(public, key=replace(blank, modulus=modulus))
-            if key.key_size == _bits(blank)
-            else None
-        )
+        filled = replace(public, key=replace(blank, modulus=modulus))
+        return filled if key.key_size == blank.bits else None
     if isinstance(blank, EccPublic) and isinstance(key, ec.EllipticCurvePublicKey):
-        size, point = key.key_size // 8, key.public_numbers()
+        size, point = (key.key_size + 7) // 8, key.public_numbers()
         x, y = point.x.to_bytes(size, "big"), point.y.to_bytes(size, "big")
-        return (
-            replace(public, key=replace(blank, x=x, y=y)) if key.key_size == _bits(blank) else None
-        )
+        filled = replace(public, key=replace(blank, x=x, y=y))
+        return filled if size == blank.curve.size else None
     return None
-
-
-def _bits(key: RsaPublic | EccPublic) -> int:
-    return key.bits if isinstance(key, RsaPublic) else key.curve.size * 8
 
 
 def make_boot_set(place: Place, parts: Parts, *, version: int, release: str) -> BootSetManifest:
