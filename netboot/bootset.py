@@ -118,6 +118,11 @@ class BootSetManifest:
             hasher.update(len(field).to_bytes(4, "big") + field)
         return hasher.digest()
 
+    @property
+    def signature_comment(self) -> str:
+        """The trusted comment of its signature: what the signer says of these bytes."""
+        return f"version={self.version} digest={self.digest.hex()}"
+
     def encode(self) -> bytes:
         """Write the manifest as it is signed: JSON, keys sorted."""
         roles = {
