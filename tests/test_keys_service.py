@@ -225,6 +225,7 @@ def test_the_same_question_gets_the_same_answer_once_a_boot(shared):
     for other in (
         request(reset_count=100),
         asked | {"transcript": b64u(bytes(32))},
+        asked | {"transcript": b64u(bytes(32)), "reset_count": 102},
         asked | {"session": b64u(bytes(16))},
     ):
         assert code(shared.control, "handover", **other) == "HANDED-OVER"
@@ -341,6 +342,22 @@ def test_notes_only_move_forward(site):
     site.deliver(6, entry(EK))
     assert site.operator("status")["delivery_note"] == {"counter": 6, "entries": 1}
     site.control("handover", **request())
+
+
+def test_a_serial_belongs_to_one_ek_until_that_is_revoked(site):
+    site.ready()
+    site.control("handover", **request())
+    site.deliver(2, entry(OTHER_EK, "S1"))
+    assert code(site.control, "handover", **request(OTHER_EK)) == "EK-NOT-ALLOWED"
+    site.operator("revoke", ek_name=b64u(EK.name()))
+    site.control("handover", **request(OTHER_EK))
+
+
+def test_a_role_that_the_site_has_not(site):
+    site.deliver(1, entry(EK, role="ghost"))
+    site.start()
+    site.sign_authorities()
+    assert code(site.control, "handover", **request(role="ghost")) == "ROLE-DIFFERS"
 
 
 def test_an_unsigned_note_is_none(site):

@@ -152,19 +152,21 @@ class Desk:
     def _entry(self, request: Request) -> Entry:
         note = self.files.note
         entry = note.entry(request.ek_public) if note else None
-        if entry is None or note is None:
+        if entry is None:
             raise Refusal("EK-NOT-ALLOWED", "this EK is on no delivery note and nobody allowed it")
-        user = self.store.consumer(entry.serial)
-        if user and user.ek_name != request.ek_name and user.counter >= note.floor.counter:
-            raise Refusal("EK-NOT-ALLOWED", "another box has used this entry of the delivery note")
+        consumer = self.store.consumer(entry.serial)
+        if consumer is not None and consumer != request.ek_name:
+            raise Refusal(
+                "EK-NOT-ALLOWED",
+                f"serial {entry.serial} was used with another EK: revoke that one first",
+            )
         return entry
 
     def _spend(self, request: Request, entry: Entry | None) -> None:
         """Use up what allowed this: an allowance is gone, an entry belongs to this EK."""
         self.store.disallow(request.ek_name)
-        if entry is not None and self.files.note is not None:
-            counter = self.files.note.floor.counter
-            self.store.consume(entry.serial, request.ek_name, counter)
+        if entry is not None:
+            self.store.consume(entry.serial, request.ek_name)
 
     def _hand_over(
         self, user: str, request: Request, role: RoleRule, now: float

@@ -41,8 +41,7 @@ MIGRATIONS: Sequence[str] = (
         until REAL NOT NULL) STRICT;
     CREATE TABLE revoked(ek_name BLOB PRIMARY KEY, at REAL NOT NULL) STRICT;
     CREATE TABLE withdrawn(digest BLOB PRIMARY KEY, at REAL NOT NULL) STRICT;
-    CREATE TABLE consumed(
-        serial TEXT PRIMARY KEY, ek_name BLOB NOT NULL, counter INTEGER NOT NULL) STRICT;
+    CREATE TABLE consumed(serial TEXT PRIMARY KEY, ek_name BLOB NOT NULL) STRICT;
     CREATE TABLE events(
         n INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, box TEXT, reason TEXT,
         detail TEXT NOT NULL) STRICT;
@@ -72,14 +71,6 @@ class Allowance:
 
     role: str
     until: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Consumer:
-    """The EK that used an entry of the delivery note with this counter."""
-
-    ek_name: bytes
-    counter: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,8 +250,9 @@ class Store:
         return self._do("DELETE FROM allowed WHERE ek_name=?", ek_name) > 0
 
     def revoke(self, ek_name: bytes, at: float) -> None:
-        """Remember that an EK gets nothing any more."""
+        """Remember that an EK gets nothing any more, and free the serial that it used."""
         self.disallow(ek_name)
+        self._do("DELETE FROM consumed WHERE ek_name=?", ek_name)
         self._do("INSERT OR IGNORE INTO revoked VALUES(?,?)", ek_name, at)
 
     def is_revoked(self, ek_name: bytes) -> bool:
@@ -279,14 +271,14 @@ class Store:
         """Say whether a boot set was withdrawn."""
         return self._one("SELECT 1 FROM withdrawn WHERE digest=?", digest) is not None
 
-    def consumer(self, serial: str) -> Consumer | None:
-        """Find the EK that used an entry of the delivery note."""
-        found = self._one("SELECT ek_name, counter FROM consumed WHERE serial=?", serial)
-        return Consumer(ek_name=found[0], counter=found[1]) if found else None
+    def consumer(self, serial: str) -> bytes | None:
+        """Find the EK that used an entry of a delivery note."""
+        found = self._one("SELECT ek_name FROM consumed WHERE serial=?", serial)
+        return found[0] if found else None
 
-    def consume(self, serial: str, ek_name: bytes, counter: int) -> None:
-        """Remember which EK used an entry of the delivery note."""
-        self._do("INSERT OR REPLACE INTO consumed VALUES(?,?,?)", serial, ek_name, counter)
+    def consume(self, serial: str, ek_name: bytes) -> None:
+        """Remember which EK used an entry of a delivery note."""
+        self._do("INSERT OR REPLACE INTO consumed VALUES(?,?)", serial, ek_name)
 
     # events and audit
 
