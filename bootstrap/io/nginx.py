@@ -1,0 +1,205 @@
+"""nginx in front of phone-home and page: its configuration, and the process that keeps it current.
+
+It terminates TLS, bounds sizes and times, and names the peer's address in a header that nobody
+else can set. It runs without root, keeps all it writes below RUN/nginx, and logs no request.
+Sizes: docs/phone-home-v1.md, "Conventions".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from bootstrap.errors import SiteError
+from bootstrap.io.site_dir import load
+from bootstrap.site import Site
+from keys.io.layout import Layout
+
+PHONE_HOME_PORT = 8443
+ADDRESS_HEADER = "X-Doorstep-Address"
+MEDIA_TYPE = "application/vnd.doorstep.phone-home.v1+json"
+HTTP_SOCKET = "http"
+"""Name of the socket that a service's HTTP server has in its directory."""
+_SAFE = re.compile(r"/[A-Za-z0-9._/+-]+")
+_SESSION = "^/v1/sessions/[0-9a-f][0-9a-f]*"
+_TURN = 0.5
+_LIMITS = (
+    ("= /v1/sessions", "64k"),
+    (f"~ {_SESSION}/evidence$", "6m"),
+    (f"~ {_SESSION}/report$", "64k"),
+    ("= /v1/trouble", "64k"),
+)
+_ERRORS = (
+    (413, "413", "TOO-LARGE", "the body is larger than the protocol allows"),
+    (429, "429", "TOO-MANY", "too many requests: try again later"),
+    (503, "502 503 504", "SITE-NOT-READY", "the site is starting: try again"),
+)
+
+_MAIN = """\
+# Made by `doorstep service nginx`; changes here are lost.
+daemon off;
+pid {own}/pid;
+lock_file {own}/lock;
+error_log stderr warn;
+worker_processes 2;
+worker_shutdown_timeout 5s;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    server_tokens off;
+    default_type application/octet-stream;
+    client_body_temp_path {own}/body;
+    proxy_temp_path {own}/proxy;
+    fastcgi_temp_path {own}/fastcgi;
+    uwsgi_temp_path {own}/uwsgi;
+    scgi_temp_path {own}/scgi;
+
+    ssl_certificate {tls}/server.pem;
+    ssl_certificate_key {tls}/server.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_tickets off;
+
+    client_header_timeout 10s;
+    client_body_timeout 20s;
+    send_timeout 20s;
+    keepalive_timeout 30s;
+    large_client_header_buffers 4 8k;
+    client_max_body_size 64k;
+    reset_timedout_connection on;
+
+    limit_conn_zone $binary_remote_addr zone=peers:1m;
+    limit_req_zone $binary_remote_addr zone=calls:1m rate=10r/s;
+    limit_conn_status 429;
+    limit_req_status 429;
+
+    proxy_http_version 1.1;
+    proxy_connect_timeout 5s;
+    proxy_set_header Host $host;
+    proxy_set_header Connection "";
+    proxy_set_header X-Forwarded-For "";
+    proxy_set_header X-Forwarded-Host "";
+    proxy_set_header X-Forwarded-Proto https;
+    proxy_set_header {header} $remote_addr;
+{servers}}}
+"""
+
+
+def nginx_conf(site: Site, run: Path) -> str:
+    """Write the configuration for a site; SiteError when a path cannot be written in it."""
+    if not _SAFE.fullmatch(str(run)):
+        raise SiteError(f"--run {run}: letters, digits and . _ + - only: choose another directory")
+    return _MAIN.format(
+        own=run / "nginx",
+        tls=run / "tls",
+        header=ADDRESS_HEADER,
+        servers=_phone_home(site, run) + _page(site, run),
+    )
+
+
+def main(layout: Layout) -> None:
+    """Run nginx until SIGTERM, and have it read its certificate again when that changes.
+
+    SystemExit with nginx's status when nginx ends by itself.
+    """
+    own = layout.run / "nginx"
+    path = own / "nginx.conf"
+    path.write_text(nginx_conf(load(layout.site), layout.run))
+    stopping: list[int] = []
+
+    def told(number: int, frame: FrameType | None) -> None:
+        stopping.append(number)
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    files = (layout.run / "tls" / "server.pem", layout.run / "tls" / "server.key")
+    seen = _wait_for(files, stopping)
+    if stopping:
+        return
+    command = ["nginx", "-p", str(own), "-e", "stderr", "-c", str(path)]
+    process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command])
+    try:
+        while not stopping and process.poll() is None:
+            time.sleep(_TURN)
+            found = _stamps(files)
+            if found is not None and found != seen:
+                seen = found
+                process.send_signal(signal.SIGHUP)
+    finally:
+        process.terminate()
+        status = process.wait()
+    if not stopping:
+        raise SystemExit(status or 1)
+
+
+def _wait_for(files: Sequence[Path], stopping: Sequence[int]) -> tuple[int, ...] | None:
+    told = False
+    while not stopping:
+        if (found := _stamps(files)) is not None:
+            return found
+        if not told:
+            sys.stderr.write(f"waiting for {files[0]}: run `doorstep ca sign`\n")
+            sys.stderr.flush()
+            told = True
+        time.sleep(_TURN)
+    return None
+
+
+def _stamps(files: Sequence[Path]) -> tuple[int, ...] | None:
+    """Say which version of the files is there; None while one is missing."""
+    try:
+        return tuple(value for path in files for value in _stamp(path))
+    except OSError:
+        return None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _phone_home(site: Site, run: Path) -> str:
+    listens = sorted({f"{subnet.appliance}:{PHONE_HOME_PORT}" for subnet in site.subnets})
+    lines = [f"listen {listen} ssl;" for listen in listens]
+    lines += [f"server_name {site.server_name};", "limit_conn peers 20;"]
+    for place, size in _LIMITS:
+        lines.append(
+            f"location {place} {{ client_max_body_size {size};"
+            " limit_req zone=calls burst=40 nodelay; proxy_read_timeout 60s;"
+            f" proxy_pass http://unix:{run}/enroll/{HTTP_SOCKET}; }}"
+        )
+    lines.append(f"location / {{ {_return(404, 'MALFORMED', 'this site has no such resource')} }}")
+    for status, caught, reason, sentence in _ERRORS:
+        lines.append(f"error_page {caught} = @{reason};")
+        retry = "add_header Retry-After 2 always; " if status in (429, 503) else ""
+        lines.append(f"location @{reason} {{ {retry}{_return(status, reason, sentence)} }}")
+    return _server(lines)
+
+
+def _page(site: Site, run: Path) -> str:
+    upstream = f"http://unix:{run}/page/{HTTP_SOCKET}"
+    return _server(
+        [
+            f"listen {site.page.listen} ssl;",
+            f"server_name {site.server_name};",
+            "limit_conn peers 40;",
+            f"location / {{ proxy_read_timeout 30s; proxy_pass {upstream}; }}",
+            "location = /events { proxy_buffering off; proxy_read_timeout 700s;"
+            f" proxy_pass {upstream}; }}",
+        ]
+    )
+
+
+def _return(status: int, reason: str, sentence: str) -> str:
+    body = json.dumps({"v": 1, "reason": reason, "sentence": sentence}, separators=(",", ":"))
+    return f"default_type {MEDIA_TYPE}; return {status} '{body}';"
+
+
+def _server(lines: Sequence[str]) -> str:
+    return "    server {\n" + "".join(f"        {line}\n" for line in lines) + "    }\n"
