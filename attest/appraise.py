@@ -183,7 +183,7 @@ def _variables(draft: _Draft, log: EventLog | None, bank: str) -> SecureBootVari
     try:
         return variables_from_log(log, bank)
     except EvidenceError as error:
-        draft.findings.append(Finding(reason=Reason.LOG_MALFORMED, detail=str(error)))
+        draft.findings.append(Finding(reason=Reason.SECURE_BOOT_UNPROVED, detail=str(error)))
         return None
 
 

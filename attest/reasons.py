@@ -138,6 +138,12 @@ class Reason(Enum):
         Releaser.NOBODY,
         "Secure Boot is off: switch it on in the firmware setup and start the box again.",
     )
+    SECURE_BOOT_UNPROVED = (
+        "SECURE-BOOT-UNPROVED",
+        Releaser.NOBODY,
+        "The boot log does not prove whether Secure Boot is on and with which keys: set up Secure"
+        " Boot in the firmware setup and start the box again.",
+    )
     INITRD_UNKNOWN = (
         "INITRD-UNKNOWN",
         Releaser.NOBODY,

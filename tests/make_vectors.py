@@ -474,7 +474,7 @@ def boots(good: Evidence) -> dict:
         ),
         "secure-boot-unknown": (
             forge.evidence(changed_log(7, 0, content=unknown)),
-            "LOG-MALFORMED",
+            "SECURE-BOOT-UNPROVED",
             {},
         ),
         "pcr-12-extended": (forge.evidence(with_pcr_12(other)), "PCR-MISMATCH", {}),
@@ -489,7 +489,7 @@ def boots(good: Evidence) -> dict:
             "FIRMWARE-UNCHECKED",
             {"verdict": "accepted"},
         ),
-        "log-variable-spoofed": (forge.evidence(key), "LOG-MALFORMED", {}),
+        "log-variable-spoofed": (forge.evidence(key), "SECURE-BOOT-UNPROVED", {}),
         "log-malformed": (replace(good, event_log=BASE_LOG[:-3]), "LOG-MALFORMED", {}),
         "log-missing": (replace(good, event_log=b""), "LOG-MISSING", {"verdict": "held"}),
         "earlier-boot-option": (
