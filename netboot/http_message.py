@@ -1,0 +1,198 @@
+"""HTTP/1.1 for boot files: request heads in, response heads out.
+
+It knows GET and HEAD of whole files or one range, and never a body. RFC 9110 and 9112; the media
+types that UEFI firmware decides by are those of the UEFI specification, 24.7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+from netboot.errors import PeerError
+
+MAX_HEAD = 8192
+MAX_FIELDS = 64
+END = b"\r\n\r\n"
+
+_LINE = re.compile(rb"([A-Z]{1,16}) ([\x21-\x7e]{1,2048}) HTTP/1\.([01])")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+TYPES = {
+    ".efi": "application/efi",
+    ".iso": "application/vnd.efi-iso",
+    ".img": "application/vnd.efi-img",
+    ".cfg": "text/plain",
+    ".ipxe": "text/plain",
+}
+"""What firmware makes of a download: a loader, or a disk (T23)."""
+
+
+class RequestError(PeerError):
+    """A request that cannot be answered as asked: `status` is the answer, then the line ends."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        """Keep status and sentence apart."""
+        super().__init__(message)
+        self.status = status
+
+
+class Method(Enum):
+    """The methods that are served."""
+
+    GET = b"GET"
+    HEAD = b"HEAD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request: `path` percent-decoded as Latin-1, without the query; `keep` the connection."""
+
+    method: Method
+    path: str
+    keep: bool
+    range: str | None = None
+    if_range: str | None = None
+    if_none_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A head as bytes, then `length` bytes of the file from `offset` (0 for none)."""
+
+    status: HTTPStatus
+    head: bytes
+    offset: int = 0
+    length: int = 0
+
+
+def decode_request(head: bytes) -> Request:
+    """Read a request head, without its empty line; RequestError says how to answer."""
+    line, *rest = head.split(b"\r\n")
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
+    fields = _decode_fields(rest)
+    is_new = found[3] == b"1"
+    if is_new and "host" not in fields:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "a Host field is missing")
+    if "transfer-encoding" in fields or fields.get("content-length", "0") != "0":
+        raise RequestError(HTTPStatus.BAD_REQUEST, "nothing is uploaded here")
+    try:
+        method = Method(found[1])
+    except ValueError:
+        raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only") from None
+    options = {part.strip().lower() for part in fields.get("connection", "").split(",")}
+    return Request(
+        method=method,
+        path=_decode_target(found[2]),
+        keep="close" not in options if is_new else "keep-alive" in options,
+        range=fields.get("range"),
+        if_range=fields.get("if-range"),
+        if_none_match=fields.get("if-none-match"),
+    )
+
+
+def _decode_fields(lines: list[bytes]) -> dict[str, str]:
+    if len(lines) > MAX_FIELDS:
+        raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many fields")
+    fields: dict[str, str] = {}
+    for line in lines:
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise RequestError(HTTPStatus.BAD_REQUEST, "malformed field")
+        name = found[1].decode("ascii").lower()
+        if name in fields and name in ("host", "content-length", "transfer-encoding"):
+            raise RequestError(HTTPStatus.BAD_REQUEST, f"{name} is there twice")
+        fields.setdefault(name, found[2].decode("latin-1").rstrip(" \t"))
+    return fields
+
+
+def _decode_target(target: bytes) -> str:
+    """Give the path of an origin-form or absolute-form target (RFC 9112, 3.2)."""
+    if target[:7].lower() == b"http://":
+        _, slash, path = target[7:].partition(b"/")
+        target = slash + path or b"/"
+    if not target.startswith(b"/"):
+        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed target")
+    return unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
+
+
+def media_type(path: str) -> str:
+    """Name the type of a file by its suffix."""
+    suffix = path[path.rfind(".") :].lower() if "." in path else ""
+    return TYPES.get(suffix, "application/octet-stream")
+
+
+def send_file(request: Request, *, path: str, sha256: bytes, size: int) -> Response:
+    """Answer a request for a file of this digest and size."""
+    tag = f'"{sha256.hex()}"'
+    fields = {"Content-Type": media_type(path), "ETag": tag, "Accept-Ranges": "bytes"}
+    if _has_tag(request.if_none_match, tag):
+        return _response(HTTPStatus.NOT_MODIFIED, request.keep, {"ETag": tag}, None)
+    wanted = request.range if request.method is Method.GET else None
+    if wanted is None or (request.if_range is not None and request.if_range != tag):
+        return _whole(request, fields, size)
+    span = _decode_range(wanted, size)
+    if span is None:
+        return _whole(request, fields, size)
+    offset, end = span
+    if offset >= end:
+        fields = {"Content-Range": f"bytes */{size}"}
+        return _response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, request.keep, fields, 0)
+    fields["Content-Range"] = f"bytes {offset}-{end - 1}/{size}"
+    response = _response(HTTPStatus.PARTIAL_CONTENT, request.keep, fields, end - offset)
+    return Response(status=response.status, head=response.head, offset=offset, length=end - offset)
+
+
+def _whole(request: Request, fields: Mapping[str, str], size: int) -> Response:
+    response = _response(HTTPStatus.OK, request.keep, fields, size)
+    length = size if request.method is Method.GET else 0
+    return Response(status=response.status, head=response.head, length=length)
+
+
+def _has_tag(field: str | None, tag: str) -> bool:
+    if field is None:
+        return False
+    tags = {part.strip().removeprefix("W/") for part in field.split(",")}
+    return tag in tags or field.strip() == "*"
+
+
+def _decode_range(text: str, size: int) -> tuple[int, int] | None:
+    """Give offset and end; an empty span when unsatisfiable, None when it is to be ignored."""
+    found = _RANGE.fullmatch(text.replace(" ", ""))
+    if found is None or (not found[1] and not found[2]):
+        return None
+    if not found[1]:
+        return max(0, size - int(found[2])), size
+    first = int(found[1])
+    if found[2] and int(found[2]) < first:
+        return None
+    return first, min(int(found[2]) + 1, size) if found[2] else size
+
+
+def refuse(status: HTTPStatus, sentence: str, *, keep: bool, with_body: bool = True) -> Response:
+    """Answer with a status and one line of text, nothing of which the client wrote."""
+    body = f"{status.value} {status.phrase}: {sentence}\n".encode("ascii", "replace")
+    fields = {"Content-Type": "text/plain"}
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        fields["Allow"] = "GET, HEAD"
+    response = _response(status, keep, fields, len(body))
+    head = response.head + body if with_body else response.head
+    return Response(status=status, head=head)
+
+
+def _response(
+    status: HTTPStatus, keep: bool, fields: Mapping[str, str], length: int | None
+) -> Response:
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    lines.append("Connection: keep-alive" if keep else "Connection: close")
+    return Response(status=status, head="\r\n".join(lines).encode("ascii") + END)
