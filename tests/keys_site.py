@@ -168,12 +168,12 @@ class KeysSite:
         self.write("delivery.csv.minisig", signature.decode())
         self.write("delivery.csv", text.decode())
 
-    def start(self) -> KeysSite:
+    def start(self, user: str = "keys") -> KeysSite:
         """Fork the process, as `doorstep run` does, and wait until it answers."""
         self.layout.socket("keys").unlink(missing_ok=True)
         self.child = os.fork()
         if self.child == 0:
-            os._exit(_serve(self.layout, self.log))
+            os._exit(_serve(self.layout, self.log, USERS[user]))
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -287,11 +287,11 @@ def _become(uid: int) -> None:
     os.setuid(uid)
 
 
-def _serve(layout: Layout, log: Path) -> int:
+def _serve(layout: Layout, log: Path, uid: int) -> int:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    _become(layout.users["keys"])
+    _become(uid)
     with os.fdopen(descriptor, "w") as file:
         logging.basicConfig(stream=file, level=logging.DEBUG, force=True)
         try:

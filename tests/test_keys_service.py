@@ -23,7 +23,9 @@ from test_keys_envelope import TEMPLATES, Box
 
 from keys import ca
 from keys.envelope import Bundle, answer_digest, b64u, bind, content_key, secret_digest, unb64u
+from keys.errors import SiteError
 from keys.io.rpc import RpcError
+from keys.io.service import main
 from keys.rules import HANDOVERS_PER_MINUTE
 from keys.secret import Secret
 
@@ -516,6 +518,7 @@ def test_events_are_numbered_without_gaps(shared):
     assert numbers == list(range(1, found["last"] + 1))
     tail = shared.control("events", after=found["last"] - 1, limit=5)
     assert [one["n"] for one in tail["events"]] == [found["last"]]
+    assert len(shared.control("events", after=0, limit=-5)["events"]) == 1
     keys = {"n", "at", "kind", "box", "mac", "address", "reason", "detail"}
     assert set(found["events"][0]) == keys
 
@@ -558,6 +561,13 @@ def test_a_site_that_is_wrong_says_so_at_the_start(site, change, sentence):
     change(site)
     with pytest.raises(AssertionError, match=sentence):
         site.start()
+
+
+def test_runs_as_its_own_user_only(site):
+    with pytest.raises(SiteError, match="not as 0"):
+        main(site.layout)
+    with pytest.raises(AssertionError, match=f"not as {USERS['enroll']}"):
+        site.start("enroll")
 
 
 def test_stops_when_asked(site):
