@@ -170,7 +170,7 @@ def _settings(request: Message, subnet: SubnetPlan, grant: Grant) -> Items:
         items.append((Code.HOST_NAME, grant.name.encode("ascii")))
     if Code.BROADCAST in asked:
         items.append((Code.BROADCAST, subnet.network.broadcast_address.packed))
-    if Code.SZTP_REDIRECT in asked:
+    if subnet.enrols and Code.SZTP_REDIRECT in asked:
         items.append((Code.SZTP_REDIRECT, encode_uris([subnet.phone_home])))
     return items
 

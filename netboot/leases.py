@@ -30,7 +30,10 @@ POOL_LIMIT = 16384
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetPlan:
-    """One subnet: `appliance` is our address in it, `pools` are first and last, inclusive."""
+    """One subnet: `appliance` is our address in it, `pools` are first and last, inclusive.
+
+    `enrols` is false where a boot is only measured: then nobody is told where to phone home.
+    """
 
     name: str
     interface: str
@@ -41,6 +44,7 @@ class SubnetPlan:
     lease: timedelta
     dhcp: Literal["server", "off"]
     boot: bool
+    enrols: bool = True
 
     @property
     def phone_home(self) -> str:
