@@ -158,7 +158,9 @@ def decode_certificate(stored: bytes) -> Certificate:
         fields = list(children(tbs.content))
         if fields[0].tag == 0xA0:
             fields = fields[1:]
-        _serial, _algorithm, issuer, validity, subject, spki, *rest = fields
+        _serial, inner, issuer, validity, subject, spki, *rest = fields
+        if inner.raw != algorithm.raw:
+            raise EvidenceError("a certificate names two signature algorithms")
         before, after = children(validity.content)
         parts = list(children(algorithm.content))
         name = oid_text(parts[0].content)
