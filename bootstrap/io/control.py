@@ -30,7 +30,6 @@ from bootstrap.rows import BoxRow, Event
 from bootstrap.views import card_json, cards, event_sentence
 from keys.io.layout import Layout
 from keys.io.rpc import Method, Params, Refusal, RpcServer
-from keys.manifest import PublicKey
 
 POLL_SECONDS = 1.0
 MAX_EVENTS = 500
@@ -109,7 +108,7 @@ class Control:
 
     def _load_references(self) -> References:
         self._published = self._published_stamp()
-        key = PublicKey.decode((self._layout.site / ROOT_KEY).read_bytes())
+        key = (self._layout.site / ROOT_KEY).read_bytes()
         return load_references(self._bootsets, self._settings().site, key, time.time())
 
     def _published_stamp(self) -> tuple[int, int] | None:

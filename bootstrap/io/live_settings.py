@@ -21,7 +21,6 @@ from bootstrap.errors import SiteError
 from bootstrap.settings import Settings
 from bootstrap.site import SITE_FILE, Site, decode_site
 from keys.errors import KeysError
-from keys.manifest import PublicKey
 from keys.note import DeliveryNote, Floor
 
 ROOT_CERTIFICATE, ROOT_KEY = "trust/root.pem", "trust/root.pub"
@@ -112,7 +111,7 @@ class LiveSettings:
             note = DeliveryNote.verify(
                 self._read(path),
                 self._read(f"{path}.minisig"),
-                public_key=PublicKey.decode(self._read(ROOT_KEY)).key,
+                public_key=self._read(ROOT_KEY),
                 site_id=site.site.id,
                 floor=self._floor,
             )

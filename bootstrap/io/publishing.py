@@ -1,93 +1,195 @@
-"""Publishing boot sets: only one that is signed, was rehearsed, and whose files are whole.
+"""Boot sets of a site, as the operator handles them: build, sign, rehearse, publish, withdraw.
 
-Used by the command line and by rehearsals, as root. What is published is one file, replaced at
-once; control takes it over by itself. docs/architecture.md, "Directories".
+Runs as root on the command line; it is the one writer of `published.json`. Nothing is published
+that is not signed by the site, was not rehearsed, or whose anchor holds another site root. It
+judges no box. design.md, "Boot sets".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from ipaddress import IPv4Address
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 from attest.predict import Transport
+from bootstrap.build.lock import Lock
+from bootstrap.build.measure import measure_iso
+from bootstrap.build.parts import assemble, build_parts, default_cache
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
-from bootstrap.io.references import network_facts, verified_manifest, verified_record
+from bootstrap.io.references import iso_facts
 from bootstrap.planning import grub_cfg_files
+from bootstrap.published import PublishedSet, PublishedState
 from bootstrap.rehearsal.record import (
     CONTEXT,
     RehearsalRecord,
     check_measured,
     check_record,
     core_digest,
+    decode_record,
 )
 from bootstrap.site import Site
 from keys.errors import KeysError
-from keys.manifest import PublicKey
-from netboot.bootset import BootSetManifest
-from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE, BootSetStore
+from keys.manifest import verify
+from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, Role, anchor_cpio
+from netboot.errors import NetbootError
+from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE, SIGNATURE, BootSetStore
 
-KEEP_SECONDS = 14 * 86400
-"""How long the set before stays acceptable: boxes that were on their way get through."""
-
-
-def keep_record(
-    directory: Path, store: BootSetStore, manifest: BootSetManifest, record: RehearsalRecord
-) -> None:
-    """Sign a rehearsal's record with the offline key and keep it beside the set."""
-    data = record.encode()
-    comment = f"rehearsal of {manifest.name} version {manifest.version}"
-    signature = site_dir.sign_document(directory, data, comment, CONTEXT)
-    store.put(manifest.digest, REHEARSAL, data)
-    store.put(manifest.digest, REHEARSAL_SIGNATURE, signature)
+BANK = "sha256"
 
 
-def borrow_record(store: BootSetStore, manifest: BootSetManifest) -> bool:
-    """Give a set the record of another one of the same files; False when there is none."""
-    for digest in store.digests():
-        if core_digest(store.manifest(digest)) == core_digest(manifest) and store.has(
-            digest, REHEARSAL_SIGNATURE
-        ):
-            for name in (REHEARSAL, REHEARSAL_SIGNATURE):
-                store.put(manifest.digest, name, store.get(digest, name))
-            return True
-    return False
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """The boot sets of one site; `offline` is where its keys are now, None for SITE/offline."""
+
+    directory: Path
+    state: Path
+    offline: Path | None = None
+
+    @property
+    def store(self) -> BootSetStore:
+        """The files."""
+        return BootSetStore(self.state / "bootsets")
+
+    @property
+    def site(self) -> Site:
+        """The settings."""
+        return site_dir.load(self.directory)
+
+    def build(self, lock: Lock, name: str, cache: Path | None = None) -> BootSetManifest:
+        """Build a set out of locked packages with this site's anchor, and sign its manifest."""
+        parts = build_parts(lock, cache or default_cache())
+        release = f"Debian 13, kernel {parts.kernel_version}"
+        manifest = assemble(
+            self.store,
+            parts,
+            self._anchor(release),
+            name=name,
+            version=self._next_version(name),
+            created=int(time.time()),
+            release=release,
+        )
+        manifest = self.store.manifest(manifest.digest)
+        self._sign(manifest.digest, manifest.encode(), manifest.signature_comment)
+        return manifest
+
+    def rehearse(self, digest: bytes, work: Path) -> RehearsalRecord:
+        """Boot a set's exact bytes from its ISO in a virtual box; sign that it measured as predicted.
+
+        RehearsalError when it did not.
+        """
+        manifest = self._verified(digest)
+        measured = measure_iso(manifest, self.store, work)
+        facts = iso_facts(self.store, manifest)
+        check_measured(measured.log, measured.pcrs, facts, transport=Transport.ISO, server="")
+        pcrs = {Transport.ISO.value: measured.pcrs[BANK]}
+        record = RehearsalRecord(
+            core=core_digest(manifest), at=int(time.time()), bank=BANK, pcrs=pcrs
+        )
+        data, comment = record.encode(), f"boot set {manifest.name} version {manifest.version}"
+        signed = site_dir.sign_document(self.directory, data, comment, CONTEXT, self.offline)
+        self.store.put(digest, REHEARSAL, data)
+        self.store.put(digest, REHEARSAL_SIGNATURE, signed)
+        return record
+
+    def publish(self, digest: bytes, keep: timedelta) -> BootSetManifest:
+        """Serve a set; evidence of the one before is accepted for `keep` more.
+
+        SiteError, PeerError or ManifestError when it must not be.
+        """
+        manifest, site = self._verified(digest), self.site
+        self.store.check_files(manifest)
+        self._check_rehearsed(digest, manifest)
+        own = sha256(self._anchor(manifest.release)).digest()
+        if manifest.roles[Role.ANCHOR].sha256 != own:
+            raise SiteError(
+                f"boot set {manifest.name}: its anchor is not of this site's root, id and domain: "
+                "build it again"
+            )
+        for data in grub_cfg_files(site, manifest):
+            self.store.add_file(data, "grub.cfg")
+        published = site_dir.load_published(self.state)
+        until = int(time.time() + keep.total_seconds())
+        site_dir.save_published(self.state, published.serve(digest, keep_until=until))
+        return manifest
+
+    def withdraw(self, digest: bytes) -> None:
+        """Withdraw a set for good."""
+        published = site_dir.load_published(self.state)
+        site_dir.save_published(self.state, published.withdraw(digest))
+
+    def find(self, text: str) -> bytes:
+        """Find a set by name or by the start of its digest."""
+        return self.store.find(text)
+
+    def sets(self) -> Iterator[tuple[BootSetManifest, PublishedSet | None, bool]]:
+        """Give each set in the store, how it is published, and whether it was rehearsed."""
+        published = site_dir.load_published(self.state)
+        for digest in self.store.digests():
+            manifest = self.store.manifest(digest)
+            yield manifest, published.find(digest), self._is_rehearsed(digest, manifest)
+
+    def _is_rehearsed(self, digest: bytes, manifest: BootSetManifest) -> bool:
+        try:
+            self._check_rehearsed(digest, manifest)
+        except (NetbootError, KeysError, SiteError):
+            return False
+        return True
+
+    def _check_rehearsed(self, digest: bytes, manifest: BootSetManifest) -> None:
+        if not self.store.has(digest, REHEARSAL):
+            raise SiteError(
+                f"boot set {manifest.name} was never rehearsed: "
+                f"run `doorstep bootset rehearse {digest.hex()[:12]}`"
+            )
+        data, signature = (
+            self.store.get(digest, name) for name in (REHEARSAL, REHEARSAL_SIGNATURE)
+        )
+        verify(self._public(), data, signature, context=CONTEXT)
+        check_record(decode_record(data), manifest)
+
+    def _verified(self, digest: bytes) -> BootSetManifest:
+        if not self.store.has(digest, SIGNATURE):
+            raise SiteError(f"boot set {digest.hex()[:12]} is not signed: build it again")
+        return self.store.verified_manifest(digest, self._public())
+
+    def _sign(self, digest: bytes, data: bytes, comment: str) -> None:
+        signed = site_dir.sign_document(
+            self.directory, data, comment, SIGNATURE_CONTEXT, self.offline
+        )
+        self.store.put(digest, SIGNATURE, signed)
+
+    def _anchor(self, release: str) -> bytes:
+        site = self.site
+        return anchor_cpio(
+            site_root_pem=_read(self.directory / site_dir.ROOT_PEM),
+            site_id=site.site.id,
+            server_name=site.server_name,
+            release=release,
+        )
+
+    def _next_version(self, name: str) -> int:
+        known = (self.store.manifest(digest) for digest in self.store.digests())
+        return max((one.version for one in known if one.name == name), default=0) + 1
+
+    def _public(self) -> bytes:
+        return _read(self.directory / site_dir.ROOT_PUB)
 
 
-def publish(directory: Path, state: Path, site: Site, digest: bytes, now: float) -> None:
-    """Serve a boot set from now on; SiteError or PeerError says why it may not be."""
-    store = BootSetStore(state / "bootsets")
-    key = PublicKey.decode((directory / site_dir.ROOT_PUB).read_bytes())
+def state_word(one: PublishedSet | None, now: float) -> str:
+    """Say in a word or two how a set is published."""
+    if one is None:
+        return "not published"
+    if one.state is PublishedState.ACCEPTED and not one.is_accepted(now):
+        return "no longer accepted"
+    return one.state.value
+
+
+def _read(path: Path) -> bytes:
     try:
-        manifest = verified_manifest(store, digest, key)
-        check_record(verified_record(store, digest, key), manifest)
-    except KeysError as error:
-        raise SiteError(f"boot set {digest.hex()[:12]} cannot be published: {error}") from error
-    store.check_files(manifest)
-    for content in grub_cfg_files(site, manifest):
-        store.add_file(content, "grub.cfg")
-    published = site_dir.load_published(state)
-    changed = published.serve(digest, keep_until=int(now) + KEEP_SECONDS)
-    site_dir.save_published(state, changed)
-
-
-def withdraw(state: Path, digest: bytes) -> None:
-    """Withdraw a boot set for good, here; the key service is told by the caller too."""
-    site_dir.save_published(state, site_dir.load_published(state).withdraw(digest))
-
-
-def judge_measured(
-    store: BootSetStore,
-    manifest: BootSetManifest,
-    log: bytes,
-    pcrs: Mapping[str, Mapping[int, bytes]],
-    server: IPv4Address,
-    now: float,
-) -> RehearsalRecord:
-    """Compare a boot over the network with its prediction and make the record of it."""
-    facts = network_facts(store, manifest, server)
-    check_measured(log, pcrs, facts, transport=Transport.TFTP, server=str(server))
-    return RehearsalRecord(
-        core=core_digest(manifest), at=int(now), bank="sha256", pcrs={"tftp": dict(pcrs["sha256"])}
-    )
+        return path.read_bytes()
+    except OSError as error:
+        raise SiteError(f"{path}: {error.strerror}: run `doorstep init`") from error

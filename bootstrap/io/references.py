@@ -20,7 +20,7 @@ from bootstrap.published import Published, PublishedSet, PublishedState, decode_
 from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, decode_record
 from bootstrap.site import Site
 from keys.errors import KeysError
-from keys.manifest import PublicKey, verify
+from keys.manifest import verify
 from netboot.bootset import (
     SIGNATURE_CONTEXT,
     BootSetManifest,
@@ -63,21 +63,21 @@ class References:
         return next((one for one in self.manifests if one.published.state is wanted), None)
 
 
-def verified_manifest(store: BootSetStore, digest: bytes, key: PublicKey) -> BootSetManifest:
+def verified_manifest(store: BootSetStore, digest: bytes, key: bytes) -> BootSetManifest:
     """Read a manifest that the site's offline key signed; KeysError or NetbootError otherwise."""
     data = store.get(digest, MANIFEST)
-    verify(key.key, data, store.get(digest, SIGNATURE), context=SIGNATURE_CONTEXT)
+    verify(key, data, store.get(digest, SIGNATURE), context=SIGNATURE_CONTEXT)
     return decode_manifest(data)
 
 
-def verified_record(store: BootSetStore, digest: bytes, key: PublicKey) -> RehearsalRecord:
+def verified_record(store: BootSetStore, digest: bytes, key: bytes) -> RehearsalRecord:
     """Read a rehearsal's record that the site's offline key signed."""
     data = store.get(digest, REHEARSAL)
-    verify(key.key, data, store.get(digest, REHEARSAL_SIGNATURE), context=CONTEXT)
+    verify(key, data, store.get(digest, REHEARSAL_SIGNATURE), context=CONTEXT)
     return decode_record(data)
 
 
-def load_references(bootsets: Path, site: Site, key: PublicKey, now: float) -> References:
+def load_references(bootsets: Path, site: Site, key: bytes, now: float) -> References:
     """Load everything that `published.json` names; what does not hold is left out and named."""
     store = BootSetStore(bootsets)
     manifests, sets, problems = [], [], []
@@ -100,7 +100,7 @@ def load_published(bootsets: Path) -> Published:
 def _reference_sets(
     store: BootSetStore,
     site: Site,
-    key: PublicKey,
+    key: bytes,
     one: PublishedSet,
     manifest: BootSetManifest,
     now: float,
