@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from keys import ca
 from keys.ca import Issue, Issuer, Kind
@@ -26,8 +27,9 @@ def issue(now=NOW):
     return Issue(serial=next(SERIALS), now=now)
 
 
-def build_root(key=KEYS[0]):
-    certificate = ca.make_root(key, site_id=SITE, domain=DOMAIN, networks=[NETWORK], issue=issue())
+def build_root(key=KEYS[0], now=NOW):
+    site = {"site_id": SITE, "domain": DOMAIN, "networks": [NETWORK]}
+    certificate = ca.make_root(key, **site, issue=issue(now))
     return Issuer(certificate=certificate, key=key)
 
 
@@ -137,7 +139,7 @@ def test_what_the_root_signed_is_installed():
     ca.check_root(ROOT.certificate)
 
 
-def reshape(drop, add=None, key=KEYS[1], kind=Kind.APPLIANCE):
+def reshape(drop, add=None, key=KEYS[1], kind=Kind.APPLIANCE, root=ROOT):
     """Sign an intermediate as a careless operator would: one extension left out or replaced."""
     good = intermediate(kind, key).certificate
     builder = x509.CertificateBuilder(
@@ -153,7 +155,7 @@ def reshape(drop, add=None, key=KEYS[1], kind=Kind.APPLIANCE):
             builder = builder.add_extension(extension.value, extension.critical)
     if add is not None:
         builder = builder.add_extension(add, critical=True)
-    return builder.sign(ROOT.key, hashes.SHA256())
+    return builder.sign(root.key, hashes.SHA256())
 
 
 LONG = x509.BasicConstraints(ca=True, path_length=2)
@@ -201,20 +203,50 @@ def test_an_intermediate_out_of_its_time_is_refused(now):
         check(APPLIANCE.certificate, now=now)
 
 
-def test_a_root_without_constraints_is_no_site_root():
-    with pytest.raises(PeerError, match="no NameConstraints"):
-        ca.check_root(
-            x509.CertificateBuilder(
-                subject_name=ROOT.certificate.subject,
-                issuer_name=ROOT.certificate.subject,
-                public_key=ROOT.key.public_key(),
-                serial_number=1,
-                not_valid_before=NOW,
-                not_valid_after=NOW + timedelta(days=1),
-            )
-            .add_extension(x509.BasicConstraints(True, 1), True)
-            .sign(ROOT.key, hashes.SHA256())
-        )
+def test_a_root_that_has_ended_carries_nothing():
+    old = build_root(now=NOW - ca.ROOT_LIFETIME - timedelta(days=1))
+    certificate = reshape((), root=old)
+    with pytest.raises(PeerError, match="root has ended"):
+        check(certificate, root=old)
+
+
+def test_a_request_must_be_signed_by_its_key():
+    der = bytearray(
+        ca.make_request(KEYS[1], site_id=SITE, kind=Kind.BOX).public_bytes(Encoding.DER)
+    )
+    der[-1] ^= 1
+    request = x509.load_der_x509_csr(bytes(der))
+    with pytest.raises(PeerError, match="not signed"):
+        ca.sign_intermediate(ROOT, request, kind=Kind.BOX, issue=issue())
+
+
+PERMITTED = x509.NameConstraints([x509.DNSName(DOMAIN)], None)
+EXCLUDED = x509.NameConstraints(None, [x509.DNSName(DOMAIN)])
+ANY_CA = x509.BasicConstraints(ca=True, path_length=1)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "sentence"),
+    [
+        ([ANY_CA], "no NameConstraints"),
+        ([ANY_CA, EXCLUDED], "does not say which names"),
+        ([NO_CA, PERMITTED], "is no CA"),
+        ([PERMITTED], "no BasicConstraints"),
+    ],
+)
+def test_what_is_no_site_root(extensions, sentence):
+    builder = x509.CertificateBuilder(
+        subject_name=ROOT.certificate.subject,
+        issuer_name=ROOT.certificate.subject,
+        public_key=ROOT.key.public_key(),
+        serial_number=1,
+        not_valid_before=NOW,
+        not_valid_after=NOW + timedelta(days=1),
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    with pytest.raises(PeerError, match=sentence):
+        ca.check_root(builder.sign(ROOT.key, hashes.SHA256()))
 
 
 def test_no_leaf_outlives_its_issuer():

@@ -489,6 +489,21 @@ def test_a_changed_row_fails_alone(site, change):
     assert "pos-api-token" in {one["name"] for one in given["withheld"]}
 
 
+def test_a_removed_secret_leaves_no_ciphertext(site):
+    site.ready()
+    site.put(value=b"0123456789" * 100)
+    site.stop()
+    with database(site) as db:
+        ((sealed,),) = db.execute("SELECT sealed FROM secrets").fetchall()
+    db.close()
+    path = site.layout.state / "keys" / "keys.db"
+    assert sealed[100:200] in path.read_bytes()
+    site.start()
+    site.operator("secret_remove", name="pos-api-token")
+    site.stop()
+    assert sealed[100:200] not in path.read_bytes()
+
+
 @pytest.mark.parametrize("context", ["answer", "receipt"])
 def test_answers_that_control_may_have_signed(shared, context):
     allowed = {"answer": {"held", "refused"}, "receipt": {"ready", "enrolled"}}[context]
@@ -500,7 +515,11 @@ def test_answers_that_control_may_have_signed(shared, context):
         if status not in allowed:
             assert code(shared.control, "answer", **asked) == "MALFORMED"
             continue
+        before = shared.operator("status")
         answer = shared.control("answer", **asked)["answer"]
+        after = shared.operator("status")
+        assert after["audit"]["n"] == before["audit"]["n"] + 1
+        assert after["last_event"] == before["last_event"]
         signed = check_answer(shared, answer, session, transcript, context)
         assert signed == payload | {"status": status}
     other = bound | {"context": context, "payload": payload | {"status": min(allowed)}}

@@ -215,7 +215,7 @@ class Service:
         with self._store.transaction():
             detail = {"status": payload["status"], "session": session.hex()}
             event = Event(kind=f"{context}-signed", box=box, detail=detail)
-            self._store.record(now, user, event)
+            self._store.audit(now, user, event)
         return {"answer": signed}
 
     def _revoke(self, user: str, params: Params, now: float) -> Mapping[str, Any]:

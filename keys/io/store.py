@@ -290,6 +290,10 @@ class Store:
             "INSERT INTO events VALUES(?,?,?,?,?,?)",
             *(last + 1, at, event.kind, event.box, event.reason, detail),
         )
+        self.audit(at, user, event)
+
+    def audit(self, at: float, user: str, event: Event) -> None:
+        """Append the audit entry alone, for what control has an event of its own about."""
         entry = {"at": at, "user": user, "kind": event.kind, "detail": event.detail}
         self._append(entry | {"box": event.box, "reason": event.reason})
 
