@@ -100,21 +100,21 @@ def find_own_modules(entry: str, source: Callable[[str], str | None]) -> dict[st
     inside functions count too: what may be imported must be there, for nothing is loaded later.
     """
     found: dict[str, str] = {}
-    waiting = [entry]
+    waiting = [(entry, True)]
     while waiting:
-        module = waiting.pop()
+        module, must_exist = waiting.pop()
         if module.partition(".")[0] not in OWN_PACKAGES:
             continue
         path, text = _locate(module, source)
+        if text is None and must_exist:
+            raise SiteError(f"{entry} imports {module}, which this installation does not have")
         if path is None or text is None or path in found:
             continue
         found[path] = text
         if "." in module:
-            waiting.append(module.rpartition(".")[0])
+            waiting.append((module.rpartition(".")[0], True))
         package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
         waiting.extend(_imports(ast.parse(text), package))
-    if not any(module == entry.replace(".", "/") + ".py" for module in found):
-        raise SiteError(f"the agent {entry} is not in this installation of Doorstep")
     return found
 
 
@@ -139,16 +139,17 @@ def _locate(module: str, source: Callable[[str], str | None]) -> tuple[str | Non
     return None, None
 
 
-def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, bool]]:
+    """Give what is imported, and whether it is a module for sure (a name may be a value)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, True) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join(parts) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            yield module, True
+            yield from ((f"{module}.{alias.name}", False) for alias in node.names)
 
 
 def order_modules(
