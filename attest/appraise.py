@@ -107,7 +107,7 @@ def _check_quotes(draft: _Draft, evidence: Evidence, keys: BoxKeys) -> None:
 
 def _check_device(draft: _Draft, evidence: Evidence, keys: BoxKeys) -> None:
     if evidence.device is None or draft.quote is None:
-        return
+        raise CheckError(Reason.DEVICE_KEY, "none was sent")
     _, certified = check_device_key(
         public=evidence.device_public,
         attest=evidence.device.attest,

@@ -29,8 +29,7 @@ class Signed:
 class Evidence:
     """All of one session; `nonce` is the whole expected extraData of the quotes (Q).
 
-    Public areas are TPMT_PUBLIC; `device` is None where only a boot is judged (a rehearsal's
-    calibration). An empty log means that the box sent none.
+    Public areas are TPMT_PUBLIC. An empty log means that the box sent none.
     """
 
     nonce: bytes

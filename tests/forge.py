@@ -196,12 +196,19 @@ def root_certificate(
     return _certificate(subject, subject, *keys, ca=True, path_length=path_length)
 
 
-def intermediate_certificate(*, path_length: int | None = 0) -> bytes:
+def intermediate_certificate(
+    *, path_length: int | None = 0, usage: str | None = None, critical: bool = False
+) -> bytes:
     """Give a maker's intermediate below its root."""
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Maker TPM Root CA")])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Maker TPM CA 1")])
     keys = private_key("maker intermediate"), private_key("maker root")
-    return _certificate(subject, issuer, *keys, ca=True, path_length=path_length)
+    extra: list[x509.ExtensionType] = []
+    if usage is not None:
+        extra.append(x509.ExtendedKeyUsage([ObjectIdentifier(usage)]))
+    if critical:
+        extra.append(x509.UnrecognizedExtension(ObjectIdentifier("2.25.1"), b"\x05\x00"))
+    return _certificate(subject, issuer, *keys, ca=True, path_length=path_length, extra=extra)
 
 
 def ek_certificate(
@@ -214,6 +221,8 @@ def ek_certificate(
     usage: str = "2.23.133.8.1",
     until: datetime = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
     critical: bool = False,
+    ca: bool | None = False,
+    key_usage: str | None = "key_agreement",
 ) -> bytes:
     """Give an EK certificate as makers write them: empty subject, critical SAN."""
     from_ = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)])
@@ -226,11 +235,13 @@ def ek_certificate(
     public = ek.public_key()
     builder = _builder(x509.Name([]), from_, public, until)
     builder = builder.add_extension(san, critical=True)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+    if ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), True)
     builder = builder.add_extension(
         x509.ExtendedKeyUsage([ObjectIdentifier(usage)]), critical=False
     )
-    builder = builder.add_extension(_usage(key_agreement=True), critical=True)
+    if key_usage is not None:
+        builder = builder.add_extension(_usage(**{key_usage: True}), critical=True)
     if critical:
         odd = x509.UnrecognizedExtension(ObjectIdentifier("2.25.1"), b"\x05\x00")
         builder = builder.add_extension(odd, critical=True)
@@ -245,12 +256,15 @@ def _certificate(
     *,
     ca: bool,
     path_length: int | None = None,
+    extra: Iterable[x509.ExtensionType] = (),
 ) -> bytes:
     until = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     builder = _builder(subject, issuer, key.public_key(), until)
     constraints = x509.BasicConstraints(ca=ca, path_length=path_length)
     builder = builder.add_extension(constraints, critical=True)
     builder = builder.add_extension(_usage(key_cert_sign=True), critical=True)
+    for extension in extra:
+        builder = builder.add_extension(extension, critical=True)
     return _signed(builder, issuer_key)
 
 

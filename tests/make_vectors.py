@@ -359,6 +359,7 @@ def device(good: Evidence) -> dict:
             "DEVICE-KEY",
             {},
         ),
+        "device-key-not-sent": (replace(good, device=None), "DEVICE-KEY", {}),
         "device-key-by-quote": (replace(good, device=good.quotes[0]), "DEVICE-KEY", {}),
         "device-key-of-another-boot": (
             forge.evidence(BASE_LOG, box, device_changes=reset),
@@ -575,6 +576,41 @@ def certificates(good: Evidence) -> dict:
             sent(forge.ek_certificate(ek, model=" ")),
             "EK-CERT-INVALID",
             held,
+        ),
+        "ek-certificate-virtual-maker": (
+            sent(forge.ek_certificate(ek, maker="id:474F4F47")),
+            "EK-VIRTUAL",
+            {},
+        ),
+        "ek-certificate-issuer-renamed": (
+            sent(forge.ek_certificate(ek, issuer="Maker TPM Root CA 2")),
+            "EK-UNKNOWN",
+            held,
+        ),
+        "ek-certificate-intermediate-other-usage": (
+            sent(below, forge.intermediate_certificate(usage="1.3.6.1.5.5.7.3.1")),
+            "EK-UNKNOWN",
+            held,
+        ),
+        "ek-certificate-intermediate-critical": (
+            sent(below, forge.intermediate_certificate(critical=True)),
+            "EK-UNKNOWN",
+            held,
+        ),
+        "ek-certificate-is-ca": (
+            sent(forge.ek_certificate(ek, ca=True)),
+            "EK-CERT-INVALID",
+            held,
+        ),
+        "ek-certificate-signs": (
+            sent(forge.ek_certificate(ek, key_usage="digital_signature")),
+            "EK-CERT-INVALID",
+            held,
+        ),
+        "ek-certificate-without-usage": (
+            sent(forge.ek_certificate(ek, key_usage=None, ca=None)),
+            "FIRMWARE-UNCHECKED",
+            accepted,
         ),
         "ek-certificate-garbage": (sent(b"\xff" * 32), "EK-CERT-INVALID", held),
         "ek-certificate-padded": (sent(plain + b"\xff" * 300), "FIRMWARE-UNCHECKED", accepted),
