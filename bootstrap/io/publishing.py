@@ -77,7 +77,7 @@ class Shelf:
         return manifest
 
     def rehearse(self, digest: bytes, work: Path) -> RehearsalRecord:
-        """Boot a set's exact bytes from its ISO in a virtual box; sign that it measured as predicted.
+        """Boot a set's exact bytes from its ISO in a virtual box; sign that it measured right.
 
         RehearsalError when it did not.
         """

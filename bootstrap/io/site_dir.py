@@ -211,9 +211,11 @@ def sign_note(directory: Path, site: Site, offline: Path | None = None) -> tuple
     return signature, counter
 
 
-def sign_document(directory: Path, data: bytes, comment: str, context: str) -> bytes:
+def sign_document(
+    directory: Path, data: bytes, comment: str, context: str, offline: Path | None = None
+) -> bytes:
     """Sign a document of the site with the offline key; return the `.minisig` content."""
-    key = _sign_key(directory / SIGN_KEY)
+    key = _sign_key(_offline(directory, offline, SIGN_KEY))
     return manifest.sign(key, data, trusted_comment=comment, context=context)
 
 

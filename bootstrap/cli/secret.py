@@ -1,0 +1,147 @@
+"""`doorstep secret` and `ca`: what keys keeps, and the offline root's answers to it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from bootstrap.cli.common import Place, as_json, print_json, print_table, with_place
+
+MAX_SECRET = 64 * 1024
+_PATH = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(short_help="Store, list and remove secrets.")
+def secret() -> None:
+    """Secrets, by the names in site.toml. A value comes from standard input and is never shown."""
+
+
+@secret.command(short_help="Store a value: doorstep secret put NAME < FILE")
+@with_place
+@click.argument("name")
+@click.option("--keep-newline", is_flag=True, help="Keep a line's end at the end of the value.")
+@click.argument("value", nargs=-1, metavar="")
+def put(place: Place, name: str, keep_newline: bool, value: tuple[str, ...]) -> None:
+    """Store a new version of a secret; its ttl begins now.
+
+    One line's end at the end of the value is left away.
+    """
+    if value:
+        raise click.UsageError(
+            "a value on the command line is seen by every process and kept by the shell: "
+            f"give it on standard input, as in `doorstep secret put {name} < FILE`, and change it"
+        )
+    data = _value(name)
+    if not keep_newline:
+        data = data.removesuffix(b"\n").removesuffix(b"\r")
+    if not data:
+        raise click.UsageError(
+            f"standard input is empty: give the value of {name} there, as in "
+            f"`doorstep secret put {name} < FILE`"
+        )
+    if len(data) > MAX_SECRET:
+        raise click.UsageError(f"the value of {name} is larger than {MAX_SECRET // 1024} KiB")
+    from keys.envelope import b64u
+
+    answer = place.ask("keys", "secret_put", {"name": name, "value": b64u(data)})
+    click.echo(f"stored {name}, version {answer['version']}, until {_time(answer['expires'])}")
+
+
+def _value(name: str) -> bytes:
+    """Read the value; a person at a terminal types it unseen, twice."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        typed = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True)
+        return str(typed).encode()
+    return sys.stdin.buffer.read(MAX_SECRET + 3) if sys.stdin is not None else b""
+
+
+@secret.command(name="list", short_help="Which secrets can be handed over, and until when.")
+@with_place
+@as_json
+def list_(place: Place, as_json: bool) -> None:
+    """List the secrets of site.toml; never a value. Exit code 1: one cannot be handed over."""
+    secrets = place.ask("keys", "secret_list")["secrets"]
+    if as_json:
+        print_json({"secrets": secrets})
+    else:
+        print_table(
+            ("name", "tier", "version", "usable until", "reason"),
+            [
+                (
+                    one["name"],
+                    one["tier"],
+                    one.get("version"),
+                    _time(one["usable_until"]) if "usable_until" in one else None,
+                    one["reason"],
+                )
+                for one in secrets
+            ],
+        )
+        for text in (place.ask("keys", "status").get("not_covered"),):
+            if text:
+                click.echo(f"note: {text}")
+    if any(one["reason"] for one in secrets):
+        raise SystemExit(1)
+
+
+@secret.command(short_help="Forget a secret.")
+@with_place
+@click.argument("name")
+def remove(place: Place, name: str) -> None:
+    """Remove a secret; boxes that have it keep it. Exit code 1: there was none."""
+    if not place.ask("keys", "secret_remove", {"name": name})["removed"]:
+        click.echo(f"there was no value of {name}")
+        raise SystemExit(1)
+    click.echo(f"removed {name}: change it where it is used, boxes may still have it")
+
+
+@click.group(name="ca", short_help="Answer the appliance's certificate requests.")
+def authority() -> None:
+    """The site's certificates: the offline root and the two authorities of this appliance."""
+
+
+@authority.command(short_help="Sign the requests of the running keys service.")
+@with_place
+@click.option("--offline", type=_PATH, help="Where the offline keys are now, unless SITE/offline.")
+def sign(place: Place, offline: Path | None) -> None:
+    """Take the requests from the running site, sign them with the offline root, install them."""
+    from bootstrap.io.site_dir import sign_intermediate
+    from keys.ca import Kind
+
+    requests = place.ask("keys", "ca_requests")["requests"]
+    signed = {
+        f"{one['kind']}_pem": sign_intermediate(
+            place.site, one["csr_pem"].encode(), Kind(one["kind"]), offline
+        )
+        for one in requests
+    }
+    answer = place.ask("keys", "ca_install", signed)
+    for kind in Kind:
+        end = answer.get(f"{kind.value}_not_after")
+        click.echo(f"installed: {kind.value} CA" + (f", until {_time(end)}" if end else ""))
+
+
+@authority.command(short_help="Make the root certificate again, with the same key.")
+@with_place
+@click.option("--offline", type=_PATH, help="Where the offline keys are now, unless SITE/offline.")
+def root(place: Place, offline: Path | None) -> None:
+    """Fit trust/root.pem to the domain and networks of site.toml.
+
+    Boot sets that were built before hold the root before: build again and publish.
+    """
+    from bootstrap.io.site_dir import load, remake_root
+
+    path = remake_root(place.site, load(place.site), offline)
+    click.echo(f"made {path}: now run `doorstep ca sign`, and build the boot set again")
+
+
+def _time(seconds: float | str) -> str:
+    if isinstance(seconds, str):
+        return seconds
+    days = (seconds - time.time()) / 86400
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")
+    return f"{text} ({days:.0f} days)"
