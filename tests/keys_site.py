@@ -16,6 +16,7 @@ from hashlib import sha256
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -279,6 +280,13 @@ def request(ek: PublicArea = EK, **changes):
         "role": "pos",
         "handoff": {"hostname": "pos-01", "fqdn": "pos-01.shop-0417.example.net"},
     } | changes
+
+
+def code(call, *arguments, **params) -> str:
+    """Give the code with which a call is refused."""
+    with pytest.raises(RpcError) as refused:
+        call(*arguments, **params)
+    return refused.value.code
 
 
 def _become(uid: int) -> None:

@@ -1,10 +1,7 @@
 """The keys process under its own uid, called by the real uids of the others."""
 
 import json
-import os
-import sqlite3
 import stat
-import struct
 import subprocess
 import time
 from uuid import UUID
@@ -17,7 +14,18 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from keys_site import BOX_KEY, EK, OTHER_EK, SITE_TOML, STRANGER, USERS, KeysSite, entry, request
+from keys_site import (
+    BOX_KEY,
+    EK,
+    OTHER_EK,
+    SITE_TOML,
+    STRANGER,
+    USERS,
+    KeysSite,
+    code,
+    entry,
+    request,
+)
 from software_tpm import SoftwareTpm
 from test_keys_envelope import TEMPLATES, Box
 
@@ -51,9 +59,11 @@ CALLERS = USERS | {"operator": 0, "stranger": STRANGER}
 @pytest.fixture(scope="module")
 def shared():
     """One running site for tests that leave nothing behind that others see."""
-    site = KeysSite().ready()
-    yield site
-    site.close()
+    site = KeysSite()
+    try:
+        yield site.ready()
+    finally:
+        site.close()
 
 
 @pytest.fixture
@@ -61,12 +71,6 @@ def site():
     site = KeysSite()
     yield site
     site.close()
-
-
-def code(call, *arguments, **params):
-    with pytest.raises(RpcError) as refused:
-        call(*arguments, **params)
-    return refused.value.code
 
 
 @pytest.mark.parametrize("method", TABLE)
@@ -387,123 +391,6 @@ def test_a_site_file_that_became_wrong_is_not_taken(site):
     assert "10.41.7.3" in text.decode()
 
 
-def listed(site, name):
-    return next(one for one in site.operator("secret_list")["secrets"] if one["name"] == name)
-
-
-def test_secrets_are_put_listed_and_removed(site):
-    site.ready()
-    assert listed(site, "pos-api-token")["reason"] == "SECRET-MISSING"
-    assert site.operator("secret_put", name="pos-api-token", value=b64u(b"1"))["version"] == 1
-    assert site.operator("secret_put", name="pos-api-token", value=b64u(b"2"))["version"] == 2
-    one = listed(site, "pos-api-token")
-    assert (one["version"], one["reason"]) == (2, None)
-    assert one["expires"] - one["set"] == 14 * 86400
-    assert site.operator("secret_remove", name="pos-api-token") == {"removed": True}
-    assert site.operator("secret_remove", name="pos-api-token") == {"removed": False}
-    assert site.operator("secret_put", name="pos-api-token", value=b64u(b"3"))["version"] == 3
-    put = {"value": b64u(b"x")}
-    assert code(site.operator, "secret_put", name="no-such", **put) == "SECRET-UNKNOWN"
-    assert code(site.operator, "secret_put", name="vault-key", **put) == "TIER"
-    assert code(site.operator, "secret_put", name="pos-api-token", value="") == "MALFORMED"
-    assert code(site.operator, "secret_put", name="pos-api-token", value="=") == "MALFORMED"
-
-
-def test_past_its_lease_a_secret_is_withheld(site):
-    site.ready()
-    site.put()
-    site.put("wifi-psk", b"psk")
-    given = site.control("handover", **request())
-    assert given["withheld"] == []
-    expires = listed(site, "wifi-psk")["expires"]
-    time.sleep(1.5)
-    given = site.control("handover", **request(reset_count=8))
-    expected = [{"name": "wifi-psk", "reason": "SECRET-EXPIRED", "since": expires}]
-    assert given["withheld"] == expected
-    assert list(given["digests"]) == ["pos-api-token"]
-    site.write("site.toml", SITE_TOML.replace('ttl = "1s"', 'ttl = "9d"'))
-    assert listed(site, "wifi-psk")["reason"] == "SECRET-EXPIRED"
-    site.write("site.toml", SITE_TOML.replace('ttl = "14d"', 'ttl = "1s"'))
-    assert listed(site, "pos-api-token")["reason"] == "SECRET-EXPIRED"
-
-
-def database(site):
-    return sqlite3.connect(site.layout.state / "keys" / "keys.db")
-
-
-def test_a_clock_set_back_revives_and_extends_nothing(site):
-    """The mark of time is ahead of the wall clock: what a clock set back looks like at a start."""
-    site.ready()
-    site.put()
-    lease = listed(site, "pos-api-token")["expires"]
-    site.stop()
-    with database(site) as db:
-        ahead = struct.pack(">d", lease + 1.0)
-        db.execute("UPDATE meta SET value=? WHERE name='time-mark'", (ahead,))
-    db.close()
-    os.chown(site.layout.state / "keys/keys.db", USERS["keys"], USERS["keys"])
-    site.start()
-    assert listed(site, "pos-api-token")["reason"] == "SECRET-EXPIRED"
-    site.stop()
-    site.start()
-    assert listed(site, "pos-api-token")["reason"] == "SECRET-EXPIRED"
-    assert site.operator("status")["clock"]["mark"] > lease
-    again = site.operator("secret_put", name="pos-api-token", value=b64u(b"x"))
-    assert again["expires"] >= int(lease) + 14 * 86400
-
-
-def test_a_boot_secret_is_gone_when_run_was_emptied(site):
-    site.write("site.toml", SITE_TOML.replace('ttl = "1s"', 'ttl = "1d"'))
-    site.ready()
-    site.put("wifi-psk", b"psk")
-    site.stop()
-    site.start()
-    assert listed(site, "wifi-psk")["reason"] is None
-    site.stop()
-    (site.layout.run / "keys" / "boot.key").unlink()
-    site.start()
-    assert listed(site, "wifi-psk")["reason"] == "SECRET-UNREADABLE"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE secrets SET expires=expires+1000",
-        "UPDATE secrets SET set_at=set_at+1",
-        "UPDATE secrets SET version=version+1",
-        "UPDATE secrets SET sealed=zeroblob(40)",
-        "UPDATE secrets SET wrapped=x''",
-        "UPDATE secrets SET tier='box'",
-    ],
-)
-def test_a_changed_row_fails_alone(site, change):
-    site.ready()
-    site.put()
-    site.stop()
-    with database(site) as db:
-        db.execute(change)
-    db.close()
-    site.start()
-    assert listed(site, "pos-api-token")["reason"] == "SECRET-UNREADABLE"
-    given = site.control("handover", **request())
-    assert "pos-api-token" in {one["name"] for one in given["withheld"]}
-
-
-def test_a_removed_secret_leaves_no_ciphertext(site):
-    site.ready()
-    site.put(value=b"0123456789" * 100)
-    site.stop()
-    with database(site) as db:
-        ((sealed,),) = db.execute("SELECT sealed FROM secrets").fetchall()
-    db.close()
-    path = site.layout.state / "keys" / "keys.db"
-    assert sealed[100:200] in path.read_bytes()
-    site.start()
-    site.operator("secret_remove", name="pos-api-token")
-    site.stop()
-    assert sealed[100:200] not in path.read_bytes()
-
-
 @pytest.mark.parametrize("context", ["answer", "receipt"])
 def test_answers_that_control_may_have_signed(shared, context):
     allowed = {"answer": {"held", "refused"}, "receipt": {"ready", "enrolled"}}[context]
@@ -542,46 +429,6 @@ def test_events_are_numbered_without_gaps(shared):
     assert set(found["events"][0]) == keys
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "DELETE FROM audit WHERE n=1",
-        "UPDATE audit SET entry=replace(entry, 'operator', 'nobody') WHERE n=2",
-    ],
-)
-def test_a_changed_audit_stops_the_start(site, change):
-    site.ready()
-    site.put()
-    site.stop()
-    with database(site) as db:
-        assert db.execute(change).rowcount == 1
-    db.close()
-    with pytest.raises(AssertionError, match="audit entry"):
-        site.start()
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda site: (site.layout.state / "keys/cache.key").unlink(), "is missing"),
-        (lambda site: (site.layout.state / "keys/cache.key").write_bytes(b"x" * 32), "not the key"),
-        (lambda site: (site.layout.state / "keys/cache.key").write_bytes(b"x"), "damaged"),
-        (
-            lambda site: site.write("site.toml", SITE_TOML.replace('"shop-0417"', '"b"')),
-            "permanent",
-        ),
-        (lambda site: site.write("site.toml", "["), "site.toml"),
-        (lambda site: database(site).execute("PRAGMA user_version=99"), "newer release"),
-    ],
-)
-def test_a_site_that_is_wrong_says_so_at_the_start(site, change, sentence):
-    site.ready()
-    site.stop()
-    change(site)
-    with pytest.raises(AssertionError, match=sentence):
-        site.start()
-
-
 def test_runs_as_its_own_user_only(site):
     with pytest.raises(SiteError, match="not as 0"):
         main(site.layout)
@@ -592,27 +439,3 @@ def test_runs_as_its_own_user_only(site):
 def test_stops_when_asked(site):
     site.ready()
     assert site.stop() == 0
-
-
-def test_the_canary_is_nowhere(site):
-    canary = b"CANARY-6a1f0e55-do-not-show"
-    site.ready()
-    site.put(value=canary)
-    site.control("handover", **request())
-    for wrong in ({"name": "vault-key"}, {"name": "none"}, {"name": canary.decode()}):
-        with pytest.raises(RpcError) as refused:
-            site.operator("secret_put", **wrong, value=b64u(canary))
-        if wrong["name"] != canary.decode():
-            assert canary.decode() not in str(refused.value)
-    site.put(value=b"another")
-    site.operator("secret_remove", name="pos-api-token")
-    shown = json.dumps([site.operator("status"), site.operator("events")])
-    shown += json.dumps(site.operator("secret_list"))
-    forms = (canary, b64u(canary).encode(), canary.hex().encode())
-    assert not any(form.decode() in shown for form in forms)
-    # Held open: with the writer alive the WAL is on the disk too.
-    found = [path for path in site.base.rglob("*") if path.is_file()]
-    assert any(path.name == "keys.db-wal" for path in found)
-    for path in found:
-        content = path.read_bytes()
-        assert not any(form in content for form in forms), path
