@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attest.bootmatch import Candidate, Match
-from attest.compare import Comparison, Difference, Kind, compare
+from attest.compare import Comparison, Difference, compare
 from attest.errors import EvidenceError
 from attest.eventlog import EventLog
 from attest.policy import ReferenceSet, SetState
@@ -84,8 +84,6 @@ def _findings(
     found: dict[Reason, Finding] = {}
     for difference in differences:
         reason = REASONS[difference.subject]
-        if reason is Reason.OTHER_PROGRAM and difference.kind is Kind.MISSING:
-            reason = Reason.PCR_MISMATCH
         if reason not in found:
             told = _older_initrd(difference, bank, references)
             found[reason] = Finding(reason=reason, detail=describe(difference), told=told)

@@ -325,3 +325,8 @@ def test_rsa_quotes_verify_by_their_own_scheme(pss):
         with pytest.raises(CheckError) as refused:
             check_quote(signature=signature, **arguments)
         assert refused.value.reason is Reason.QUOTE_SIGNATURE
+
+
+def test_an_empty_object_identifier_is_refused():
+    with pytest.raises(EvidenceError):
+        oid_text(b"")

@@ -1,6 +1,9 @@
 """The vectors of phone-home and appraisal: each is judged as it says, and every reason has one."""
 
+import hashlib
+import re
 import tomllib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from attest.appraise import appraise
 from attest.bootfacts import FileFacts
 from attest.ekcert import decode_anchors
 from attest.errors import CheckError
-from attest.evidence import Evidence, Outcome, Signed
+from attest.evidence import Evidence, Outcome, Signed, Verdict
 from attest.policy import BoxRecord, Expectation, Policy, ReferenceSet, SetState
 from attest.predict import Transport
 from attest.quote import check_quote
@@ -123,6 +126,56 @@ def test_sentences_fit_the_case() -> None:
     )
     extra = judge(load(VECTORS / "attest" / "grub-command-extra.toml"))
     assert "'set evil=1'" in extra.findings[0].detail
+
+
+def test_an_initrd_of_an_older_set_is_named() -> None:
+    vector = load(VECTORS / "attest" / "initrd-changed.toml")
+    expectation = expectation_of(vector)
+    (served,) = expectation.sets
+    measured = hashlib.sha256(b"something else").digest()
+    facts = replace(served.facts, initrds=({"sha256": measured}, served.facts.initrds[1]))
+    for state, told in (
+        (SetState.OLDER, "The box loaded the initrd of boot set 6 (enrol-6), which this site no"),
+        (SetState.ACCEPTED, "The box loaded an initrd that is in no boot set this site accepts."),
+    ):
+        # another command line, so that this set does not match as a whole
+        older = replace(
+            served,
+            facts=replace(facts, commands=("linux /old", *facts.commands[1:])),
+            state=state,
+            version=6,
+            name="enrol-6",
+        )
+        result = appraise(
+            evidence_of(vector),
+            replace(expectation, sets=(served, older)),
+            Policy(),
+            vector["now"],
+        )
+        assert result.findings[0].reason is Reason.INITRD_UNKNOWN
+        assert result.findings[0].sentence.startswith(told)
+
+
+def test_another_shim_is_no_word_about_owner_keys() -> None:
+    vector = {**load(VECTORS / "attest" / "accepted.toml"), "sets": ["debian13-tftp"]}
+    result = judge(vector)
+    assert Reason.LOADER_UNKNOWN in result.reasons
+    assert Reason.MOK_ENROLLED not in result.reasons
+    assert result.verdict is Verdict.REFUSED
+    assert result.boot_set is None
+    assert result.pcrs[4] is Outcome.DIFFERS
+
+
+def test_details_name_expected_and_measured() -> None:
+    kernel = judge(load(VECTORS / "attest" / "kernel-changed.toml")).findings[0].detail
+    assert re.fullmatch(
+        r"PCR 9: file kernel changed; expected [0-9a-f]{64}; measured [0-9a-f]{64};"
+        r" the box calls it '.*vmlinuz.*' \(unproven\)",
+        kernel,
+    )
+    command = judge(load(VECTORS / "attest" / "command-line-changed.toml")).findings[0].detail
+    assert "expected text '/vmlinuz" in command
+    assert "measured text" not in command
 
 
 def test_workarounds_are_told() -> None:
