@@ -160,8 +160,14 @@ def check_answer(site, text, session, transcript, context="answer"):
     return json.loads(payload)
 
 
-def test_a_hand_over_opens_in_the_box_it_is_for(site, tmp_path):
+@pytest.fixture
+def tpm(tmp_path):
     tpm = SoftwareTpm(tmp_path)
+    yield tpm
+    tpm.stop()
+
+
+def test_a_hand_over_opens_in_the_box_it_is_for(site, tpm):
     with tpm.open() as esys:
         box = Box(esys, TEMPLATES["rsa-2048"])
         box.boot()
@@ -189,7 +195,6 @@ def test_a_hand_over_opens_in_the_box_it_is_for(site, tmp_path):
             pcrs=boot.pcrs,
         )
         share = box.unseal(box.load(bundle), sealed_to)
-    tpm.stop()
     assert {key: payload[key] for key in ("status", "session", "box", "transcript")} == {
         "status": "enrolled",
         "session": asked["session"],
