@@ -231,13 +231,19 @@ def test_only_the_check_makes_a_verified_quote():
         )
 
 
-@pytest.mark.parametrize("width", [0, 4])
-def test_selections_of_other_widths_are_refused(width):
-    data = QUOTED.encode()
-    at = data.index(b"\0\x0b\x03\xff\xff\0")
-    changed = data[: at + 2] + bytes([width]) + data[at + 3 :]
-    with pytest.raises(EvidenceError):
-        decode_attest(changed)
+@pytest.mark.parametrize(("width", "indices"), [(0, ()), (4, (0, 1))])
+def test_selections_of_other_widths_are_refused(width, indices):
+    chosen = BankSelection(bank="sha256", indices=indices, width=width)
+    quoted = replace(QUOTED, attested=QuoteInfo(selection=(chosen,), digest=bytes(32)))
+    with pytest.raises(EvidenceError, match="PCR selection"):
+        decode_attest(quoted.encode())
+
+
+@pytest.mark.parametrize("kind", [b"\x80\x14", b"\x80\x19", b"\x80\x1a", b"\x80\x1c"])
+def test_other_attestations_are_refused(kind):
+    certified = replace(QUOTED, attested=CertifyInfo(name=b"n", qualified_name=b"q")).encode()
+    with pytest.raises(EvidenceError, match="attestation type"):
+        decode_attest(certified[:4] + kind + certified[6:])
 
 
 def test_certificates_are_cut_and_split_as_makers_write_them():
