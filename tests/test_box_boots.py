@@ -119,8 +119,13 @@ def boot_server(lan: Lan, root: Path) -> Iterator[None]:
             server.wait()
 
 
-def check_measured(measured: Measured, manifest: BootSetManifest, config: bytes) -> None:
-    """The initrds and grub.cfg are each an event of the log; no PCR that we use is empty."""
+def check_measured(
+    measured: Measured, manifest: BootSetManifest, store: BootSetStore, config: bytes
+) -> None:
+    """The initrds, alone and together, and grub.cfg are events; no PCR that we use is empty."""
+    files = [manifest.roles[role].sha256 for role in (Role.GENERIC, Role.ANCHOR)]
+    together = b"".join(store.file(sha256).read_bytes() for sha256 in files)
+    assert hashlib.sha256(together).digest() in measured.log
     for role in (Role.GENERIC, Role.ANCHOR):
         assert manifest.roles[role].sha256 in measured.log
     assert hashlib.sha256(config).digest() in measured.log
@@ -153,7 +158,7 @@ def test_pxe_under_secure_boot_and_again_after_a_power_cut(
         box.start(Boot.PXE, network=network)
         console = box.wait_off(SECONDS)
         first = parse_console(console)
-        check_measured(first, manifest, grub_cfg(manifest, SITE.ip))
+        check_measured(first, manifest, store, grub_cfg(manifest, SITE.ip))
         lines = [line.strip() for line in console.splitlines()]
         assert b"anchor box-test" in lines
         assert b"open /bin/sh False" in lines
@@ -177,7 +182,7 @@ def test_the_iso_boots_as_a_cd_without_a_network(
     manifest: BootSetManifest, store: BootSetStore, tmp_path: Path
 ) -> None:
     measured = measure_iso(manifest, store, tmp_path)
-    check_measured(measured, manifest, iso_grub_cfg(manifest))
+    check_measured(measured, manifest, store, iso_grub_cfg(manifest))
     again = tmp_path / "again.iso"
     build_iso(manifest, store, again)
     assert again.read_bytes() == (tmp_path / "boot.iso").read_bytes()
@@ -187,7 +192,7 @@ def test_the_boot_log_is_there_with_secure_boot_off(
     manifest: BootSetManifest, store: BootSetStore, tmp_path: Path
 ) -> None:
     measured = measure(manifest, store, tmp_path, boot_server, secure_boot=False)
-    check_measured(measured, manifest, grub_cfg(manifest, SITE.ip))
+    check_measured(measured, manifest, store, grub_cfg(manifest, SITE.ip))
 
 
 def test_the_tpms_certificates_come_from_a_ca_of_its_own(tmp_path: Path) -> None:

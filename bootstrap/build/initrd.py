@@ -199,5 +199,9 @@ def _fixed_entries(agent: str) -> Iterator[CpioEntry]:
 
 
 def _compress(root: Path, data: bytes) -> bytes:
+    """Compress, and fill up to 4 bytes as GRUB would, so that what Linux measures of all initrds
+    together (the event "Linux initrd") is the plain files one after the other.
+    """
     arguments = [f"-{_LEVEL}", "--single-thread", "--no-progress", "-c"]
-    return _program(root, "usr/bin/zstd", arguments, data)
+    packed = _program(root, "usr/bin/zstd", arguments, data)
+    return packed + bytes(-len(packed) % 4)
