@@ -5,6 +5,7 @@ It never reads a file or a clock, and knows no lease. docs/architecture.md, "The
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 
@@ -17,6 +18,7 @@ from netboot.plan import Boot, Plan, Record, RecordType
 
 TTL = 300
 LOADER = "shimx64.efi"
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII | re.IGNORECASE)
 _GONE = (Stage.REVOKED, Stage.REPLACED)
 
 
@@ -28,13 +30,13 @@ def make_plan(
     number: int,
 ) -> Plan:
     """Make the plan numbered `number`; boxes that were taken out of service are not in it."""
-    named = [box for box in boxes if box.hostname and box.address and box.stage not in _GONE]
+    named = [box for box in boxes if box.hostname and box.stage not in _GONE and _fits(site, box)]
     return Plan(
         number=number,
         site=site.site.id,
         domain=site.site.domain,
         subnets=tuple(map(_subnet, site.subnets)),
-        reservations=(*_own_reservations(site), *_box_reservations(named)),
+        reservations=(*_own_reservations(site), *_box_reservations(site, named)),
         records=tuple(_records(site, named)),
         boot=_boot(site, served, accepted),
     )
@@ -60,18 +62,42 @@ def _subnet(subnet: Subnet) -> SubnetPlan:
     )
 
 
+def _fits(site: Site, box: BoxRow) -> bool:
+    """Tell whether a box's address is still free in its subnet, as the site file is now."""
+    if not box.address:
+        return False
+    address = IPv4Address(box.address)
+    subnet = site.subnet_of(address)
+    return subnet is not None and address not in (
+        subnet.appliance,
+        subnet.gateway,
+        subnet.network.network_address,
+        subnet.network.broadcast_address,
+        *(one.address for one in site.reservations),
+    )
+
+
 def _own_reservations(site: Site) -> Iterator[Reservation]:
     for one in site.reservations:
         yield Reservation(mac=one.mac, address=one.address, name=one.name)
 
 
-def _box_reservations(boxes: Iterable[BoxRow]) -> Iterator[Reservation]:
-    seen = set()
+def _box_reservations(site: Site, boxes: Iterable[BoxRow]) -> Iterator[Reservation]:
+    """Reserve by what each box says its MAC is; what the operator reserved comes first."""
+    seen = {one.mac for one in site.reservations}
     for box in boxes:
-        if box.mac is not None and box.mac not in seen:
-            seen.add(box.mac)
-            mac = bytes.fromhex(box.mac.replace(":", ""))
+        mac = _mac(box.mac)
+        if mac is not None and mac not in seen:
+            seen.add(mac)
             yield Reservation(mac=mac, address=IPv4Address(box.address or ""), name=box.hostname)
+
+
+def _mac(text: str | None) -> bytes | None:
+    """Read what a box says its MAC is; None for what can be no machine's, or is none."""
+    if text is None or not _MAC.fullmatch(text):
+        return None
+    mac = bytes.fromhex(text.replace(":", ""))
+    return mac if any(mac) and not mac[0] & 1 else None
 
 
 def _records(site: Site, boxes: Iterable[BoxRow]) -> Iterator[Record]:
