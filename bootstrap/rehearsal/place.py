@@ -142,7 +142,6 @@ def make_boot_set(place: Place, parts: Parts, *, version: int, release: str) -> 
         site_id=place.site.site.id,
         server_name=place.site.server_name,
         release=release,
-        rehearsal="rehearsal: nothing here is real",
     )
     store = place.bootsets
     manifest = assemble(

@@ -7,10 +7,11 @@ changes. mount_namespaces(7). An installed appliance (`/opt/doorstep`) does not 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bootstrap.errors import SiteError
@@ -33,6 +34,12 @@ def make_visible(paths: Iterable[Path]) -> None:
             closed.setdefault(ancestor, []).append(path)
     for ancestor, wanted in closed.items():
         _cover(ancestor, wanted)
+
+
+def command_that_sees(paths: Iterable[Path], command: Sequence[str]) -> list[str]:
+    """Wrap a command so that it, as whatever user, sees our code and `paths`."""
+    seen = [str(path) for path in paths]
+    return [sys.executable, "-m", "bootstrap.rehearsal.view", *seen, "--", *command]
 
 
 def closed_ancestor(path: Path) -> Path | None:
@@ -61,3 +68,15 @@ def _mount(*arguments: str) -> None:
     done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SiteError(f"mount {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def main() -> None:
+    """Make paths visible and become the command after `--`; in a mount namespace of one's own."""
+    mark = sys.argv.index("--")
+    make_visible([*own_paths(), *map(Path, sys.argv[1:mark])])
+    command = sys.argv[mark + 1 :]
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()
