@@ -1,0 +1,262 @@
+"""Checking a whole site: everything that is wrong at once, each with file, key and remedy."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from bootstrap.check import SiteFiles, check
+from bootstrap.errors import SiteError
+from bootstrap.io import site_dir
+from bootstrap.io.site_dir import NewSite
+from bootstrap.published import Published
+from bootstrap.site import Severity, Site, SiteFileError, decode_site
+from keys import note
+from keys.ca import load_certificate
+from keys.manifest import verify
+
+NEW = NewSite(
+    id="shop-1",
+    domain="shop-1.example.org",
+    interface="eth7",
+    network=IPv4Network("10.77.0.0/22"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made") / "site"
+    site_dir.init(directory, NEW)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def site(made: Path) -> Site:
+    return site_dir.load(made)
+
+
+@pytest.fixture(scope="module")
+def files(made: Path, site: Site) -> SiteFiles:
+    return site_dir.gather(made, made / "state", site)
+
+
+def test_a_new_site_is_in_order(made: Path, site: Site, files: SiteFiles) -> None:
+    found = check(site, files)
+    assert site_dir.errors_of(found) == []
+    assert {one.severity for one in found} == {Severity.NOTE}
+    assert site.site.id == "shop-1"
+    assert site.subnets[0].appliance == IPv4Address("10.77.0.2")
+    assert site.page.listen.address == IPv4Address("10.77.0.2")
+    assert site.roles[0].addresses is not None
+    assert site.roles[0].addresses.first == IPv4Address("10.77.0.20")
+    for name in ("root.key", "sign.key"):
+        assert (made / "offline" / name).stat().st_mode & 0o777 == 0o600
+    assert (made / "offline").stat().st_mode & 0o777 == 0o700
+
+
+def test_init_takes_an_address_and_never_overwrites(tmp_path: Path) -> None:
+    directory = tmp_path / "site"
+    new = replace(NEW, appliance=IPv4Address("10.77.0.9"), title='A "quoted" title')
+    site_dir.init(directory, new)
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    site = site_dir.load(directory)
+    assert site.site.title == 'A "quoted" title'
+    assert str(site.page.listen) == "10.77.0.9:443"
+    assert site.subnets[0].appliance == IPv4Address("10.77.0.9")
+    with pytest.raises(SiteError, match=r"site\.toml exists"):
+        site_dir.init(directory, NEW)
+    (directory / "site.toml").unlink()
+    with pytest.raises(SiteError, match=r"root\.key exists"):
+        site_dir.init(directory, NEW)
+    assert all(path.read_bytes() == data for path, data in before.items() if path.exists())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": "Shop 1"}, r"site\.id"),
+        ({"domain": "localhost"}, r"site\.domain"),
+        ({"interface": "eth 0"}, "interface"),
+        ({"network": IPv4Network("10.0.0.0/28")}, "/24 or larger"),
+    ],
+)
+def test_init_refuses_what_would_not_work(
+    tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(SiteError, match=says):
+        site_dir.init(tmp_path / "site", replace(NEW, **changes))
+    assert not (tmp_path / "site").exists()
+
+
+SETTINGS = [
+    ("appliance =", "10.77.0.2", "10.77.9.2", "subnet.tills.appliance", "no host of"),
+    ("gateway =", "10.77.0.1", "10.77.0.0", "subnet.tills.gateway", "no host of"),
+    ("gateway =", "10.77.0.1", "10.77.0.2", "subnet.tills.gateway", "the appliance itself"),
+    ("pool =", "10.77.0.100-", "10.77.0.2-", "subnet.tills.pool", "holds the appliance"),
+    ("pool =", "10.77.0.100-10.77.0.199", "10.77.9.1-10.77.9.2", "subnet.tills.pool", "not inside"),
+    ("pool =", '199"]', '199", "10.77.0.150-10.77.0.160"]', "subnet.tills.pool", "another range"),
+    ("pool =", '["10.77.0.100-10.77.0.199"]', "[]", "subnet.tills.pool", "is empty"),
+    ("lease =", "12h", "1s", "subnet.tills.lease", "between"),
+    ("boot =", "true", "false", "subnet", "no subnet has boot"),
+    ("address =", "10.77.0.11", "10.77.0.150", "reservation.printer-1.address", "in the pool"),
+    ("address =", "10.77.0.11", "10.77.0.1", "reservation.printer-1.address", "the gateway"),
+    ("address =", "10.77.0.11", "10.9.0.1", "reservation.printer-1.address", "any subnet"),
+    ("mac =", "02:00", "03:00", "reservation.printer-1.mac", "group address"),
+    (
+        'name = "printer-1"',
+        "printer-1",
+        "appliance",
+        "reservation.appliance.name",
+        "this appliance",
+    ),
+    ("listen =", "10.77.0.2", "10.77.0.3", "page.listen", "not an address of this"),
+    ("listen =", ":443", ":8443", "page.listen", "in use"),
+    ("addresses =", "10.77.0.59", "10.77.0.100", "role.pos.addresses", "with the pool"),
+    ("addresses =", "10.77.0.59", "10.99.0.59", "role.pos.addresses", "inside one subnet"),
+    ("secrets =", '"pos-api-token"', '"other"', "role.pos.secrets", "no [[secret]] other"),
+    ("secrets =", '"]', '", "pos-api-token"]', "role.pos.secrets", "there twice"),
+    ("config =", "pos.yaml.j2", "none.j2", "role.pos.config", "cannot read"),
+    ("domain =", "shop-1.example.org", "shop-2.example.org", "", "may not vouch for names"),
+    ("delivery_note =", "delivery.csv", "none.csv", "trust.delivery_note", "cannot read"),
+]
+
+
+@pytest.mark.parametrize(("line", "old", "new", "key", "says"), SETTINGS)
+def test_settings_that_do_not_agree(
+    made: Path, line: str, old: str, new: str, key: str, says: str
+) -> None:
+    lines = (made / "site.toml").read_text().splitlines()
+    number = next(n for n, text in enumerate(lines) if text.startswith(line))
+    assert old in lines[number]
+    lines[number] = lines[number].replace(old, new, 1)
+    site = decode_site("\n".join(lines).encode())
+    found = site_dir.errors_of(check(site, site_dir.gather(made, made / "state", site)))
+    matching = [one for one in found if one.key == key and says in one.what]
+    assert matching, [str(one) for one in found]
+    assert all(one.remedy for one in found)
+
+
+def test_tables_that_do_not_agree(made: Path, files: SiteFiles) -> None:
+    text = (made / "site.toml").read_text()
+    start = text.index("[[role]]")
+    role = text[start : text.index("[[secret]]")]
+    subnet = text[text.index("[[subnet]]") : text.index("[[reservation]]")]
+    secret = text[text.index("[[secret]]") :]
+    other = subnet.replace('"tills"', '"more"').replace("10.77.0.0/22", "10.77.2.0/24")
+    site = decode_site((text + "\n" + role + other + secret).encode())
+    found = [f"{one.key} {one.what}" for one in site_dir.errors_of(check(site, files))]
+    for expected in (
+        "role.name pos is there twice",
+        "role.default is set for more than one role",
+        "role.pos.hostname is that of role pos too",
+        "role.pos.addresses overlaps with role pos",
+        "subnet.more.network overlaps with subnet tills",
+        "subnet.appliance 10.77.0.2 is there twice",
+        "secret.name pos-api-token is there twice",
+    ):
+        assert expected in found, found
+
+
+def change(**changes: object) -> Callable[[SiteFiles], SiteFiles]:
+    return lambda files: replace(files, **changes)
+
+
+TEMPLATE = "templates/pos.yaml.j2"
+FILES = [
+    (change(time_zone_known=False), "site.toml", "no time zone"),
+    (change(templates={TEMPLATE: "#\n{{ box.nme }}"}), TEMPLATE, "line 2"),
+    (change(templates={TEMPLATE: "hello"}), TEMPLATE, "ignore it"),
+    (change(anchors={"trust/ek/a.pem": b"none"}), "trust/ek/a.pem", "no PEM certificate"),
+    (change(root_certificate=None), "trust/root.pem", "is missing"),
+    (change(root_certificate=b"x"), "trust/root.pem", "not a PEM"),
+    (change(sign_public=None), "trust/root.pub", "is missing"),
+    (change(delivery_signature=None), "delivery.csv", "minisig is missing"),
+    (change(delivery_signature=b"x"), "delivery.csv", "four lines"),
+    (change(delivery_note=b"serial\n"), "delivery.csv", "not what was signed"),
+    (change(published=b"{}"), "bootsets/published.json", "exactly the keys"),
+    (
+        change(published=Published().serve(bytes(32), keep_until=None).encode()),
+        "bootsets/published.json",
+        "not in the store",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "file", "says"), FILES)
+def test_files_that_are_damaged(
+    site: Site,
+    files: SiteFiles,
+    damage: Callable[[SiteFiles], SiteFiles],
+    file: str,
+    says: str,
+) -> None:
+    found = site_dir.errors_of(check(site, damage(files)))
+    assert [one.file for one in found] == [file]
+    assert says in found[0].what
+    assert found[0].remedy
+
+
+def test_a_note_for_roles_that_do_not_exist(made: Path, site: Site, tmp_path: Path) -> None:
+    entry = note.Entry(serial="S1", model=None, ek_sha256=None, role="till", name=None)
+    for source in made.rglob("*"):
+        target = tmp_path / source.relative_to(made)
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    (tmp_path / "delivery.csv").write_bytes(note.encode((entry,)))
+    site_dir.sign_note(tmp_path, site)
+    found = site_dir.errors_of(check(site, site_dir.gather(tmp_path, tmp_path, site)))
+    assert [(one.key, one.what) for one in found] == [("serial S1", "there is no role till")]
+    nobody = decode_site((tmp_path / "site.toml").read_bytes().replace(b"default = true", b""))
+    (tmp_path / "delivery.csv").write_bytes(note.encode((replace(entry, role=None),)))
+    site_dir.sign_note(tmp_path, site)
+    found = site_dir.errors_of(check(nobody, site_dir.gather(tmp_path, tmp_path, nobody)))
+    assert [(one.key, one.what) for one in found] == [("serial S1", "has no role")]
+
+
+def test_each_signature_of_the_note_counts_one_up(tmp_path: Path) -> None:
+    directory = tmp_path / "site"
+    site_dir.init(directory, NEW)
+    site = site_dir.load(directory)
+    public = (directory / "trust" / "root.pub").read_bytes()
+    for counter in (2, 3):
+        signature, said = site_dir.sign_note(directory, site)
+        assert said == counter
+        text = (directory / "delivery.csv").read_bytes()
+        comment = verify(public, text, signature.read_bytes(), context=note.CONTEXT)
+        assert comment == f"site=shop-1 counter={counter}"
+
+
+def test_the_offline_keys_may_be_elsewhere(tmp_path: Path) -> None:
+    directory, stick = tmp_path / "site", tmp_path / "stick"
+    site_dir.init(directory, NEW)
+    (directory / "offline").rename(stick)
+    site = site_dir.load(directory)
+    with pytest.raises(SiteError, match="--offline"):
+        site_dir.sign_note(directory, site)
+    assert site_dir.sign_note(directory, site, stick)[1] == 2
+    keys = [one for one in site_dir.check_site(directory, tmp_path)[1] if one.file == "offline"]
+    assert keys == []
+
+
+def test_the_root_follows_a_changed_domain(tmp_path: Path) -> None:
+    directory = tmp_path / "site"
+    site_dir.init(directory, NEW)
+    before = load_certificate((directory / "trust" / "root.pem").read_bytes())
+    path = directory / "site.toml"
+    path.write_text(path.read_text().replace("shop-1.example.org", "shop-2.example.org"))
+    assert site_dir.errors_of(site_dir.check_site(directory, tmp_path)[1])
+    site_dir.remake_root(directory, site_dir.load(directory))
+    assert site_dir.errors_of(site_dir.check_site(directory, tmp_path)[1]) == []
+    after = load_certificate((directory / "trust" / "root.pem").read_bytes())
+    assert after.public_key() == before.public_key()
+
+
+def test_a_site_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="doorstep init"):
+        site_dir.load(tmp_path)
+    (tmp_path / "site.toml").write_text("x = 1")
+    with pytest.raises(SiteFileError):
+        site_dir.load(tmp_path)
