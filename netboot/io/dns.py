@@ -6,6 +6,7 @@ written in the order of the questions, and a slow peer costs a connection alone.
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import struct
@@ -48,6 +49,15 @@ class DnsRunner:
         self._selector = selectors.DefaultSelector()
         self._listeners: dict[IPv4Address, tuple[socket.socket, socket.socket]] = {}
         self._connections: dict[int, _Connection] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
+
+    def wake(self) -> None:
+        """End the turn that waits; may be called from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def _on_wake(self, descriptor: int) -> None:
+        os.eventfd_read(descriptor)
 
     def replace(self, zones: Zones) -> None:
         """Answer from another generation of zones."""
@@ -78,7 +88,7 @@ class DnsRunner:
             sock: Any = key.fileobj
             if not isinstance(key.data, _Connection):
                 key.data(sock)
-            elif sock.fileno() >= 0:
+            elif key.data.sock.fileno() >= 0:
                 self._serve(key.data, mask)
         now = time.monotonic()
         for connection in [one for one in self._connections.values() if one.deadline <= now]:
@@ -162,6 +172,7 @@ class DnsRunner:
             sock.close()
         self._listeners.clear()
         self._selector.close()
+        os.close(self._wake)
 
 
 def _has_message(inbound: bytearray) -> bool:

@@ -1,0 +1,186 @@
+"""DHCP as this process runs it: nothing is served on an interface where another server answers.
+
+It looks before it binds, in a thread of its own, and looks again while it was refused. It never
+decides who gets what.
+"""
+
+from __future__ import annotations
+
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from netboot.dhcp import DhcpConfig, DhcpEngine
+from netboot.errors import SiteError
+from netboot.events import Event, EventKind
+from netboot.io.dhcp import DhcpRunner
+from netboot.io.files import Told
+from netboot.io.leases import NetbootStore
+from netboot.io.probe import PROBE_SECONDS, ForeignServer, probe, refuse_foreign
+from netboot.io.workers import State
+
+LOOK_AGAIN_SECONDS = 60.0
+LOOK_SOON_SECONDS = 5.0
+"""After which an interface that could not be used is tried again."""
+
+_Looked = tuple[frozenset[str], tuple[ForeignServer, ...] | SiteError]
+
+
+class DhcpService:
+    """The DHCP runner behind the look for others; `turn` is one turn of its thread's loop."""
+
+    def __init__(
+        self,
+        store: NetbootStore,
+        tell: Told,
+        on_leases: Callable[[], None],
+        seconds: float = PROBE_SECONDS,
+    ) -> None:
+        """Serve nothing yet; `on_leases` is called when leases may have changed."""
+        self._store, self._tell, self._on_leases, self._seconds = store, tell, on_leases, seconds
+        self._selector = selectors.DefaultSelector()
+        self._runner: DhcpRunner | None = None
+        self._config: DhcpConfig | None = None
+        self._clear: frozenset[str] = frozenset()
+        self._looked: queue.SimpleQueue[_Looked] = queue.SimpleQueue()
+        self._looking: frozenset[str] = frozenset()
+        self._look_at = 0.0
+        self.foreign: tuple[ForeignServer, ...] = ()
+        self.trouble: str | None = None
+
+    @property
+    def state(self) -> State:
+        """What is being done, for `status`."""
+        if self._config is None:
+            return State.WAITING
+        if self.foreign:
+            return State.REFUSED
+        if self.trouble:
+            return State.TROUBLE
+        if not _served(self._config):
+            return State.OFF
+        return State.SERVING if _served(self._config) <= self._clear else State.LOOKING
+
+    @property
+    def sentence(self) -> str | None:
+        """Why DHCP is not served as planned, or None."""
+        try:
+            refuse_foreign(self.foreign)
+        except SiteError as error:
+            return f"DHCP is not served: {error}"
+        if self.trouble:
+            return f"DHCP: {self.trouble}"
+        return self._runner.trouble if self._runner is not None else None
+
+    def replace(self, config: DhcpConfig) -> None:
+        """Take another configuration; interfaces that are new are looked at first."""
+        self._config = config
+        served = _served(config)
+        self._clear &= served
+        self.foreign = tuple(one for one in self.foreign if one.interface in served)
+        self._look_at = 0.0
+        self._apply()
+
+    def turn(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for packets, answer them, and look where that is due."""
+        self._take_looks()
+        if self._config is not None and not self._looking and time.monotonic() >= self._look_at:
+            self._look(_served(self._config) - self._clear)
+        events = self._selector.select(timeout)
+        if self._runner is None:
+            return
+        now = time.time()
+        for key, _ in events:
+            ready: Any = key.fileobj
+            self._runner.on_readable(ready, now)
+        self._runner.tick(now)
+        if events:
+            self._on_leases()
+
+    def _look(self, interfaces: frozenset[str]) -> None:
+        if interfaces:
+            self._looking = interfaces
+            threading.Thread(target=self._ask, args=(interfaces,), daemon=True).start()
+
+    def _ask(self, interfaces: frozenset[str]) -> None:
+        try:
+            self._looked.put((interfaces, probe(sorted(interfaces), self._seconds)))
+        except SiteError as error:
+            self._looked.put((interfaces, error))
+
+    def _take_looks(self) -> None:
+        while not self._looked.empty():
+            interfaces, found = self._looked.get()
+            self._looking = frozenset()
+            if isinstance(found, SiteError):
+                self.trouble = str(found)
+                self._look_at = time.monotonic() + LOOK_SOON_SECONDS
+                continue
+            self.trouble = None
+            self._tell_foreign(found)
+            self.foreign = found
+            self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            self._clear |= interfaces - {server.interface for server in found}
+            self._apply()
+
+    def _tell_foreign(self, found: Iterable[ForeignServer]) -> None:
+        self._tell(
+            Event(
+                at=time.time(),
+                kind=EventKind.FOREIGN,
+                mac=server.mac,
+                address=server.address,
+                reason="FOREIGN-DHCP",
+                detail=(("interface", server.interface),),
+            )
+            for server in found
+            if server not in self.foreign
+        )
+
+    def _apply(self) -> None:
+        """Serve what was looked at and is planned; SiteError is trouble, and tried again."""
+        if self._config is None:
+            return
+        config = _only(self._config, self._clear)
+        try:
+            if self._runner is None:
+                engine = DhcpEngine(config, self._store.load_leases())
+                self._runner = DhcpRunner(engine, self._store, config)
+            else:
+                self._runner.replace(config, time.time())
+        except SiteError as error:
+            self.trouble = str(error)
+            self._clear = frozenset()
+            self._look_at = time.monotonic() + LOOK_SOON_SECONDS
+        finally:
+            self._select()
+
+    def _select(self) -> None:
+        for key in tuple(self._selector.get_map().values()):
+            self._selector.unregister(key.fileobj)
+        sockets: tuple[socket.socket, ...] = self._runner.sockets() if self._runner else ()
+        for sock in sockets:
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        if self._runner is not None:
+            self._runner.close()
+        self._selector.close()
+
+
+def _served(config: DhcpConfig) -> frozenset[str]:
+    return frozenset(one.interface for one in config.subnets if one.dhcp == "server")
+
+
+def _only(config: DhcpConfig, interfaces: frozenset[str]) -> DhcpConfig:
+    """Turn DHCP off where it was not looked, or another server answers."""
+    subnets = tuple(
+        one if one.interface in interfaces else replace(one, dhcp="off") for one in config.subnets
+    )
+    return replace(config, subnets=subnets)

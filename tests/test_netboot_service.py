@@ -1,0 +1,397 @@
+"""The netboot process on a real wire, unprivileged: real clients, new plans, kill -9, a rival."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from keys.io.rpc import RpcError, RpcUnavailableError, call
+from netboot.errors import PeerError
+from netboot.io.service import load
+from netboot.io.workers import line
+from netboot.leases import Reservation, SubnetPlan
+from netboot.plan import Boot, Plan, Record, RecordType
+
+UID = 61001
+USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006"
+ROOT = Path(__file__).parent.parent
+US, DOMAIN = "10.41.7.2", "shop.example.net"
+KERNEL = os.urandom(3_000_000)
+FILES = {
+    "/shimx64.efi": b"MZ" + bytes(998),
+    "/grub/grub.cfg": b"boot\n",
+    "/f/00112233/vmlinuz": KERNEL,
+    "/exact": bytes(1468 * 4),
+}
+RUN = """
+import sys
+from pathlib import Path
+from keys.io.layout import Layout, users_from_text
+from netboot.io.service import main
+base = Path(sys.argv[1])
+main(Layout(site=base / "site", state=base / "state", run=base / "run",
+            users=users_from_text(sys.argv[2])))
+"""
+
+
+def run(*command: str | Path, check: bool = True, timeout: float = 60) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+    assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+def until(what: Callable[[], object], seconds: float = 20.0) -> object:
+    end = time.monotonic() + seconds
+    while True:
+        found = what()
+        if found:
+            return found
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+class Lab:
+    """Two namespaces on a veth, a state directory, and the process as its own user."""
+
+    def __init__(self, base: Path) -> None:
+        tag = f"{os.getpid():x}"
+        self.base, self.srv, self.cli = base, f"nb-s{tag}", f"nb-c{tag}"
+        self.near, self.far = f"ns{tag}", f"nc{tag}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = base / "log"
+        for namespace in (self.srv, self.cli):
+            run("ip", "netns", "add", namespace)
+        link = (
+            f"ip link add {self.near} netns {self.srv} type veth peer {self.far} netns {self.cli}"
+        )
+        run(*link.split())
+        for namespace, end, address in (
+            (self.srv, self.near, f"{US}/24"),
+            (self.cli, self.far, "10.41.7.50/24"),
+        ):
+            for name in ("lo", end):
+                run("ip", "-n", namespace, "link", "set", name, "up")
+            run("ip", "-n", namespace, "address", "add", address, "dev", end)
+        for directory in ("state/netboot", "state/plan", "state/bootsets/files", "run/netboot"):
+            (base / directory).mkdir(parents=True)
+        for directory in ("state/netboot", "run/netboot"):
+            os.chown(base / directory, UID, UID)
+        for data in FILES.values():
+            (base / "state/bootsets/files" / hashlib.sha256(data).hexdigest()).write_bytes(data)
+
+    def plan(self, number: int = 1, **changes: object) -> Plan:
+        subnet = SubnetPlan(
+            name="tills",
+            interface=self.near,
+            network=IPv4Network("10.41.7.0/24"),
+            appliance=IPv4Address(US),
+            gateway=None,
+            pools=((IPv4Address("10.41.7.100"), IPv4Address("10.41.7.150")),),
+            lease=timedelta(minutes=10),
+            dhcp="server",
+            boot=True,
+        )
+        mac = bytes.fromhex(self.mac().replace(":", ""))
+        names = {path: hashlib.sha256(data).digest() for path, data in FILES.items()}
+        plan = Plan(
+            number=number,
+            site="shop",
+            domain=DOMAIN,
+            subnets=(subnet,),
+            reservations=(Reservation(mac=mac, address=IPv4Address("10.41.7.20"), name="till-1"),),
+            records=(Record(name=f"appliance.{DOMAIN}", type=RecordType.A, ttl=60, value=US),),
+            boot=Boot(boot_set=bytes(32), tftp="shimx64.efi", names=names),
+        )
+        return replace(plan, **changes)
+
+    def write(self, data: bytes, name: str = "plan.json") -> None:
+        fresh = self.base / "state/plan/new"
+        fresh.write_bytes(data)
+        fresh.rename(self.base / "state/plan" / name)
+
+    def start(self) -> None:
+        words = f"ip netns exec {self.srv} setpriv --reuid {UID} --regid {UID} --clear-groups"
+        drop = "-all,+net_bind_service,+net_raw"
+        words += f" --inh-caps {drop} --ambient-caps {drop} --bounding-set {drop}"
+        command = [
+            *words.split(),
+            "--no-new-privs",
+            sys.executable,
+            "-c",
+            RUN,
+            str(self.base),
+            USERS,
+        ]
+        environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env=environment, cwd="/")
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(20)
+        self.process = None
+        return status
+
+    def ask(self, method: str, **params: object) -> dict:
+        try:
+            return call(self.base / "run/netboot/socket", method, params, timeout=5)
+        except RpcUnavailableError:
+            return {}
+
+    def status(self) -> dict:
+        return self.ask("status")
+
+    def serves(self, number: int = 1) -> bool:
+        status = self.status()
+        assert self.process is None or self.process.poll() is None, self.log.read_text()
+        if status.get("running") != number:
+            return False
+        return set(status["services"].values()) == {"serving"}
+
+    def events(self, kind: str) -> list[dict]:
+        events = self.ask("events", after=0, limit=500).get("events", [])
+        return [event for event in events if event["kind"] == kind]
+
+    def box(self, *command: str | Path, check: bool = True) -> str:
+        return run("ip", "netns", "exec", self.cli, *command, check=check)
+
+    def mac(self) -> str:
+        text = run("ip", "-n", self.cli, "-j", "link", "show", "dev", self.far)
+        return json.loads(text)[0]["address"]
+
+    def dhcp(self) -> str:
+        script = "/bin/true"
+        words = ("busybox", "udhcpc", "-i", self.far, "-n", "-q", "-f", "-t", "5", "-s", script)
+        return self.box(*words)
+
+    def dig(self, *words: str) -> str:
+        return self.box("dig", f"@{US}", "+short", "+tries=1", "+time=2", *words).strip()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.kill()
+        for namespace in (self.srv, self.cli):
+            run("ip", "netns", "delete", namespace, check=False)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    base = tmp_path_factory.mktemp("netboot")
+    for directory in (base, *base.parents):
+        if directory != Path("/") and directory.is_relative_to("/tmp"):
+            directory.chmod(directory.stat().st_mode | 0o055)
+    made = Lab(base)
+    try:
+        made.start()
+        until(lambda: made.status())
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def serving(lab: Lab) -> Lab:
+    """The process with plan 1, whatever the test before left."""
+    lab.write(lab.plan().encode())
+    if lab.process is None:
+        lab.start()
+    until(lambda: lab.serves() and not lab.status()["kept"])
+    return lab
+
+
+pytestmark = pytest.mark.boots
+
+
+def test_it_waits_for_the_first_plan_and_says_so(lab: Lab) -> None:
+    status = lab.status()
+    assert status["running"] is None
+    assert status["sentences"] == ["netboot waits for the first plan"]
+    assert set(status["services"].values()) == {"waiting"}
+
+
+@pytest.mark.parametrize("size", ["512", "1024", "1468", "65464"])
+def test_curl_fetches_by_tftp(serving: Lab, tmp_path: Path, size: str) -> None:
+    target = tmp_path / "kernel"
+    url = f"tftp://{US}/f/00112233/vmlinuz"
+    serving.box("curl", "-s", "--tftp-blksize", size, "-o", target, url)
+    assert target.read_bytes() == KERNEL
+
+
+def test_tftp_hpa_and_atftp_fetch(serving: Lab, tmp_path: Path) -> None:
+    target = tmp_path / "one"
+    serving.box("tftp", "-m", "binary", US, "-c", "get", "f/00112233/vmlinuz", target)
+    assert target.read_bytes() == KERNEL
+    options = ("--option", "blksize 1468", "--option", "windowsize 4", "--option", "tsize 0")
+    target = tmp_path / "two"
+    serving.box("atftp", *options, "-g", "-r", "exact", "-l", target, US)
+    assert target.read_bytes() == FILES["/exact"]
+    text = serving.box("tftp", US, "-c", "get", "nothing", tmp_path / "three")
+    assert "no such file" in text
+
+
+def test_curl_fetches_by_http_in_ranges(serving: Lab, tmp_path: Path) -> None:
+    url = f"http://{US}/f/00112233/vmlinuz"
+    target = tmp_path / "kernel"
+    serving.box("curl", "-sf", "-o", target, url)
+    assert target.read_bytes() == KERNEL
+    serving.box("curl", "-sf", "-r", "1000000-1999999", "-o", target, url)
+    assert target.read_bytes() == KERNEL[1_000_000:2_000_000]
+    target.write_bytes(KERNEL[:500_000])
+    serving.box("curl", "-sf", "-C", "-", "-o", target, url)
+    assert target.read_bytes() == KERNEL
+    for path, status in (("/nothing", "404"), ("/..%2fetc", "403")):
+        told = serving.box(
+            "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{US}{path}"
+        )
+        assert told == status
+
+
+def test_what_was_sent_is_told_with_the_lease_it_went_to(serving: Lab, tmp_path: Path) -> None:
+    serving.box("curl", "-s", "-o", tmp_path / "x", f"tftp://{US}/shimx64.efi")
+
+    def ended() -> list[dict]:
+        details = [event["detail"] for event in serving.events("boot-file")]
+        return [one for one in details if one["phase"] == "end" and one["name"] == "/shimx64.efi"]
+
+    assert until(ended)[0] == {
+        "transport": "tftp",
+        "name": "/shimx64.efi",
+        "phase": "end",
+        "sent": 1000,
+        "size": 1000,
+        "done": True,
+    }
+    until(lambda: "boot-file address=10.41.7.50 transport=tftp" in serving.log.read_text())
+
+
+def test_a_lease_has_a_name_both_ways_and_survives_kill_9(serving: Lab) -> None:
+    assert "10.41.7.20" in serving.dhcp()
+    assert until(lambda: serving.dig(f"till-1.{DOMAIN}")) == "10.41.7.20"
+    assert serving.dig("-x", "10.41.7.20") == f"till-1.{DOMAIN}."
+    assert serving.dig("+tcp", f"appliance.{DOMAIN}") == US
+    (lease,) = serving.ask("leases")["leases"]
+    assert (lease["address"], lease["mac"], lease["name"]) == (
+        "10.41.7.20",
+        serving.mac(),
+        "till-1",
+    )
+    before = serving.ask("events", after=0)["last"]
+    serving.kill()
+    serving.start()
+    until(serving.serves)
+    assert serving.ask("leases")["leases"] == [lease]
+    assert serving.ask("events", after=0)["last"] >= before
+    assert until(lambda: serving.dig(f"till-1.{DOMAIN}")) == "10.41.7.20"
+
+
+def test_a_new_plan_is_taken_and_a_bad_one_is_not(serving: Lab) -> None:
+    more = Record(name=f"more.{DOMAIN}", type=RecordType.A, ttl=60, value="10.41.7.77")
+    plan = serving.plan(2, records=(*serving.plan().records, more))
+    serving.write(plan.encode())
+    until(lambda: serving.serves(2))
+    assert serving.dig(f"more.{DOMAIN}") == "10.41.7.77"
+    bad = replace(plan, number=3, domain="-")
+    serving.write(bad.encode())
+    kept = until(lambda: serving.status()["kept"])
+    assert kept.startswith("the newest plan is not served: plan 3: domain '-' is no domain name")
+    assert serving.status()["running"] == 2
+    assert serving.dig(f"more.{DOMAIN}") == "10.41.7.77"
+    serving.write(plan.encode(), "plan.previous.json")
+    serving.kill()
+    serving.start()
+    until(lambda: serving.serves(2))
+    assert serving.status()["kept"] == kept
+    serving.write(b"{}")
+    until(lambda: "unknown or missing" in str(serving.status()["kept"]))
+
+
+def test_files_that_the_store_lost_are_told(serving: Lab) -> None:
+    plan = serving.plan(4)
+    names = {**plan.boot.names, "/gone": b"\7" * 32}
+    serving.write(replace(plan, boot=replace(plan.boot, names=names)).encode())
+    until(lambda: serving.status()["running"] == 4)
+    assert serving.status()["sentences"] == ["1 boot files are missing in the store: /gone"]
+    told = serving.box("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{US}/gone")
+    assert told == "503"
+
+
+def test_only_control_and_the_operator_may_ask(serving: Lab) -> None:
+    for name, uid, allowed in (("control", 61003, True), ("enroll", 61002, False)):
+        for method in ("status", "events", "leases"):
+            code = f"""
+import sys
+from pathlib import Path
+from keys.io.rpc import RpcError, call
+try:
+    call(Path({str(serving.base / "run/netboot/socket")!r}), {method!r}, {{}})
+    print("yes")
+except RpcError as error:
+    print(error.code)
+"""
+            environment = {"PYTHONPATH": str(ROOT)}
+            words = ["setpriv", "--reuid", str(uid), "--clear-groups", sys.executable, "-c", code]
+            done = subprocess.run(
+                words, capture_output=True, text=True, check=True, env=environment, cwd="/"
+            )
+            assert done.stdout.strip() == ("yes" if allowed else "FORBIDDEN"), (name, method)
+    with pytest.raises(RpcError):
+        serving.ask("events", after="0")
+
+
+def test_it_ends_when_told(serving: Lab) -> None:
+    assert serving.kill(signal.SIGTERM) == 0
+
+
+def test_it_does_not_serve_dhcp_beside_another_server(lab: Lab) -> None:
+    if lab.process is not None:
+        lab.kill()
+    lab.write(lab.plan().encode())
+    words = f"ip netns exec {lab.cli} dnsmasq --keep-in-foreground --port=0 --conf-file=/dev/null"
+    words += f" --interface={lab.far} --bind-interfaces --dhcp-range=10.41.7.200,10.41.7.210"
+    words += f" --dhcp-leasefile={lab.base}/rival --pid-file= --user=root"
+    with subprocess.Popen(words.split(), stderr=subprocess.DEVNULL) as rival:
+        try:
+            lab.start()
+            until(lambda: lab.status().get("services", {}).get("dhcp") == "refused")
+            status = lab.status()
+        finally:
+            rival.kill()
+    (foreign,) = status["foreign"]
+    assert foreign == {"interface": lab.near, "address": "10.41.7.50", "mac": lab.mac()}
+    (sentence,) = status["sentences"]
+    assert "another DHCP server answers" in sentence
+    assert "10.41.7.50" in sentence
+    assert status["services"]["tftp"] == "serving"
+    event = until(lambda: lab.events("foreign-dhcp"))[0]
+    assert (event["address"], event["reason"]) == ("10.41.7.50", "FOREIGN-DHCP")
+    lab.kill()
+
+
+def test_a_plan_that_is_no_file_or_too_wrong_is_told_in_few_sentences(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="No such file"):
+        load(tmp_path / "plan.json")
+
+
+def test_lines_cannot_be_forged_by_a_name() -> None:
+    event = {
+        "kind": "boot-file",
+        "mac": None,
+        "address": "10.0.0.1",
+        "reason": None,
+        "detail": {"name": "a\nnetboot: forged", "done": True},
+    }
+    assert line(event) == 'boot-file address=10.0.0.1 name="a\\nnetboot: forged" done=True'
