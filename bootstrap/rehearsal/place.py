@@ -26,7 +26,7 @@ from bootstrap.site import SITE_FILE, Site
 from keys import note
 from keys.io.layout import SERVICES, Layout
 from keys.tpm_public import EccPublic, PublicArea, RsaPublic
-from netboot.bootset import GRUB_CFG_HTTP, SIGNATURE_CONTEXT, BootSetManifest, anchor_cpio
+from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, anchor_cpio
 from netboot.io.bootsets import SIGNATURE, BootSetStore
 
 FIRST_UID = 61001
@@ -152,12 +152,11 @@ def make_boot_set(place: Place, parts: Parts, *, version: int, release: str) -> 
         version=version,
         created=int(time.time()),
         release=release,
-        grub_cfg=GRUB_CFG_HTTP,
     )
     signature = site_dir.sign_document(
         place.layout.site,
         manifest.encode(),
-        f"boot set {manifest.name} version {version}",
+        manifest.signature_comment,
         SIGNATURE_CONTEXT,
     )
     store.put(manifest.digest, SIGNATURE, signature)

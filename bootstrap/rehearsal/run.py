@@ -38,7 +38,9 @@ from bootstrap.rehearsal.wire import Wire
 from netboot.bootset import BootSetManifest
 from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE
 
-MACS = ("52:54:00:d0:00:01", "52:54:00:d0:00:02")
+MACS = ("52:54:00:d0:00:01", "52:54:00:d0:00:02", "52:54:00:d0:00:03")
+INSECURE = 3
+"""Number of the box whose Secure Boot is off."""
 READY = ("ready", "held", "refused", "trouble", "report")
 TURNED_AWAY = ("refused", "held", "ready")
 KEEP = timedelta(days=14)
@@ -82,7 +84,11 @@ class Rehearsal:
         ca = TpmCa(work / "tpm-ca")
         self.boxes = [
             VirtualBox(
-                work / f"box-{number}", mac=mac, tpm_ca=ca, serial_number=f"REHEARSAL-{number}"
+                work / f"box-{number}",
+                mac=mac,
+                tpm_ca=ca,
+                serial_number=f"REHEARSAL-{number}",
+                secure_boot=number != INSECURE,
             )
             for number, mac in enumerate(MACS, 1)
         ]
@@ -95,7 +101,7 @@ class Rehearsal:
 
     def prepare_boxes(self) -> None:
         """Make the boxes' TPMs and put them on the signed delivery note."""
-        self.step("making two boxes: firmware, TPM, endorsement certificate; signing the note")
+        self.step("making boxes: firmware, TPM, endorsement certificate; signing the note")
         for box in self.boxes:
             box.create()
         expect(self.place, self.boxes)
@@ -230,9 +236,10 @@ def _attack(
     old: BootSetManifest,
     new: BootSetManifest,
 ) -> None:
-    box, store = rehearsal.boxes[1], rehearsal.shelf.store
+    store = rehearsal.shelf.store
+    _, box, insecure = rehearsal.boxes
 
-    def turned_away(title: str, wanted: str, **how: Any) -> None:
+    def turned_away(title: str, wanted: str, box: VirtualBox, **how: Any) -> None:
         chapter = rehearsal.power_on(title, box, lan, teller, TURNED_AWAY, **how)
         box.stop()
         got = chapter.end["reason"] or chapter.end["kind"]
@@ -244,11 +251,10 @@ def _attack(
         turned_away(
             "attack: one byte of the anchor initrd is changed on the wire",
             "INITRD-UNKNOWN",
+            box,
             tap=wire.tap,
         )
-    box.secure_boot = False
-    turned_away("attack: Secure Boot is switched off", "SECURE-BOOT-OFF")
-    box.secure_boot = True
+    turned_away("attack: Secure Boot is switched off", "SECURE-BOOT-OFF", insecure)
     rehearsal.shelf.publish(new.digest, KEEP)
     rehearsal.shelf.withdraw(old.digest)
     appliance.ask("keys", "withdraw", {"boot_set": b64u(old.digest)})
@@ -258,6 +264,7 @@ def _attack(
         turned_away(
             "attack: the box is given an older boot set, which was withdrawn",
             "BOOT-SET-WITHDRAWN",
+            box,
             tap=wire.tap,
         )
     title = "attack: the first box is rebooted and tries to open its captured bundle again"
