@@ -109,7 +109,8 @@ class Appliance:
         if status.get("kept"):
             raise SiteError(f"the rehearsal's netboot does not take the plan: {status['kept']}")
         tls = self._place.layout.run / "tls" / "server.pem"
-        return bool(status.get("running")) and tls.exists()
+        serving = all(word == "serving" for word in status["services"].values())
+        return bool(status["running"]) and serving and tls.exists()
 
     def _await(self, what: str, ready: Any) -> None:
         deadline = time.monotonic() + START_SECONDS
