@@ -1,16 +1,44 @@
 """What the technician sees of each box: one card with a stage, its age, a reason and a next step.
 
-Pure: rows and `now` in, cards out. No secret, no configuration and no evidence ever enters a card.
-Source: the 36 behaviours a field page needs; the codes are those of `attest.reasons` and below.
+Pure: rows and `now` in, cards out. No secret, no configuration and no evidence ever enters a card,
+and no text of a box enters one but through `harmless`.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from bootstrap.enrolment import Stage
+from bootstrap.next_steps import NEXT_STEP
+
+STAGE_WORDS: Mapping[Stage, str] = {
+    Stage.HEARD: "Heard",
+    Stage.BOOTING: "Loading",
+    Stage.CONTACTED: "Proving itself",
+    Stage.VERIFIED: "Accepted",
+    Stage.HELD: "Waits for a decision",
+    Stage.REFUSED: "Refused",
+    Stage.ENROLLED: "Configured, finishing",
+    Stage.READY: "Ready",
+    Stage.STALE: "Not heard for long",
+    Stage.REVOKED: "Out of service",
+    Stage.REPLACED: "Replaced",
+}
+"""What people call a stage."""
+
+TRACK = (
+    Stage.HEARD,
+    Stage.BOOTING,
+    Stage.CONTACTED,
+    Stage.VERIFIED,
+    Stage.ENROLLED,
+    Stage.READY,
+)
+"""The way of a box that meets no trouble, step by step."""
 
 USUAL: Mapping[Stage, timedelta] = {
     Stage.HEARD: timedelta(seconds=20),
@@ -22,36 +50,38 @@ USUAL: Mapping[Stage, timedelta] = {
 """How long a box usually stays in a stage; three times that turns its card amber."""
 
 SILENT: Mapping[Stage, str] = {
-    Stage.HEARD: "It has an address but did not ask for its start file: set network boot first.",
-    Stage.BOOTING: "It stopped loading: power it off and on once, then swap the cable.",
-    Stage.CONTACTED: "It began to prove itself and fell silent: power it off and on once.",
-    Stage.VERIFIED: "It is accepted and the site has not finished: look at the services below.",
-    Stage.ENROLLED: "It has its configuration and did not report: wait, then power-cycle it.",
+    Stage.HEARD: "It has an address and did not ask for its start file.",
+    Stage.BOOTING: "It stopped loading.",
+    Stage.CONTACTED: "It began to prove itself and fell silent.",
+    Stage.VERIFIED: "It is accepted, and the site has not finished its configuration.",
+    Stage.ENROLLED: "It has its configuration and did not report.",
 }
 """What is missing when a stage is quiet for too long."""
 
-NEXT_STEP: Mapping[str, str] = {
-    "NO-DHCP": "Check cable and port light, then the boot order.",
-    "DHCP-NOBOOT": "Set network boot as the first boot option.",
-    "BOOT-STALL": "Power it off and on once, then swap the cable.",
-    "OTHER-DHCP": "Unplug the other device, or call.",
-    "ARCH": "This box needs another kind of start file: call, and say its model.",
-    "SECURE-BOOT-OFF": "Switch Secure Boot on in the firmware, then power-cycle.",
-    "TPM-NONE": "Switch the security chip (TPM) on in the firmware, then power-cycle.",
-    "TPM-OWNED": "Clear the security chip (TPM) in the firmware, then power-cycle.",
-    "EK-NONE": "Call: this security chip has no identity of its own.",
-    "EK-UNKNOWN": "Call headquarters: they decide about this maker's chip.",
-    "EK-UNLISTED": "Call headquarters: this box is not on the delivery note.",
-    "REPLAY": "Power-cycle it. If it comes again, treat it as tampering and call.",
-    "FACTS-DIFFER": "Compare the label with the order; if they agree, call headquarters.",
-    "SECRET-EXPIRED": "Call: the site needs a line, or a new lease by hand.",
-    "SECRET-MISSING": "Call: the operator has not stored this secret yet.",
-    "HANDED-OVER": "Power-cycle it: one hand-over is made for each start.",
-    "SITE-NOT-READY": "Wait a minute; then look at the services below.",
+SILENT_CODE: Mapping[Stage, str] = {
+    Stage.HEARD: "DHCP-NOBOOT",
+    Stage.BOOTING: "BOOT-STALL",
+    Stage.CONTACTED: "PROOF-STALL",
+    Stage.VERIFIED: "HANDOVER-STALL",
+    Stage.ENROLLED: "REPORT-STALL",
 }
-"""What to do now, by reason; any other refusal has the general step."""
+"""The reason code of a stage that is quiet for too long."""
 
-_GENERAL = "Power it off and on once. If the same comes again, unplug it and call."
+SERVICES: Mapping[str, tuple[str, str]] = {
+    "control": ("Controller", "No box is judged, and nothing new is shown here."),
+    "keys": ("Key service", "No box can be given its configuration or its secrets."),
+    "netboot": ("Network boot", "No box gets an address or its start file."),
+}
+"""Of each service: what people call it, and what its silence means."""
+
+_GENERAL = "Switch the box off and on once. If the same comes again, unplug it and call."
+_DECIDE = "Call headquarters: a person must decide."
+_SPACES = frozenset({"Zs", "Zl", "Zp", "Cc"})
+_HIDDEN = frozenset({"Cf", "Cs", "Co", "Cn"})
+_MARKS = frozenset({"Mn", "Me"})
+_MAX_MARKS = 2
+_STRETCH = 4
+"""A text is cut to so many times its limit before it is looked at, whatever a box sends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +99,37 @@ class Card:
     sentence: str | None
     next_step: str | None
     quiet: str | None
+    stopped_at: Stage | None = None
 
     @property
     def tone(self) -> str:
         """One of bad, wait, good, busy: what colour and sign the card has."""
-        if self.stage in (Stage.REFUSED, Stage.REVOKED):
+        if self.stage in (Stage.REFUSED, Stage.REVOKED, Stage.REPLACED):
             return "bad"
-        if self.stage is Stage.HELD or self.quiet:
+        if self.quiet or self.stage in (Stage.HELD, Stage.STALE):
+            return "wait"
+        if self.reasons and self.stage is not Stage.READY:
             return "wait"
         return "good" if self.stage is Stage.READY else "busy"
+
+    @property
+    def code(self) -> str | None:
+        """The one reason code to read over the phone; None when nothing is wrong."""
+        if self.reasons:
+            return self.reasons[0]
+        return SILENT_CODE[self.stage] if self.quiet else None
+
+    @property
+    def usual(self) -> float | None:
+        """Seconds that a box usually stays in this stage; None for a stage that lasts."""
+        span = USUAL.get(self.stage)
+        return span.total_seconds() if span else None
+
+    @property
+    def step(self) -> int | None:
+        """Which step of TRACK the box is at, or was stopped at; from 1."""
+        at = self.stage if self.stage in TRACK else self.stopped_at
+        return TRACK.index(at) + 1 if at else None
 
 
 def next_step(stage: Stage, reasons: tuple[str, ...]) -> str | None:
@@ -87,7 +139,7 @@ def next_step(stage: Stage, reasons: tuple[str, ...]) -> str | None:
     known = NEXT_STEP.get(reasons[0])
     if known or stage in (Stage.ENROLLED, Stage.READY):
         return known
-    return "Call headquarters: a person must decide." if stage is Stage.HELD else _GENERAL
+    return _DECIDE if stage is Stage.HELD else _GENERAL
 
 
 def quiet(stage: Stage, since: float, now: float) -> str | None:
@@ -108,3 +160,44 @@ def age(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def harmless(text: object, limit: int) -> str:
+    """Make text of a box fit to be shown: at most `limit` characters on one line.
+
+    Controls become spaces; bidi overrides, zero-width characters and whatever has no shape become
+    U+FFFD (they can make one serial look like another, CVE-2021-42574); piled-up marks are dropped.
+    """
+    out: list[str] = []
+    marks = 0
+    for character in unicodedata.normalize("NFC", str(text)[: _STRETCH * limit]):
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in _MARKS else 0
+        if marks > _MAX_MARKS:
+            continue
+        if category in _SPACES:
+            character = " "
+        elif category in _HIDDEN:
+            character = "\ufffd"
+        out.append(character)
+    line = " ".join("".join(out).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def full_sentence(text: str | None) -> str | None:
+    """Begin with a capital and end with a full stop, as every sentence of the page does."""
+    if not text:
+        return None
+    line = harmless(text, 300)
+    if not line:
+        return None
+    return line[:1].upper() + line[1:] + ("" if line[-1] in ".!?…" else ".")
+
+
+_NUMBER = re.compile(r"\+?[0-9][0-9 ()/.-]{4,24}[0-9]")
+
+
+def phone_number(help_text: str) -> str | None:
+    """Find the number to dial in the site's help text (RFC 3966, digits and plus); None without."""
+    found = _NUMBER.search(help_text)
+    return re.sub(r"[^0-9+]", "", found[0].replace("(0)", "")) if found else None

@@ -1,18 +1,22 @@
-"""From rows to what a person is shown: cards, services, a timeline in plain sentences.
+"""From rows to what a person is shown: cards and a timeline in plain sentences.
 
-Pure. A sighting (by MAC) and a box (by EK) that phoned home with that MAC are one card.
+Pure. A sighting (by MAC) and a box (by EK) that phoned home with that MAC are one card. All text
+that a box or a stranger chose passes `harmless` here, so page and command line get it fit to show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bootstrap.cards import Card, next_step, quiet
+from bootstrap.cards import SILENT_CODE, Card, full_sentence, harmless, next_step, quiet
 from bootstrap.enrolment import Stage
+from bootstrap.next_steps import NEXT_STEP
 from bootstrap.rows import BoxRow, Sighting
 
 _BEFORE = (Stage.HEARD, Stage.BOOTING)
+_SHORT, _NAME = 40, 63
+_STOPPED = {Stage.HELD: Stage.CONTACTED, Stage.REFUSED: Stage.CONTACTED}
 
 
 def cards(boxes: Iterable[BoxRow], sightings: Iterable[Sighting], now: float) -> list[Card]:
@@ -38,37 +42,50 @@ def card_json(card: Card) -> Mapping[str, Any]:
         "next_step": card.next_step,
         "quiet": card.quiet,
         "tone": card.tone,
+        "code": card.code,
+        "usual": card.usual,
+        "step": card.step,
     }
 
 
 def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
-    reborn = sighting is not None and sighting.since > box.since and sighting.stage in _BEFORE
-    stage = sighting.stage if sighting is not None and reborn else box.stage
-    since = sighting.since if sighting is not None and reborn else box.since
-    reasons = () if reborn else box.reasons + tuple(str(item["reason"]) for item in box.withheld)
+    seen = sighting if sighting is not None and _boots_again(sighting, box) else None
+    stage, since = (seen.stage, seen.since) if seen else (box.stage, box.since)
+    withheld = tuple(str(item["reason"]) for item in box.withheld)
+    reasons = () if seen else box.reasons + withheld
+    silence = quiet(stage, since, now) if not reasons else None
     smbios = box.facts.get("smbios") or {}
-    product = str(smbios.get("product_name") or "")
-    serial = str(smbios.get("product_serial") or "")
+    serial = harmless(smbios.get("product_serial") or "", _SHORT)
+    product = harmless(smbios.get("product_name") or "", _SHORT)
     facts = {
-        "Address": box.address or "",
-        "MAC": box.mac or "",
-        "Serial": serial[:40],
-        "Role": box.role or "",
-        "Withheld": ", ".join(str(item["name"]) for item in box.withheld),
+        "Serial": serial,
+        "Model": product,
+        "Address": harmless(box.address or "", _SHORT),
+        "MAC": harmless(box.mac or "", _SHORT),
+        "Role": harmless(box.role or "", _SHORT),
+        "Withheld": harmless(", ".join(str(item["name"]) for item in box.withheld), 200),
     }
     return Card(
         key=box.box,
-        title=box.hostname or product[:40] or f"box {box.box[:8]}",
+        title=harmless(box.hostname or "", _NAME) or product or f"box {box.box[:8]}",
         stage=stage,
         since=since,
-        first=box.first,
-        attempt=box.attempt,
-        facts=tuple((name, text) for name, text in facts.items() if text),
+        first=seen.first if seen else box.first,
+        attempt=box.attempt + (1 if seen else 0),
+        facts=_filled(facts),
         reasons=reasons,
-        sentence=None if reborn else box.sentence or _withheld_sentence(box),
-        next_step=next_step(stage, reasons),
-        quiet=quiet(stage, since, now),
+        sentence=None if seen else full_sentence(box.sentence or _withheld_sentence(box)),
+        next_step=next_step(stage, reasons) or _silent_step(stage, silence),
+        quiet=silence,
+        stopped_at=_STOPPED.get(stage),
     )
+
+
+def _boots_again(sighting: Sighting, box: BoxRow) -> bool:
+    """Tell a new start from a running system that renews its lease (which asks for no file)."""
+    if sighting.since <= box.since or sighting.stage not in _BEFORE:
+        return False
+    return sighting.stage is Stage.BOOTING or bool(sighting.detail.get("boot_file"))
 
 
 def _withheld_sentence(box: BoxRow) -> str | None:
@@ -79,55 +96,165 @@ def _withheld_sentence(box: BoxRow) -> str | None:
 
 
 def _sighting_card(sighting: Sighting, now: float) -> Card:
-    facts = {"Address": sighting.address or "", "MAC": sighting.mac}
-    reasons = (sighting.reason,) if sighting.reason else ()
+    silence = quiet(sighting.stage, sighting.since, now)
+    told = sighting.reason and (silence or sighting.reason not in _PASSING)
+    reasons = (harmless(sighting.reason, _SHORT),) if told else ()
+    silence = None if reasons else silence
+    loading = _file_name(sighting.detail) if sighting.stage is Stage.BOOTING else ""
+    facts = {
+        "Loads": loading and f"{loading}{_portion(sighting.detail)}",
+        "Address": harmless(sighting.address or "", _SHORT),
+        "MAC": harmless(sighting.mac, _SHORT),
+    }
     return Card(
         key=sighting.mac,
-        title=f"new box {sighting.mac[-8:]}",
+        title=f"new box {harmless(sighting.mac, _SHORT)[-8:]}",
         stage=sighting.stage,
         since=sighting.since,
         first=sighting.first,
         attempt=1,
-        facts=tuple((name, text) for name, text in facts.items() if text),
+        facts=_filled(facts),
         reasons=reasons,
-        sentence=None,
-        next_step=next_step(sighting.stage, reasons),
-        quiet=quiet(sighting.stage, sighting.since, now),
+        sentence=full_sentence(_REASON_SENTENCES.get("".join(reasons))),
+        next_step=next_step(sighting.stage, reasons) or _silent_step(sighting.stage, silence),
+        quiet=silence,
     )
 
+
+_PASSING = frozenset({"NOT-FOUND", "IN-USE", "NOT-YOURS"})
+"""Reasons that loaders meet on their usual way; told only when nothing follows."""
+
+
+def _silent_step(stage: Stage, silence: str | None) -> str | None:
+    return NEXT_STEP[SILENT_CODE[stage]] if silence else None
+
+
+def _filled(facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, text) for name, text in facts.items() if text)
+
+
+_REASON_SENTENCES = {
+    "TPM-NONE": "It says that it has no security chip (TPM 2.0), or that the chip is off",
+    "TPM-OWNED": "It says that somebody else's password locks its security chip (TPM)",
+    "EK-NONE": "It says that its security chip (TPM) has no certificate of its maker",
+    "ARCH": "It asked for a start file for a kind of processor that this site does not serve",
+    "NOT-FOUND": "It asked for a file that this site does not have",
+    "FORBIDDEN": "It asked for a file by a name that is not allowed",
+    "NOT-HERE": "It is on a network from which no box is started",
+    "LOST": "Its start file is missing on the appliance",
+    "IN-USE": "It says that another device uses the address it was offered",
+    "RESERVED-IN-USE": "Another device uses the address that is reserved for it",
+    "NOT-YOURS": "It asked for an address that it may not have",
+    "WRONG-NET": "It asked for an address of another network",
+}
+"""What was seen of a box that has not proved itself, by netboot's reason or its own claim."""
 
 _SENTENCES = {
     "dhcp-discover": "asked for an address",
     "dhcp-offer": "was offered {address}",
     "dhcp-ack": "has the address {address}",
+    "dhcp-nak": "was denied the address {address}",
+    "dhcp-decline": "found its address {address} in use",
+    "dhcp-inform": "asked for network settings",
     "dhcp-release": "gave {address} back",
-    "boot-file": "loaded {name}",
     "arch-unknown": "asked for a start file that this site does not have",
     "foreign-dhcp": "another DHCP server answers on this network: {address}",
+    "hello-refused": "could not begin to prove itself",
+    "evidence-refused": "could not prove itself",
     "session": "began to prove itself",
     "verified": "proved itself: {tier}",
     "held": "must wait: {sentence}",
     "refused": "was refused: {sentence}",
     "enrolled": "was given its name {hostname} and its configuration",
     "ready": "reported ready",
-    "report": "reported, and is not ready yet",
+    "report": "reported, and is not ready yet: {sentence}",
     "trouble": "says of itself: {sentence}",
     "approved": "was approved by a person",
+    "revoked": "was taken out of service by a person",
     "replay": "sent another answer to an old question",
     "handover": "a hand-over was sealed for it",
+    "handover-refused": "the key service refused a hand-over",
+    "answer-signed": "its answer was signed",
+    "receipt-signed": "its receipt was signed",
 }
 
 
 def event_sentence(event: Mapping[str, Any]) -> str:
     """Say what an event means in the words of the page; the kind itself where no words exist."""
-    values = _Blank(
-        {"address": event.get("address") or "an address", **(event.get("detail") or {})}
-    )
-    return _SENTENCES.get(str(event["kind"]), str(event["kind"])).format_map(values)
+    detail = event.get("detail") or {}
+    if event["kind"] == "boot-file":
+        return _boot_file_sentence(detail)
+    given = {"address": event.get("address") or "an address", **detail}
+    values = _Blank({name: harmless(value, 200) for name, value in given.items()})
+    kind = harmless(event["kind"], _SHORT)
+    return _SENTENCES.get(kind, kind.replace("{", "").replace("}", "")).format_map(values)
 
 
-class _Blank(dict[str, Any]):
+def _boot_file_sentence(detail: Mapping[str, Any]) -> str:
+    name = _file_name(detail) or "a file"
+    if detail.get("phase") == "refused":
+        return f"asked for {name}: {harmless(detail.get('sentence') or 'refused', 100)}"
+    if detail.get("phase") == "start":
+        return f"began to load {name}"
+    return f"loaded {name}{_portion(detail)}"
+
+
+def _file_name(detail: Mapping[str, Any]) -> str:
+    return harmless(str(detail.get("name") or "").rpartition("/")[2], 60)
+
+
+def _portion(detail: Mapping[str, Any]) -> str:
+    """Say how much of a file was sent, unless all of it was; a piece asked for by range is one."""
+    sent, size = detail.get("sent"), detail.get("size")
+    if detail.get("phase") != "end" or detail.get("done") or type(sent) is not int or not size:
+        return ""
+    return f" to {100 * sent // int(size)} %"
+
+
+class _Blank(dict[str, str]):
     """Text from a peer never breaks a sentence: what is missing is a dash."""
 
     def __missing__(self, key: str) -> str:
         return "-"
+
+
+_GAP_SECONDS = 600.0
+
+
+def attempts(events: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Part the events of a box (oldest first) into its attempts, the present one last.
+
+    A new attempt is a start from the network, or a new proof, after it had begun to prove itself or
+    after ten quiet minutes. A running system that renews its lease starts none.
+    """
+    parts: list[list[Mapping[str, Any]]] = [[]]
+    proved, last = False, 0.0
+    for event in events:
+        late = event["at"] - last > _GAP_SECONDS
+        if parts[-1] and _begins(event) and (proved or late):
+            parts.append([])
+            proved = False
+        proved, last = proved or event["kind"] == "session", event["at"]
+        parts[-1].append(event)
+    return parts
+
+
+def _begins(event: Mapping[str, Any]) -> bool:
+    detail = event.get("detail") or {}
+    vendor = str(detail.get("vendor_class") or "")
+    return (
+        event["kind"] in ("session", "boot-file")
+        or vendor.startswith(("PXEClient", "HTTPClient"))
+        or bool(detail.get("boot_file"))
+    )
+
+
+def told_once(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Join neighbours that say the same: the last of them, with `times`."""
+    out: list[dict[str, Any]] = []
+    for event in events:
+        if out and out[-1]["sentence"] == event["sentence"]:
+            out[-1] = {**event, "times": out[-1]["times"] + 1}
+        else:
+            out.append({**event, "times": 1})
+    return out
