@@ -269,8 +269,6 @@ def check_operator(site: Appliance) -> None:
     assert json.loads(boxes.stdout)["cards"] == []
     assert site.ask("box", "approve", "nobody", "--yes").returncode == 1
     wait_until(lambda: b'"secret-put"' in site.ask("events", "--json").stdout)
-    services = json.loads(site.ask("services", "--json").stdout)["services"]
-    assert {one["name"]: one["ok"] for one in services}.get("keys") is True
 
 
 HOME = "https://appliance.shop-1.example.org:8443/v1"
@@ -306,11 +304,16 @@ def check_requests(site: Appliance) -> None:
     ):
         found = post(site, path, body)
         assert (found[0], found[1], found[2]["reason"]) == (status, KIND, reason), (path, found)
+    wait_until(lambda: site.ask("services").returncode == 0)
+    services = json.loads(site.ask("services", "--json").stdout)["services"]
+    assert {one["name"] for one in services if one["ok"]} == set(SERVICES)
     check_address(site)
     check_silent_peers(site)
     check_reload(site)
     (site.run / "enroll" / "http").unlink()
     assert post(site, "/sessions", "{}")[2]["reason"] == "SITE-NOT-READY"
+    silent = json.loads(site.ask("services", "--json").stdout)["services"]
+    assert [one["name"] for one in silent if not one["ok"]] == ["enroll"]
 
 
 def check_address(site: Appliance) -> None:

@@ -132,15 +132,17 @@ def events(place: Place, as_json: bool, follow: bool, last: int) -> None:
 @as_json
 def services(place: Place, as_json: bool) -> None:
     """Show which process answers. Exit code 1: one of them does not."""
-    answer = place.ask("control", "services")
+    from bootstrap.io import health
+
+    answer = health.services(place.run)
     if as_json:
         print_json(answer)
     else:
         rows = [
-            (one["name"], "answers" if one["ok"] else "silent", _since(one["since"]))
+            (one["name"], _state(one["ok"]), _since(one["since"]), one["sentence"])
             for one in answer["services"]
         ]
-        print_table(("service", "state", "since"), rows)
+        print_table(("service", "state", "since", "why"), rows)
         for notice in answer["notices"]:
             click.echo(f"note: {plain(notice)}")
     if not all(one["ok"] for one in answer["services"]):
@@ -164,6 +166,10 @@ def _print_event(event: dict[str, Any]) -> None:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _state(ok: bool) -> str:
+    return "answers" if ok else "silent"
 
 
 def _since(seconds: float | None) -> str:
