@@ -163,15 +163,17 @@ class Container:
         command += ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
         command += [f"{name}={value}" for name, value in OFFLINE.items()]
         command += ["LANG=C.UTF-8", "sh", "-ec", script]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
     def run(self, script: str, timeout: float = 120) -> str:
         """Run a script that must do; gives what it printed."""
         done = self.try_run(script, timeout)
         assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
+
+    def path(self, path: str) -> Path:
+        """Give a path inside as we reach it from outside (proc(5), /proc/PID/root)."""
+        return Path(f"/proc/{self._leader}/root") / path.lstrip("/")
 
     def journal(self, lines: int = 60) -> str:
         """Give the end of what our units logged."""

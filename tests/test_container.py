@@ -1,0 +1,227 @@
+"""Doorstep on a fresh Debian 13 under systemd, installed by the printed blocks of docs/install.md.
+
+One container for all tests; they run in the order in which an operator meets what they are about.
+"""
+
+import re
+import subprocess
+import time
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+import pytest
+from container import Container, blocks
+
+from bootstrap.rehearsal.lan import Lan, inside
+from keys.io.layout import SERVICES
+from keys.io.rpc import RpcUnavailableError, call
+
+pytestmark = [pytest.mark.boots, pytest.mark.timeout(900)]
+
+ADDRESS = IPv4Interface("10.41.7.2/24")
+CLIENT = IPv4Interface("10.41.7.99/24")
+NAME = "appliance.shop-0417.example.net"
+PREFIX = "cd /root/doorstep\n"
+STEPS = [
+    ("Packages", 1),
+    ("Program", 0),
+    ("Users, directories, units", 0),
+    ("Site", 0),
+    ("Start", 0),
+]
+PLACES = "/etc/doorstep /var/lib/doorstep /run/doorstep/tls /opt/doorstep /usr /tmp/.. /etc"
+STARTED = 30.0
+BACK = 15.0
+CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13}
+RIGHTS = {"netboot": CAPABILITIES.keys(), "nginx": {"CAP_NET_BIND_SERVICE"}}
+ISOLATED = {"keys", "control", "enroll", "page"}
+
+
+class Controller:
+    """The container with a client beside it on the same LAN."""
+
+    def __init__(self, container: Container, lan: Lan) -> None:
+        self.container, self.lan = container, lan
+        self.run, self.try_run = container.run, container.try_run
+
+    def unit(self, service: str, name: str) -> str:
+        return self.run(f"systemctl show -P {name} doorstep-{service}.service").strip()
+
+    def path(self, path: str) -> Path:
+        """Give a path inside as we reach it from outside."""
+        return self.container.path(path)
+
+    def ask(self, service: str, method: str, **params):
+        """Call a service as the operator does."""
+        return call(self.path(f"/run/doorstep/{service}/socket"), method, params)
+
+    def client(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on another machine of the LAN."""
+        return subprocess.run(
+            inside(self.lan.box_namespace, command),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def get(self, port: int, path: str, *options: str) -> tuple[int, str]:
+        """Fetch by HTTPS, trusting the site's root alone; gives status (0: none) and body."""
+        root = self.path("/etc/doorstep/trust/root.pem")
+        command = ["curl", "-sS", "--max-time", "10", "--cacert", str(root), *options]
+        command += ["--resolve", f"{NAME}:{port}:{ADDRESS.ip}", "-w", "\n%{http_code}"]
+        done = self.client(*command, f"https://{NAME}:{port}{path}")
+        body, _, status = done.stdout.rpartition("\n")
+        return int(status or 0), body
+
+    def phone_home(self) -> int:
+        """Say something that is no hello; a working courier carries it and control refuses it."""
+        media = "Content-Type: application/vnd.doorstep.phone-home.v1+json"
+        return self.get(8443, "/v1/sessions", "-H", media, "-d", "{}")[0]
+
+    def answers(self, service: str) -> bool:
+        """Tell whether a service does its work, as its own peers see it."""
+        if service in ("keys", "control", "netboot"):
+            try:
+                self.ask(service, "events", after=0, limit=1)
+            except RpcUnavailableError:
+                return False
+            return True
+        if service == "enroll":
+            return self.phone_home() == 400
+        status, body = self.get(443, "/")
+        return status == 200 and "shop-0417" in body
+
+
+def wait(what, seconds: float, message: str) -> float:
+    """Wait until something holds; gives how long it took."""
+    started = time.monotonic()
+    while not what():
+        assert time.monotonic() - started < seconds, message
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def controller():
+    """Install by the document and start."""
+    with Lan(ADDRESS, interface="eth1") as lan, Container(lan) as container:
+        for heading, number in STEPS:
+            container.run(PREFIX + blocks(heading)[number])
+        one = Controller(container, lan)
+        wait(lambda: one.answers("keys"), STARTED, "keys does not answer")
+        container.run(PREFIX + blocks("Start")[1])
+        subprocess.run(
+            ["ip", "-n", lan.box_namespace, "address", "add", str(CLIENT), "dev", Lan.BRIDGE],
+            check=True,
+        )
+        yield one
+
+
+def test_it_boots_at_once(controller):
+    assert controller.container.boot_seconds < 20
+    assert controller.run("systemctl is-system-running").strip() == "running"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_unit_is_active_and_answers(controller, service):
+    wait(lambda: controller.answers(service), STARTED, service)
+    assert controller.unit(service, "ActiveState") == "active"
+    assert controller.unit(service, "NRestarts") == "0", controller.container.journal()
+
+
+def test_the_command_says_that_all_answer(controller):
+    said = controller.run(PREFIX + blocks("Start")[2])
+    for service in ("control", "netboot", "keys"):
+        assert re.search(rf"^{service} +answers", said, flags=re.M)
+
+
+def test_this_systemd_finds_nothing_to_say_of_the_units(controller):
+    units = " ".join(f"doorstep-{name}.service" for name in SERVICES)
+    done = controller.try_run(f"systemd-analyze verify --man=no {units} doorstep.target")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_process_has_its_user_its_rights_and_no_more(controller, service):
+    pid = controller.unit(service, "MainPID")
+    status = dict(
+        re.findall(r"^(\w+):\t(.*)$", controller.run(f"cat /proc/{pid}/status"), flags=re.M)
+    )
+    wanted = sum(1 << CAPABILITIES[name] for name in RIGHTS.get(service, ()))
+    for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == wanted, name
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    uid = controller.run(f"id -u doorstep-{service}").strip()
+    assert status["Uid"].split() == [uid] * 4
+    links = controller.run(f"readlink /proc/{pid}/ns/net /proc/1/ns/net").split()
+    assert (links[0] != links[1]) == (service in ISOLATED)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_process_writes_or_reads_what_is_anothers(controller, service):
+    """Try it as the user inside the unit's own mounts, where the sandbox counts as well."""
+    pid = controller.unit(service, "MainPID")
+    state = {"netboot": ["netboot"], "control": ["site", "evidence"], "keys": ["keys"]}
+    others = " ".join(name for one in state if one != service for name in state[one])
+    script = f"for d in {others}; do ! ls /var/lib/doorstep/$d 2>/dev/null || echo read $d; done; "
+    script += "! cat /etc/doorstep/offline/root.key 2>/dev/null || echo read the root key; "
+    script += f"for d in {PLACES}; do ! touch $d/x 2>/dev/null || echo wrote $d; done"
+    user = f"--reuid doorstep-{service} --regid doorstep-{service} --init-groups"
+    said = controller.run(f"nsenter -t {pid} -m -- setpriv {user} sh -c '{script}'")
+    assert said.splitlines() == (["wrote /run/doorstep/tls"] if service == "keys" else [])
+
+
+def test_the_page_comes_over_https_with_a_certificate_of_the_site(controller):
+    status, body = controller.get(443, "/")
+    assert status == 200
+    assert "shop-0417" in body
+    assert controller.get(443, "/no-such-page")[0] == 404
+
+
+def test_phone_home_is_carried_and_refused_by_control(controller):
+    assert controller.phone_home() == 400
+    assert controller.get(8443, "/")[0] == 404
+
+
+def test_a_machine_on_the_lan_gets_an_address_and_the_sites_names(controller):
+    command = [
+        "busybox",
+        "udhcpc",
+        "-i",
+        Lan.BRIDGE,
+        "-f",
+        "-n",
+        "-q",
+        "-t",
+        "10",
+        "-s",
+        "/bin/true",
+    ]
+    done = controller.client(*command)
+    assert re.search(r"lease of 10\.41\.7\.1\d\d obtained", done.stderr + done.stdout)
+    found = controller.client("dig", "+short", f"@{ADDRESS.ip}", NAME)
+    assert found.stdout.split() == [str(ADDRESS.ip)]
+    assert len(controller.ask("netboot", "leases")["leases"]) == 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_it_is_back_after_kill_9(controller, service):
+    before = controller.unit(service, "MainPID")
+    kept = controller.ask("netboot", "leases")["leases"]
+    controller.run(f"kill -9 {before}")
+    took = wait(lambda: controller.unit(service, "MainPID") not in (before, "0"), BACK, "is gone")
+    took += wait(lambda: controller.answers(service), BACK, "does not answer")
+    print(f"{service}: answers {took:.1f} s after kill -9")
+    assert controller.unit(service, "NRestarts") == "1"
+    assert controller.ask("netboot", "leases")["leases"] == kept
+
+
+def test_the_target_stops_and_starts_everything(controller):
+    controller.run("systemctl stop doorstep.target")
+    for service in SERVICES:
+        wait(lambda one=service: controller.unit(one, "ActiveState") == "inactive", BACK, service)
+    controller.run("systemctl start doorstep.target")
+    for service in SERVICES:
+        wait(lambda one=service: controller.answers(one), STARTED, service)
+        assert controller.unit(service, "ActiveState") == "active"
