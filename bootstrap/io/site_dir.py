@@ -231,11 +231,21 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
                 os.fsync(file.fileno())
             Path(temporary).chmod(mode)
             Path(temporary).rename(path)
+            _sync(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise SiteError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class _Maker:
