@@ -9,6 +9,7 @@ import click
 
 from bootstrap.cli.common import SITE, Place, with_place
 
+SITE_FILE = "site.toml"
 _PATH = click.Path(path_type=Path, file_okay=False)
 
 
@@ -25,7 +26,7 @@ def run(place: Place) -> None:
 
 
 @click.command(short_help="Enrol a virtual box before anybody travels.")
-@click.option("--site", type=_PATH, default=SITE, show_default=True, help="The site's files.")
+@click.option("--site", type=_PATH, help=f"Settings; {SITE}, or the shipped example without one.")
 @click.option("--work", type=_PATH, help="Where the rehearsal works; kept afterwards.")
 @click.option(
     "--via",
@@ -34,15 +35,26 @@ def run(place: Place) -> None:
     show_default=True,
     help="How the box is started.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def rehearse(site: Path, work: Path | None, via: str, as_json: bool) -> None:
+@click.option("--attacks", is_flag=True, help="Then attack the site, and show what is refused.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON at the end; the story to stderr.")
+def rehearse(site: Path | None, work: Path | None, via: str, attacks: bool, as_json: bool) -> None:
     """Boot a virtual box with firmware, Secure Boot and TPM and enrol it at a copy of the site.
 
     It has its own state, root, anchors and secrets, in a network of its own; the real site is only
-    read. Exit code 1: the box was not enrolled.
+    read. Exit code 1: something did not go as it must.
     """
-    module = import_module("bootstrap.rehearsal.run")
-    if not module.rehearse(site=site.absolute(), work=work, via=via, as_json=as_json):
+    from bootstrap.rehearsal.run import rehearse as play
+
+    if site is None and (SITE / SITE_FILE).exists():
+        site = SITE
+    result = play(
+        site=site.absolute() if site else None,
+        work=work.absolute() if work else None,
+        via=via,
+        as_json=as_json,
+        attacks=attacks,
+    )
+    if not result.ok:
         raise SystemExit(1)
 
 
@@ -101,15 +113,6 @@ def page(place: Place) -> None:
 
     app = module.create_app(place.socket("control"))
     serve(app, place.run / "page" / HTTP_SOCKET, threads=40, seconds=60)
-
-
-@service.command()
-@with_place
-def rehearsal(place: Place) -> None:
-    """Run all processes of a rehearsal's site, whose state is marked as one."""
-    from bootstrap.io.supervisor import run as supervise
-
-    supervise(place.layout(), _report, rehearsal=True)
 
 
 def _report(line: str) -> None:
