@@ -7,6 +7,7 @@ tried again is tried with the same bytes and growing pauses. It never follows a 
 from __future__ import annotations
 
 import http.client
+import itertools
 import socket
 import ssl
 import time
@@ -23,6 +24,7 @@ MAX_ANSWER = 4 * 1024 * 1024
 SHORT = (1, 2, 4, 8)
 LONG = (1, 2, 4, 8, 15, 30, 30, 30, 60, 60, 60, 60)
 """Pauses in seconds between tries; after the last one it gives up."""
+
 _PORT = 8443
 _TIMEOUT = 60
 _MAX_RETRY_AFTER = 120
@@ -81,7 +83,7 @@ class Client:
         SiteRefusalError for any other status, SITE-UNTRUSTED for a wrong certificate,
         SITE-UNREACHABLE when all tries failed.
         """
-        for pause in (*pauses, None):
+        for pause in itertools.chain(pauses, (None,)):
             try:
                 reply = self._once(path, body)
             except ssl.SSLCertVerificationError as error:

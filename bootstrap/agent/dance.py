@@ -1,0 +1,233 @@
+"""One session from hello to receipt, over an open TPM and a client for the site.
+
+It decides nothing the specification leaves open, tries no session twice and keeps no secret longer
+than the session. docs/phone-home-v1.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attest import transcript as hashes_of
+from attest.transcript import Session
+from bootstrap.agent import handoff, protocol
+from bootstrap.agent.errors import TROUBLE, AgentError, BoxError, Code
+from bootstrap.agent.protocol import Anchor, Answer, Bundle, Dance, Logs, Opened, Quoted, b64u
+
+if TYPE_CHECKING:
+    from bootstrap.agent.client import Client
+    from bootstrap.agent.tpm import Tpm
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a session ended; `status` is ready, enrolled (something withheld), held or refused."""
+
+    status: str
+    box: str
+    session: bytes
+    reason: str = ""
+    sentence: str = ""
+    retry_seconds: int = 0
+    compare_code: str = ""
+    fqdn: str = ""
+    after: str = ""
+    withheld: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a dance needs of the machine it runs on."""
+
+    seed: Path
+    say: Say
+    set_clock: Callable[[int], None] | None = None
+    medium_needed: bool = False
+
+
+def load_anchor(directory: Path) -> Anchor:
+    """Read the anchor; BoxError ANCHOR when a file is missing or is no certificate."""
+    from ssl import PEM_cert_to_DER_cert
+
+    try:
+        pem = (directory / "site-root.pem").read_text()
+        lines = {n: (directory / n).read_text().strip() for n in ("site-id", "server-name")}
+        release = (directory / "release").read_text().strip()
+        root = PEM_cert_to_DER_cert(pem.strip())
+    except (OSError, ValueError) as error:
+        raise BoxError(Code.ANCHOR, f"the initrd of this site is not usable: {error}") from None
+    return Anchor(
+        site_id=lines["site-id"],
+        server_name=lines["server-name"],
+        release=release,
+        root=root,
+        root_pem=pem,
+    )
+
+
+def enrol(
+    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, logs: Logs, place: Place
+) -> Outcome:
+    """Run one session; AgentError says what went wrong."""
+    from tpm2_pytss import TSS2_Exception
+
+    try:
+        return _enrol(tpm, client, anchor, facts, logs, place)
+    except TSS2_Exception as error:
+        raise BoxError(Code.TPM_FAILED, f"the TPM refuses: {error}") from None
+
+
+def _enrol(
+    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, logs: Logs, place: Place
+) -> Outcome:
+    dance, private = _begin(tpm, client, anchor, facts, place.say)
+    x, answer = _prove(tpm, client, dance, logs, place.say)
+    if answer.bundle is None:
+        return _not_yet(dance, x, answer, place.say)
+    opened = _open(tpm, dance, x, answer.bundle, private)
+    # From here on the bundle cannot be opened again: extend first, then use.
+    tpm.extend_opened(hashes_of.opened_data(x))
+    document = handoff.read_handoff(opened, dance, answer.bundle)
+    if place.set_clock is not None:
+        place.set_clock(document.issued)
+    receipt = _report(tpm, client, dance, x, document, opened, place)
+    return _done(dance, document, receipt, handoff.digests(document, opened), place.say)
+
+
+def tell_trouble(client: Client, error: AgentError, facts: bytes) -> None:
+    """Tell the site why this box cannot begin, if it is one of the reasons it takes."""
+    if error.code in TROUBLE:
+        body = protocol.encode({"reason": error.code.value, "facts": b64u(facts)})
+        client.post("/v1/trouble", body)
+
+
+def _begin(tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, say: Say) -> tuple[Dance, Any]:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    tpm.check_ownership()
+    say("making the keys of this box in its TPM")
+    ek = tpm.load_ek()
+    hello = protocol.make_hello(
+        ek_public=ek,
+        ak_public=tpm.load_ak(),
+        certificates=tpm.ek_certificates(),
+        box_nonce=os.urandom(32),
+    )
+    say(f"this box is {hello.box}")
+    challenge = protocol.read_challenge(client.post("/v1/sessions", hello.body))
+    secret = tpm.activate(challenge.credential_blob, challenge.encrypted_secret)
+    private = X25519PrivateKey.generate()
+    session = Session(session=challenge.session, server_nonce=challenge.server_nonce, secret=secret)
+    dance = Dance(
+        anchor=anchor,
+        hello=hello,
+        session=session,
+        facts=facts,
+        ephemeral=private.public_key().public_bytes_raw(),
+        device_public=tpm.load_device(),
+    )
+    return dance, private
+
+
+def _prove(tpm: Tpm, client: Client, dance: Dance, logs: Logs, say: Say) -> tuple[bytes, Answer]:
+    from bootstrap.agent.client import LONG
+
+    q = dance.q
+    measured = tpm.quote(q)
+    attest, signature = tpm.certify_device(hashes_of.device_data(q))
+    quoted = Quoted(
+        quotes=measured.quotes,
+        pcrs=measured.pcrs,
+        device_attest=attest,
+        device_signature=signature,
+    )
+    body = protocol.evidence_body(dance, quoted, logs)
+    say("showing the site what was booted")
+    path = f"/v1/sessions/{dance.session.session.hex()}/evidence"
+    # The same bytes again after a lost reply: the site answers with what it stored.
+    reply = client.post(path, body, pauses=LONG)
+    x = hashes_of.transcript(q, body)
+    return x, protocol.read_answer(reply, dance, x)
+
+
+def _open(tpm: Tpm, dance: Dance, x: bytes, bundle: Bundle, private: Any) -> Opened:
+    share = tpm.open_share(bundle.sealed_public, bundle.duplicate, bundle.seed, bundle.counters)
+    return protocol.open_bundle(bundle, dance, x, share=share, ephemeral_private=private)
+
+
+def _report(
+    tpm: Tpm,
+    client: Client,
+    dance: Dance,
+    x: bytes,
+    document: handoff.Handoff,
+    opened: Opened,
+    place: Place,
+) -> Answer:
+    from bootstrap.agent.client import LONG
+
+    checks = {"signature": "ok", "opened-in-tpm": "ok"}
+    matches = handoff.check_identity(document, tpm.sign, os.urandom(32))
+    checks["certificate-matches-key"] = "ok" if matches else "failed"
+    try:
+        handoff.write_seed(document, place.seed)
+        checks["seed-written"] = "ok"
+    except OSError as error:
+        checks["seed-written"] = f"failed: {error.strerror}"
+    report = protocol.report_bodies(
+        checks, handoff.digests(document, opened), medium_needed=place.medium_needed
+    )
+    session = dance.session.session
+    message = hashes_of.report_message(dance.anchor.site_id, session, x, report)
+    body = protocol.encode({"report": b64u(report), "signature": b64u(tpm.sign(message))})
+    # The bundle is open and opens no second time: nothing but this report can finish it.
+    patient = itertools.chain(LONG, itertools.repeat(60))
+    reply = client.post(f"/v1/sessions/{session.hex()}/report", body, pauses=patient)
+    return protocol.read_answer(reply, dance, x, context="receipt")
+
+
+def _not_yet(dance: Dance, x: bytes, answer: Answer, say: Say) -> Outcome:
+    say(f"{answer.status}: {answer.reason}: {answer.sentence}")
+    code = ""
+    if answer.status == "held":
+        code = hashes_of.compare_code(dance.session.secret, x)
+        say(f"compare code {code}")
+    return Outcome(
+        status=answer.status,
+        box=str(dance.hello.box),
+        session=dance.session.session,
+        reason=answer.reason,
+        sentence=answer.sentence,
+        retry_seconds=answer.retry_seconds,
+        compare_code=code,
+    )
+
+
+def _done(
+    dance: Dance,
+    document: handoff.Handoff,
+    receipt: Answer,
+    digests: dict[str, bytes],
+    say: Say,
+) -> Outcome:
+    withheld = tuple(dict.fromkeys((*document.withheld, *receipt.withheld)))
+    say(f"{receipt.status} as {document.fqdn}")
+    for name, digest in digests.items():
+        say(f"secret {name} sha256-keyed {digest.hex()[:16]}")
+    for name in withheld:
+        say(f"secret {name} was withheld")
+    return Outcome(
+        status=receipt.status,
+        box=str(dance.hello.box),
+        session=dance.session.session,
+        fqdn=document.fqdn,
+        after=document.after,
+        withheld=withheld,
+    )

@@ -1,0 +1,137 @@
+"""What a box does with its hand-over: seed, identity check, the report.
+
+It writes below one directory only, secrets readable for root alone. It never prints a value.
+docs/architecture.md, "Hand-off document"; docs/phone-home-v1.md, step 4.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attest.transcript import secret_digest
+from bootstrap.agent.errors import Code, PeerError
+from bootstrap.agent.protocol import HANDOFF_TYPE, Bundle, Dance, Fields, Opened, b64u
+
+SEED = Path("/run/doorstep/seed")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+_CLOUD = {
+    "user_data": "user-data",
+    "meta_data": "meta-data",
+    "network_config": "network-config",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handoff:
+    """A hand-off document that belongs to this box and session; times in unix seconds."""
+
+    issued: int
+    expires: int
+    role: str
+    hostname: str
+    fqdn: str
+    after: str
+    chain_pem: str
+    site_root_pem: str
+    seed: Mapping[str, bytes] = field(repr=False)
+    secrets: Mapping[str, bytes] = field(repr=False)
+    withheld: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    document: bytes = field(default=b"", repr=False)
+
+
+def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
+    """Read the plaintext of a bundle; PeerError when it is for another site, box or session."""
+    fields = Fields.read(opened.document, None)
+    expected = {
+        "type": HANDOFF_TYPE,
+        "site": dance.anchor.site_id,
+        "box": str(dance.hello.box),
+        "session": b64u(dance.session.session),
+    }
+    for name, value in expected.items():
+        if fields.take(name, str) != value:
+            raise _wrong(f"the hand-off is for another {name}")
+    issued, expires = fields.number("issued", 64), fields.number("expires", 64)
+    if not issued < expires or not issued < bundle.expires:
+        raise PeerError(Code.BUNDLE_EXPIRED, "the hand-off ended before it was issued")
+    after = fields.take("after", str)
+    if after not in ("power-off", "stay"):
+        raise _wrong("the hand-off asks for an unknown step afterwards")
+    cloud = Fields(fields.take("nocloud", dict))
+    return Handoff(
+        issued=issued,
+        expires=expires,
+        role=fields.take("role", str),
+        hostname=fields.take("hostname", str),
+        fqdn=fields.take("fqdn", str),
+        after=after,
+        chain_pem=Fields(fields.take("identity", dict)).take("chain_pem", str),
+        site_root_pem=Fields(fields.take("trust", dict)).take("site_root_pem", str),
+        seed={file: cloud.data(name) for name, file in _CLOUD.items()},
+        secrets=_secrets(fields.take("secrets", list)),
+        withheld=tuple(_names(fields.take("withheld", list))),
+        checks=tuple(str(one) for one in fields.take("checks", list)),
+        document=opened.document,
+    )
+
+
+def write_seed(handoff: Handoff, directory: Path) -> None:
+    """Write the seed beside its place, then put it there as a whole."""
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for part in (fresh, fresh / "secrets", fresh / "identity", fresh / "trust"):
+        part.mkdir(parents=True, mode=0o700)
+    for name, data in handoff.seed.items():
+        _write(fresh / name, data)
+    for name, value in handoff.secrets.items():
+        _write(fresh / "secrets" / name, value)
+    _write(fresh / "identity/chain.pem", handoff.chain_pem.encode())
+    _write(fresh / "trust/site-root.pem", handoff.site_root_pem.encode())
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.rename(directory)
+
+
+def check_identity(handoff: Handoff, sign: Callable[[bytes], bytes], challenge: bytes) -> bool:
+    """Tell whether a challenge signed by the TPM's device key verifies under the new certificate."""
+    from bootstrap.agent.signature import leaf_key, verify_pair
+
+    message = b"doorstep/v1/identity-check\0" + challenge
+    return verify_pair(leaf_key(handoff.chain_pem.encode()), message, sign(message))
+
+
+def digests(handoff: Handoff, opened: Opened) -> dict[str, bytes]:
+    """Give for each secret the MAC that proves to the site that the box has it."""
+    return {n: secret_digest(opened.content_key, n, v) for n, v in handoff.secrets.items()}
+
+
+def _write(path: Path, data: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.write(data)
+
+
+def _secrets(items: list[Any]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for item in items:
+        fields = Fields(item if isinstance(item, dict) else {})
+        name = fields.take("name", str)
+        # The name becomes a file name.
+        if not _NAME.match(name) or name in found:
+            raise _wrong("the hand-off holds a secret with a name that is no file name")
+        found[name] = fields.data("value")
+    return found
+
+
+def _names(items: list[Any]) -> list[str]:
+    return [str(item.get("name", "?")) for item in items if isinstance(item, dict)]
+
+
+def _wrong(sentence: str) -> PeerError:
+    return PeerError(Code.HANDOFF, sentence)
