@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -53,30 +55,33 @@ def lan() -> Iterator[Lan]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, lan: Lan) -> Iterator[Path]:
+def base() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="netboot-"))  # pytest's own is closed to other users
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def site(base: Path, lan: Lan) -> Iterator[Path]:
     """The process with its plan, DHCP serving; gives the path of its socket."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory != Path("/tmp") and directory.is_relative_to("/tmp"):
-            directory.chmod(directory.stat().st_mode | 0o055)
     for name in ("state/netboot", "state/plan", "state/bootsets/files", "run/netboot"):
-        (tmp_path / name).mkdir(parents=True)
+        (base / name).mkdir(parents=True)
     for name in ("state/netboot", "run/netboot"):
-        os.chown(tmp_path / name, UID, UID)
+        os.chown(base / name, UID, UID)
     for data in FILES.values():
         name = hashlib.sha256(data).hexdigest()
-        (tmp_path / "state/bootsets/files" / name).write_bytes(data)
+        (base / "state/bootsets/files" / name).write_bytes(data)
     made = plan(lan)
     assert check(made) == ()
-    (tmp_path / "state/plan/plan.json").write_bytes(made.encode())
+    (base / "state/plan/plan.json").write_bytes(made.encode())
     drop = "-all,+net_bind_service,+net_raw"
     words = f"setpriv --reuid {UID} --regid {UID} --clear-groups --inh-caps {drop}"
     words += f" --ambient-caps {drop} --bounding-set {drop} --no-new-privs"
-    command = lan.appliance_command(
-        [*words.split(), sys.executable, "-c", RUN, str(tmp_path), USERS]
-    )
+    command = lan.appliance_command([*words.split(), sys.executable, "-c", RUN, str(base), USERS])
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     with subprocess.Popen(command, env=environment, cwd="/") as process:
-        path = tmp_path / "run/netboot/socket"
+        path = base / "run/netboot/socket"
         try:
             until(lambda: ask(path, "status").get("services", {}).get("dhcp") == "serving")
             yield path

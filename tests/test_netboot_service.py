@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -189,11 +191,9 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    base = tmp_path_factory.mktemp("netboot")
-    for directory in (base, *base.parents):
-        if directory != Path("/") and directory.is_relative_to("/tmp"):
-            directory.chmod(directory.stat().st_mode | 0o055)
+def lab() -> Iterator[Lab]:
+    base = Path(tempfile.mkdtemp(prefix="netboot-"))  # pytest's own is closed to other users
+    base.chmod(0o755)
     made = Lab(base)
     try:
         made.start()
@@ -201,6 +201,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
     finally:
         made.end()
+        shutil.rmtree(base)
 
 
 @pytest.fixture
@@ -327,6 +328,29 @@ def test_files_that_the_store_lost_are_told(serving: Lab) -> None:
     assert serving.status()["sentences"] == ["1 boot files are missing in the store: /gone"]
     told = serving.box("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{US}/gone")
     assert told == "503"
+
+
+def test_an_address_that_the_interface_does_not_have_is_told(serving: Lab) -> None:
+    (subnet,) = serving.plan().subnets
+    other = replace(
+        subnet,
+        name="cams",
+        interface="lo",
+        network=IPv4Network("10.42.0.0/24"),
+        appliance=IPv4Address("10.42.0.2"),
+        pools=(),
+        dhcp="off",
+    )
+    serving.write(serving.plan(5, subnets=(subnet, other)).encode())
+    until(lambda: serving.serves(5))
+    (sentence,) = serving.status()["sentences"]
+    assert "does not have its address 10.42.0.2 (cams): give it to interface lo" in sentence
+    run("ip", "-n", serving.srv, "address", "add", "10.42.0.2/24", "dev", "lo")
+    assert serving.status()["sentences"] == []
+    served = run(
+        "ip", "netns", "exec", serving.srv, "curl", "-sf", "http://10.42.0.2/grub/grub.cfg"
+    )
+    assert served == "boot\n"
 
 
 def test_only_control_and_the_operator_may_ask(serving: Lab) -> None:

@@ -491,3 +491,70 @@ def test_no_name_leads_out(name: str) -> None:
     assert path is None or normal_path(path) == path
     entry = FileMap(DIGESTS).find(name, US)
     assert not isinstance(entry, Entry) or entry.path in STORE
+
+
+class Client:
+    """A client by RFC 7440: acknowledges the end of a window, or where a gap begins."""
+
+    def __init__(self, block: int, window: int) -> None:
+        self.content = bytearray()
+        self._block, self._window, self._next, self._in_window = block, window, 1, 0
+        self.is_done = False
+
+    def receive(self, data: bytes) -> list[bytes]:
+        if data[:2] == b"\0\6":
+            return [ack(0)]
+        number = struct.unpack("!H", data[2:4])[0]
+        if number != self._next & 0xFFFF or self.is_done:
+            self._in_window = 0
+            return [ack(self._next - 1)]
+        self.content += data[4:]
+        self._next += 1
+        self._in_window += 1
+        self.is_done = len(data) - 4 < self._block
+        if self.is_done or self._in_window == self._window:
+            self._in_window = 0
+            return [ack(number)]
+        return []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([1, 2, 5]),
+    st.integers(0, 4000),
+    st.lists(st.sampled_from(["pass", "pass", "drop", "twice", "late"]), max_size=60),
+)
+def test_a_bad_network_never_changes_the_content(window: int, size: int, fates: list[str]) -> None:
+    content = bytes(number % 251 for number in range(size))
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: BytesContent(content), 1468)
+    client, fate, now = Client(100, window), iter(fates), 0.0
+    options = (("blksize", 100), ("windowsize", window))
+    flying: list[tuple[bool, bytes]] = []
+
+    def put(is_to_client: bool, packets: list[bytes]) -> None:
+        for packet in packets:
+            what = next(fate, "pass")
+            copies = {"drop": 0, "twice": 2}.get(what, 1)
+            flying.extend([(is_to_client, packet)] * copies)
+            if what == "late" and len(flying) > 1:
+                flying.insert(0, flying.pop())
+
+    number = 0
+    put(True, [send.data for send in server.receive(rrq("exact", *options), BOX, US, now).sends])
+    for _ in range(5000):
+        if client.is_done and not flying:
+            break
+        if not flying:
+            now += 0.5
+            put(True, [send.data for send in server.tick(now).sends])
+            continue
+        is_to_client, packet = flying.pop(0)
+        if is_to_client:
+            put(False, client.receive(packet))
+        else:
+            outcome = server.receive_on(number, packet, BOX, now)
+            put(True, [send.data for send in outcome.sends])
+    assert bytes(client.content) == content
+    for second in range(40):
+        server.tick(now + second)
+    assert len(server) == 0

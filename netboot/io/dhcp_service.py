@@ -1,7 +1,8 @@
 """DHCP as this process runs it: nothing is served on an interface where another server answers.
 
-It looks before it binds, in a thread of its own, and looks again while it was refused. It never
-decides who gets what.
+It looks before it binds, in a thread of its own, and looks again while it was refused. One that
+comes later is told of, and DHCP goes on: who is right, a person decides. It never decides who gets
+what.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from netboot.io.probe import PROBE_SECONDS, ForeignServer, probe, refuse_foreign
 from netboot.io.workers import State
 
 LOOK_AGAIN_SECONDS = 60.0
+LOOK_OUT_SECONDS = 600.0
+"""Between looks for servers that came later."""
 LOOK_SOON_SECONDS = 5.0
 """After which an interface that could not be used is tried again."""
 
@@ -51,6 +54,7 @@ class DhcpService:
         self._looking: frozenset[str] = frozenset()
         self._look_at = 0.0
         self.foreign: tuple[ForeignServer, ...] = ()
+        self.rivals: tuple[ForeignServer, ...] = ()
         self.trouble: str | None = None
 
     @property
@@ -69,10 +73,14 @@ class DhcpService:
     @property
     def sentence(self) -> str | None:
         """Why DHCP is not served as planned, or None."""
-        try:
-            refuse_foreign(self.foreign)
-        except SiteError as error:
-            return f"DHCP is not served: {error}"
+        for servers, what in (
+            (self.foreign, "DHCP is not served"),
+            (self.rivals, "DHCP is served beside another server that came later"),
+        ):
+            try:
+                refuse_foreign(servers)
+            except SiteError as error:
+                return f"{what}: {error}"
         if self.trouble:
             return f"DHCP: {self.trouble}"
         return self._runner.trouble if self._runner is not None else None
@@ -83,14 +91,16 @@ class DhcpService:
         served = _served(config)
         self._clear &= served
         self.foreign = tuple(one for one in self.foreign if one.interface in served)
-        self._look_at = 0.0
+        self.rivals = tuple(one for one in self.rivals if one.interface in served)
+        if served - self._clear:
+            self._look_at = 0.0
         self._apply()
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for packets, answer them, and look where that is due."""
         self._take_looks()
         if self._config is not None and not self._looking and time.monotonic() >= self._look_at:
-            self._look(_served(self._config) - self._clear)
+            self._look(_served(self._config) - self._clear or self._clear)
         events = self._selector.select(timeout)
         if self._runner is None:
             return
@@ -123,9 +133,23 @@ class DhcpService:
                 continue
             self.trouble = None
             self._tell_foreign(found)
+            self._judge(interfaces, found)
+
+    def _judge(self, interfaces: frozenset[str], found: tuple[ForeignServer, ...]) -> None:
+        """Serve where nobody answered; where we serve already, keep who came later."""
+        served = _served(self._config) if self._config is not None else frozenset()
+        found = tuple(one for one in found if one.interface in served)
+        is_new = not interfaces <= self._clear
+        if is_new:
             self.foreign = found
-            self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
-            self._clear |= interfaces - {server.interface for server in found}
+            self._clear |= interfaces & served - {server.interface for server in found}
+        else:
+            self.rivals = found
+        pause = LOOK_AGAIN_SECONDS if self.foreign or self.rivals else LOOK_OUT_SECONDS
+        if served - self._clear - {server.interface for server in self.foreign}:
+            pause = 0.0  # a plan came while we looked
+        self._look_at = time.monotonic() + pause
+        if is_new:
             self._apply()
 
     def _tell_foreign(self, found: Iterable[ForeignServer]) -> None:
@@ -139,7 +163,7 @@ class DhcpService:
                 detail=(("interface", server.interface),),
             )
             for server in found
-            if server not in self.foreign
+            if server not in (*self.foreign, *self.rivals)
         )
 
     def _apply(self) -> None:

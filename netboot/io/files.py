@@ -65,5 +65,5 @@ class FileStore:
         return opened
 
     def has(self, sha256: bytes) -> bool:
-        """Tell whether a file is there."""
-        return (self._directory / sha256.hex()).is_file()
+        """Tell whether a file is there and may be read."""
+        return os.access(self._directory / sha256.hex(), os.R_OK)

@@ -26,6 +26,7 @@ from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.probe import PROBE_SECONDS
 from netboot.io.tftp import TftpRunner, interface_mtu
 from netboot.io.workers import Recorder, State, Worker, say
+from netboot.leases import SubnetPlan
 from netboot.plan import MAX_PLAN, Plan, PlanError, check
 from netboot.zone import LeaseName, Zones, build
 
@@ -201,7 +202,7 @@ class Netboot:
                     "address": str(one.address),
                     "mac": one.mac.hex(":"),
                 }
-                for one in self._dhcp.foreign
+                for one in (*self._dhcp.foreign, *self._dhcp.rivals)
             ],
             "sentences": self._sentences(plan),
             "last_event": self._log.last(),
@@ -217,12 +218,13 @@ class Netboot:
 
     def _sentences(self, plan: Plan | None) -> list[str]:
         """Say what a person should know; `kept` stands for itself."""
-        said = [worker.trouble for worker in self._workers.values()]
+        said: list[str | None] = [worker.trouble for worker in self._workers.values()]
         said += [self._dhcp.sentence, self._recorder.trouble]
         if self._recorder.lost:
             said.append(f"{self._recorder.lost} events were not kept: the disk was too slow")
         if plan is None and self._kept is None:
             said.append("netboot waits for the first plan")
+        said += [] if plan is None else map(_missing_address, plan.subnets)
         if plan is not None and plan.boot is not None:
             lost = sorted(p for p, digest in plan.boot.names.items() if not self._files.has(digest))
             if lost:
@@ -266,6 +268,19 @@ def load(path: Path) -> Plan:
         told = "; ".join((*sentences[:MAX_SENTENCES], *end))
         raise PlanError(f"plan {plan.number}: {told}")
     return plan
+
+
+def _missing_address(subnet: SubnetPlan) -> str | None:
+    """Say that our address is not there yet: nobody reaches us on this subnet."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(subnet.appliance), 0))
+        except OSError:
+            return (
+                f"this appliance does not have its address {subnet.appliance} "
+                f"({subnet.name}): give it to interface {subnet.interface}"
+            )
+    return None
 
 
 def _stamp(path: Path) -> _Stamp | None:
