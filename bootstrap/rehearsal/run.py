@@ -44,6 +44,8 @@ INSECURE = 3
 READY = ("ready", "held", "refused", "trouble", "report")
 TURNED_AWAY = ("refused", "held", "ready")
 KEEP = timedelta(days=14)
+NAME_SECONDS = 5.0
+"""How long netboot may take to run the plan that names the box."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +167,17 @@ class Rehearsal:
         shown = appliance.ask("control", "box", {"box": chapter.end["box"]})["box"]
         name = f"{shown['hostname']}.{self.place.site.site.domain}"
         server = str(self.place.site.subnets[0].appliance)
-        answers = {}
-        for question in ([name, "A"], ["-x", str(shown["address"])]):
-            command = ["dig", "+short", "+time=2", "+tries=5", f"@{server}", *question]
-            done = subprocess.run(
-                lan.appliance_command(command), capture_output=True, text=True, check=False
-            )
-            answers[question[-1] if question[0] == "-x" else name] = done.stdout.strip()
+        questions = {name: [name, "A"], str(shown["address"]): ["-x", str(shown["address"])]}
+        dig = ["dig", "+short", "+time=2", f"@{server}"]
+        answers: dict[str, str] = {}
+        deadline = time.monotonic() + NAME_SECONDS
+        while not all(answers.get(asked) for asked in questions):
+            for asked, question in questions.items():
+                command = lan.appliance_command([*dig, *question])
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                answers[asked] = done.stdout.strip()
+            if time.monotonic() > deadline:
+                break
         return answers
 
 
