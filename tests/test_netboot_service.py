@@ -183,6 +183,14 @@ class Lab:
     def dig(self, *words: str) -> str:
         return self.box("dig", f"@{US}", "+short", "+tries=1", "+time=2", *words).strip()
 
+    def start_rival(self) -> subprocess.Popen[bytes]:
+        words = (
+            f"ip netns exec {self.cli} dnsmasq --keep-in-foreground --port=0 --conf-file=/dev/null"
+        )
+        words += f" --interface={self.far} --bind-interfaces --dhcp-range=10.41.7.200,10.41.7.210"
+        words += f" --dhcp-leasefile={self.base}/rival --pid-file= --user=root"
+        return subprocess.Popen(words.split(), stderr=subprocess.DEVNULL)
+
     def end(self) -> None:
         if self.process is not None:
             self.kill()
@@ -384,10 +392,7 @@ def test_it_does_not_serve_dhcp_beside_another_server(lab: Lab) -> None:
     if lab.process is not None:
         lab.kill()
     lab.write(lab.plan().encode())
-    words = f"ip netns exec {lab.cli} dnsmasq --keep-in-foreground --port=0 --conf-file=/dev/null"
-    words += f" --interface={lab.far} --bind-interfaces --dhcp-range=10.41.7.200,10.41.7.210"
-    words += f" --dhcp-leasefile={lab.base}/rival --pid-file= --user=root"
-    with subprocess.Popen(words.split(), stderr=subprocess.DEVNULL) as rival:
+    with lab.start_rival() as rival:
         try:
             lab.start()
             until(lambda: lab.status().get("services", {}).get("dhcp") == "refused")
@@ -403,6 +408,53 @@ def test_it_does_not_serve_dhcp_beside_another_server(lab: Lab) -> None:
     event = until(lambda: lab.events("foreign-dhcp"))[0]
     assert (event["address"], event["reason"]) == ("10.41.7.50", "FOREIGN-DHCP")
     lab.kill()
+
+
+RIVAL = """
+import sys
+from pathlib import Path
+from netboot.io.dhcp_service import DhcpService
+from netboot.io.leases import NetbootStore
+from netboot.plan import Plan
+told = []
+service = DhcpService(NetbootStore(Path(":memory:")), told.extend, lambda: None, 1.5, 0.5)
+print(service.state, flush=True)
+service.replace(Plan.decode(Path(sys.argv[1]).read_bytes()).dhcp())
+said = None
+while not service.rivals:
+    service.turn(0.1)
+    if service.state != said:
+        said = service.state
+        print(said, flush=True)
+print(service.state, service.sentence, [event.reason for event in told], flush=True)
+"""
+
+
+def test_a_server_that_comes_later_is_told_and_dhcp_goes_on(lab: Lab) -> None:
+    if lab.process is not None:
+        lab.kill()
+    plan = lab.base / "rival.json"
+    plan.write_bytes(lab.plan().encode())
+    command = ["ip", "netns", "exec", lab.srv, sys.executable, "-c", RIVAL, str(plan)]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    rival: subprocess.Popen[bytes] | None = None
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            told = [process.stdout.readline().strip() for _ in range(3)]
+            assert told == ["waiting", "looking", "serving"]
+            rival = lab.start_rival()
+            last = process.stdout.readline()
+        finally:
+            process.kill()
+            if rival is not None:
+                rival.kill()
+                rival.wait()
+    assert last.startswith("serving DHCP is served beside another server that came later: ")
+    assert "10.41.7.50" in last
+    assert last.endswith("['FOREIGN-DHCP']\n")
 
 
 def test_a_plan_that_is_no_file_or_too_wrong_is_told_in_few_sentences(tmp_path: Path) -> None:

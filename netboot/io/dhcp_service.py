@@ -43,8 +43,13 @@ class DhcpService:
         tell: Told,
         on_leases: Callable[[], None],
         seconds: float = PROBE_SECONDS,
+        look_out: float = LOOK_OUT_SECONDS,
     ) -> None:
-        """Serve nothing yet; `on_leases` is called when leases may have changed."""
+        """Serve nothing yet; `on_leases` is called when leases may have changed.
+
+        A look takes `seconds`; `look_out` seconds lie between looks while DHCP is served.
+        """
+        self._look_out = look_out
         self._store, self._tell, self._on_leases, self._seconds = store, tell, on_leases, seconds
         self._selector = selectors.DefaultSelector()
         self._runner: DhcpRunner | None = None
@@ -145,7 +150,7 @@ class DhcpService:
             self._clear |= interfaces & served - {server.interface for server in found}
         else:
             self.rivals = found
-        pause = LOOK_AGAIN_SECONDS if self.foreign or self.rivals else LOOK_OUT_SECONDS
+        pause = LOOK_AGAIN_SECONDS if self.foreign or self.rivals else self._look_out
         if served - self._clear - {server.interface for server in self.foreign}:
             pause = 0.0  # a plan came while we looked
         self._look_at = time.monotonic() + pause
