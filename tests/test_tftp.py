@@ -558,3 +558,25 @@ def test_a_bad_network_never_changes_the_content(window: int, size: int, fates: 
     for second in range(40):
         server.tick(now + second)
     assert len(server) == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0\4", b"\0\4\0", b"\0\3\0\1"])
+def test_shreds_on_a_transfer_are_ignored(data: bytes) -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi"), BOX, US, 0.0).sends[0].transfer
+    assert server.receive_on(number, data, BOX, 0.0) == Outcome()
+    assert len(server) == 1
+
+
+def test_data_flows_only_after_the_oack_was_acknowledged() -> None:
+    server = engine()
+    number = server.receive(rrq("shimx64.efi", ("blksize", 512)), BOX, US, 0.0).sends[0].transfer
+    assert server.receive_on(number, ack(1), BOX, 0.0) == Outcome()
+    assert server.receive_on(number, ack(0), BOX, 0.0).sends[0].data[:4] == b"\0\3\0\1"
+
+
+def test_only_what_is_due_is_repeated() -> None:
+    server = engine()
+    server.receive(rrq("shimx64.efi"), BOX, US, 0.0)
+    server.receive(rrq("shimx64.efi"), (BOX[0], 7), US, 0.9)
+    assert [send.peer for send in server.tick(1.0).sends] == [BOX]
