@@ -99,7 +99,7 @@ def write_seed(handoff: Handoff, directory: Path) -> None:
 
 
 def check_identity(handoff: Handoff, sign: Callable[[bytes], bytes], challenge: bytes) -> bool:
-    """Tell whether a challenge signed by the TPM's device key verifies under the new certificate."""
+    """Tell whether what the TPM's device key signs verifies under the new certificate."""
     from bootstrap.agent.signature import leaf_key, verify_pair
 
     message = b"doorstep/v1/identity-check\0" + challenge
