@@ -90,6 +90,14 @@ def test_n2_anything_but_one_question_is_formerr(count) -> None:
     assert reply == b"\0\1\x80\1" + bytes(8)
 
 
+@pytest.mark.parametrize("counts", [(0, 0), (2, 0), (65535, 0), (1, 1)])
+def test_n2_the_counts_decide_whatever_follows(counts) -> None:
+    questions, answers = counts
+    query = ask()
+    query = query[:4] + struct.pack("!HH", questions, answers) + query[8:]
+    assert engine().receive(query, is_tcp=False)[3] & 15 == 1
+
+
 @pytest.mark.parametrize("opcode", [1, 2, 3, 6, 15])
 def test_n3_unknown_opcodes_are_notimp_even_as_a_header_alone(opcode) -> None:
     head = struct.pack("!HHHHHH", 5, opcode << 11, 0, 0, 0, 0)
