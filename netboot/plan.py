@@ -151,14 +151,14 @@ class Plan:
 
 def check(plan: Plan) -> tuple[str, ...]:
     """List everything in a plan that cannot be served, as sentences; empty when it can."""
-    return (
+    found = (
         *_check_names(plan),
         *_check_subnets(plan),
         *_check_reservations(plan),
         *_check_records(plan),
         *_check_boot(plan),
-        *_check_dhcp(plan),
     )
+    return found or tuple(_check_dhcp(plan))
 
 
 def is_name(text: str) -> bool:

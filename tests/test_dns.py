@@ -142,6 +142,15 @@ def test_malformed_additions_are_formerr(extra) -> None:
     assert rcode(ask(extra=extra)) == "FORMERR"
 
 
+def test_other_records_behind_the_question_are_passed_over() -> None:
+    behind = struct.pack("!HHIH", 250, 255, 0, 3) + b"abc"
+    for owner in (b"\xc0\x0c", b"\3key\0", b"\3key\xc0\x0c"):
+        assert answer(ask(extra=[owner + behind, opt()])).rr
+    for owner in (b"\x40" + b"a" * 64 + b"\0", b"\3ke", b"\xc0"):
+        assert rcode(ask(extra=[owner + behind])) == "FORMERR"
+    assert rcode(ask(kind=41)) == "FORMERR"
+
+
 def test_n7_opt_in_the_reply_exactly_when_asked() -> None:
     assert not answer(ask()).ar
     (edns,) = answer(ask(extra=[opt()])).ar

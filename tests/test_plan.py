@@ -137,6 +137,7 @@ def test_a_good_plan_has_no_sentence_and_survives_the_wire() -> None:
     assert check(PLAN) == ()
     assert Plan.decode(PLAN.encode()) == PLAN
     assert check(replace(PLAN, boot=None)) == ()
+    assert Plan.decode(subnet(dhcp="off").encode()) == subnet(dhcp="off")
     assert Plan.decode(replace(PLAN, boot=None).encode()).boot is None
 
 
@@ -194,7 +195,10 @@ def test_wrong_forms_are_refused_with_their_key(path, value, sentence) -> None:
 
 
 def test_too_large_twice_and_no_json_are_refused() -> None:
-    for data in (b"{" * 100_000, b" " * (16 << 20) + b"1", b'{"type":1,"type":2}', b"\xff", b"[]"):
+    good = PLAN.encode()
+    twice = b'{"number": 1,' + good[1:]
+    large = good + b" " * (16 << 20)
+    for data in (large, twice, b"{" * 100_000, b"\xff", b"[]"):
         with pytest.raises(PlanError):
             Plan.decode(data)
 

@@ -67,6 +67,13 @@ def test_reverse_names_the_first_and_only_inside_the_site() -> None:
     assert look("1.2.0.192.in-addr.arpa", Rtype.PTR).rcode == Rcode.REFUSED
 
 
+def test_an_rrset_has_one_ttl() -> None:
+    records = (record("two", "A", "10.41.7.30"), record("two", "A", "10.41.7.31"))
+    plan = replace(PLAN, records=(records[0], replace(records[1], ttl=9)))
+    (found,) = build(plan, (), 1).lookup(labels(f"two.{DOMAIN}"), Rtype.A).answers
+    assert (found.ttl, found.values) == (9, ("10.41.7.30", "10.41.7.31"))
+
+
 def test_n12_and_n13_what_is_not_there() -> None:
     missing = look(f"nothing.{DOMAIN}")
     assert missing.rcode == Rcode.NXDOMAIN
