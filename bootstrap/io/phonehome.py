@@ -48,6 +48,7 @@ from bootstrap.rows import BoxRow, Event, SessionRow
 SESSION_SECONDS = 120
 QUOTA, QUOTA_SECONDS = 12, 60.0
 TRACKED = 4096
+REVOKED_SENTENCE = "this box was taken out of service"
 _SENTENCES = {reason.code: reason.sentence for reason in Reason}
 
 
@@ -73,7 +74,7 @@ def error(status: int, reason: str, sentence: str) -> Reply:
 
 
 class Quota:
-    """At most QUOTA sessions a minute for each key; memory is bounded."""
+    """At most QUOTA a minute for each of at most TRACKED keys; a clock that jumps frees all."""
 
     def __init__(self) -> None:
         """Begin with nothing counted."""
@@ -81,13 +82,21 @@ class Quota:
 
     def admit(self, key: object, now: float) -> bool:
         """Count one and tell whether it is within the quota."""
-        if len(self._seen) > TRACKED:
-            self._seen = {k: v for k, v in self._seen.items() if v[-1] > now - QUOTA_SECONDS}
-        times = self._seen.setdefault(key, deque(maxlen=QUOTA))
-        if len(times) == QUOTA and times[0] > now - QUOTA_SECONDS:
+        times = self._seen.get(key)
+        if times is None:
+            if len(self._seen) >= TRACKED:
+                self._seen = {k: v for k, v in self._seen.items() if _recent(v[-1], now)}
+            if len(self._seen) >= TRACKED:
+                return False
+            times = self._seen[key] = deque(maxlen=QUOTA)
+        if len(times) == QUOTA and _recent(times[0], now):
             return False
         times.append(now)
         return True
+
+
+def _recent(moment: float, now: float) -> bool:
+    return abs(now - moment) < QUOTA_SECONDS
 
 
 class PhoneHome:
@@ -143,8 +152,13 @@ class PhoneHome:
         if known is not None and not hmac.compare_digest(known.body_digest, digest):
             self._replayed(known, address, now)
             return error(409, Reason.REPLAY.code, Reason.REPLAY.sentence)
+        if known is not None and self._is_gone(known):
+            return error(403, "REVOKED", REVOKED_SENTENCE)
         if known is not None and known.answer is not None:
             return Reply(status=200, body=known.answer.encode())
+        if known is not None and known.session != self._store.newest_session(known.box):
+            # judged now it would be older than what the box showed since
+            return error(404, Reason.SESSION_UNKNOWN.code, Reason.SESSION_UNKNOWN.sentence)
         try:
             proved = self._prove(session, body, known.at if known else now)
         except Malformed as malformed:
@@ -156,7 +170,7 @@ class PhoneHome:
         try:
             box, row = self._begin(proved, known, address, digest, now)
         except WrongStageError:
-            return error(403, "REVOKED", "this box was taken out of service")
+            return error(403, "REVOKED", REVOKED_SENTENCE)
         answer = self._decider.answer(proved, box, row, now)
         return Reply(status=200, body=answer.encode())
 
@@ -183,9 +197,7 @@ class PhoneHome:
                     reason=claim.reason,
                     detail={
                         "sentence": _SENTENCES[claim.reason],
-                        "claimed_serial": str((facts.get("smbios") or {}).get("product_serial"))[
-                            :64
-                        ],
+                        "claimed_serial": str(_smbios(facts).get("product_serial"))[:64],
                     },
                 )
             )
@@ -234,10 +246,10 @@ class PhoneHome:
         """Write the first rows of a proved session; the box is `contacted`."""
         box_text = str(box_id(proved.ek_name))
         old = self._store.box(box_text)
+        stage = advance(old.stage if old else None, Step.PROVED_KEYS)
         if known is not None and old is not None:
             # a retry after this service was cut off in the middle: judge it again
-            return replace(old, stage=Stage.CONTACTED), known
-        stage = advance(old.stage if old else None, Step.PROVED_KEYS)
+            return replace(old, stage=stage), known
         facts = decode_facts(proved.evidence.facts)
         box = replace(
             old or _new_box(box_text, proved, now),
@@ -278,11 +290,19 @@ class PhoneHome:
     def _mac(self, facts: Mapping[str, Any], address: str) -> str | None:
         """Join box and sighting: the source address leads to a MAC that the facts name too."""
         nics = facts.get("nics")
-        named = {str(nic.get("mac")) for nic in nics if isinstance(nic, dict)} if nics else set()
+        listed = nics if isinstance(nics, list) else []
+        named = {str(nic.get("mac")) for nic in listed if isinstance(nic, dict)}
         seen = (s.mac for s in self._store.sightings() if s.address == address and s.mac in named)
         return next(seen, None)
 
+    def _is_gone(self, known: SessionRow) -> bool:
+        """Tell whether the box of a session was taken out of service since."""
+        box = self._store.box(known.box)
+        return box is None or box.stage is Stage.REVOKED
+
     def _replayed(self, known: SessionRow, address: str, now: float) -> None:
+        if not self._quota.admit(("replay", address), now):
+            return
         self._store.add_event(
             Event(
                 at=now,
@@ -326,17 +346,21 @@ def _new_box(box: str, proved: Proved, now: float) -> BoxRow:
     )
 
 
+def _smbios(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give what a box says of its SMBIOS tables; nothing when that is no object."""
+    smbios = facts.get("smbios")
+    return smbios if isinstance(smbios, dict) else {}
+
+
 def _kept_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """Keep the facts that are shown and compared; all of them are in the evidence archive."""
-    smbios = facts.get("smbios")
+    smbios = _smbios(facts)
     return {
         "smbios": {
             name: str(smbios[name])[:120]
             for name in ("sys_vendor", "product_name", "product_serial", "bios_version")
             if name in smbios
-        }
-        if isinstance(smbios, dict)
-        else {},
+        },
         "memory_mib": facts.get("memory_mib") if type(facts.get("memory_mib")) is int else None,
         "architecture": str(facts.get("architecture"))[:20],
     }

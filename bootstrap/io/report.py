@@ -45,7 +45,7 @@ class ReportDesk:
         """Answer step 4."""
         row = self._store.session(session)
         box = self._store.box(row.box) if row else None
-        if row is None or box is None or row.answer is None or not _waits(box, row):
+        if row is None or box is None or not self._waits(box, row):
             return error(404, "SESSION-UNKNOWN", "this site waits for no such report")
         digest = hashlib.sha256(body).digest()
         if row.report_digest is not None:
@@ -62,6 +62,14 @@ class ReportDesk:
             return error(400, "DEVICE-KEY", "the report is not signed by the box's device key")
         receipt = self._conclude(row, box, report, digest)
         return Reply(status=200, body=receipt.encode())
+
+    def _waits(self, box: BoxRow, row: SessionRow) -> bool:
+        """Only a box's newest session, and only after a hand-over, is reported on."""
+        try:
+            advance(box.stage, Step.REPORTED_GOOD)
+        except WrongStageError:
+            return False
+        return row.digests is not None and self._store.newest_session(box.box) == row.session
 
     def _check_signature(self, row: SessionRow, report: bytes, signature: bytes) -> None:
         key = PublicArea.decode(row.device_public).public_key()
@@ -129,12 +137,3 @@ def wanting(report: Report, row: SessionRow, box: BoxRow) -> str | None:
         names = ", ".join(str(item["name"]) for item in box.withheld)
         return f"It runs, but was not given: {names}"
     return None
-
-
-def _waits(box: BoxRow, row: SessionRow) -> bool:
-    """Only a session that ended in a hand-over is reported on."""
-    try:
-        advance(box.stage, Step.REPORTED_GOOD)
-    except WrongStageError:
-        return False
-    return row.digests is not None

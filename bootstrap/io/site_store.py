@@ -48,7 +48,7 @@ CREATE TABLE events (
     n INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, box TEXT, mac TEXT,
     address TEXT, reason TEXT, detail TEXT NOT NULL
 ) STRICT;
-CREATE INDEX sessions_by_box ON sessions (box, at);
+CREATE INDEX sessions_by_box ON sessions (box);
 """
 
 
@@ -142,14 +142,23 @@ class SiteStore:
         values = {**dict(row), "digests": json.loads(row["digests"])}
         return SessionRow(**values)
 
+    def newest_session(self, box: str) -> bytes | None:
+        """Id of the session that a box began last."""
+        row = self._db.execute(
+            "SELECT session FROM sessions WHERE box=? ORDER BY rowid DESC LIMIT 1", (box,)
+        ).fetchone()
+        return bytes(row[0]) if row else None
+
     def save_session(self, row: SessionRow) -> None:
         """Insert or replace a session's row."""
         values = {field.name: getattr(row, field.name) for field in fields(row)}
         values["digests"] = json.dumps(row.digests)
+        names = ", ".join(values)
+        updates = ", ".join(f"{name}=excluded.{name}" for name in values if name != "session")
         with self.transaction():
             self._db.execute(
-                f"INSERT OR REPLACE INTO sessions ({', '.join(values)}) "
-                f"VALUES ({', '.join('?' * len(values))})",
+                f"INSERT INTO sessions ({names}) VALUES ({', '.join('?' * len(values))}) "
+                f"ON CONFLICT (session) DO UPDATE SET {updates}",
                 list(values.values()),
             )
 
