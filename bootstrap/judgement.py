@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attest.reasons import Releaser
 from attest.transcript import Enrolment, Session
-from bootstrap.enrolment import Finding
+from bootstrap.enrolment import Finding, Release
 from bootstrap.phonehome import EvidenceBody, Hello
+
+RELEASE: Mapping[Releaser, Release] = {
+    Releaser.NOBODY: Release.NEVER,
+    Releaser.HEADQUARTERS: Release.PERSON,
+    Releaser.TECHNICIAN_AND_HEADQUARTERS: Release.PERSON,
+    Releaser.SIGNED_NOTE: Release.NOTE,
+    Releaser.ANYBODY: Release.FREE,
+}
+"""What the verifier's releasers are here: whoever has root decides as a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

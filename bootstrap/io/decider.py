@@ -29,7 +29,7 @@ from bootstrap.enrolment import (
 from bootstrap.errors import SiteError
 from bootstrap.handoff import handoff_document
 from bootstrap.io.site_store import SiteStore
-from bootstrap.judgement import Judgement, Proved
+from bootstrap.judgement import RELEASE, Judgement, Proved
 from bootstrap.naming import Given, choose
 from bootstrap.phonehome import b64u
 from bootstrap.rows import BoxRow, Event, SessionRow
@@ -77,6 +77,7 @@ class _Case:
     judgement: Judgement
     decision: Decision
     entry: Entry | None
+    approval: int | None
     now: float
 
 
@@ -119,19 +120,18 @@ class Decider:
             boot_set=judgement.boot_set,
             evidence=judgement.archive,
         )
+        used = (number for number, approval in approvals if approval is decision.approval)
         case = _Case(
             proved=proved,
             session=session,
             judgement=judgement,
             decision=decision,
             entry=entry,
+            approval=next(used, None),
             now=now,
         )
         if decision.outcome is not Outcome.ACCEPT:
             return self._turn_away(case, box, decision.outcome, _gating(decision.findings))
-        if decision.approval is not None:
-            number = next(n for n, approval in approvals if approval is decision.approval)
-            self._store.use_approval(number)
         return self._accept(case, box)
 
     def _accept(self, case: _Case, box: BoxRow) -> str:
@@ -194,6 +194,9 @@ class Decider:
         with self._store.transaction():
             self._store.save_box(box)
             self._store.save_session(session)
+            if case.approval is not None:
+                # not before: a hand-over that fails leaves the approval to the next try
+                self._store.use_approval(case.approval)
             self._event(case, box, "enrolled", {"hostname": box.hostname, "role": role.name})
         return str(given["answer"])
 
@@ -224,10 +227,11 @@ class Decider:
         with self._store.transaction():
             self._store.save_box(box)
             self._store.save_session(replace(case.session, answer=answer))
+            told = dict.fromkeys((*findings, *case.decision.findings))
             detail = {
                 "sentence": first.sentence,
                 "next_step": next_step(box.stage, reasons),
-                "findings": [[one.code, one.sentence] for one in case.decision.findings],
+                "findings": [[one.code, one.sentence] for one in told],
             }
             self._event(case, box, status, detail, first.code)
         return answer
@@ -296,9 +300,12 @@ class Decider:
 
 
 def new_approval(box: BoxRow, role: str, now: float) -> Approval:
-    """Make a person's release of a held box; ValueError when it is not held."""
+    """Make a person's release of a held box; ValueError when no person may release it."""
     if box.stage is not Stage.HELD or box.measurements is None:
         raise ValueError("only a held box can be approved")
+    for code in box.reasons:
+        if not _a_person_may_release(code):
+            raise ValueError(f"{code} is not for a person to release: {box.sentence}")
     return Approval(
         ek_name=box.ek_name,
         reasons=frozenset(box.reasons),
@@ -307,6 +314,13 @@ def new_approval(box: BoxRow, role: str, now: float) -> Approval:
         expires=now + APPROVAL_SECONDS,
         used=False,
     )
+
+
+def _a_person_may_release(code: str) -> bool:
+    if code == _EACH_BY_A_PERSON.code:
+        return True
+    known = next((reason for reason in Reason if reason.code == code), None)
+    return known is not None and RELEASE[known.releasable_by] is Release.PERSON
 
 
 def _gating(findings: Sequence[Finding]) -> tuple[Finding, ...]:

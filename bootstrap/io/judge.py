@@ -17,21 +17,14 @@ from attest.evidence import Verdict as AttestVerdict
 from attest.io.archive import transcript_fields, write_evidence
 from attest.policy import Expectation, Policy
 from attest.reasons import Finding as AttestFinding
-from attest.reasons import Reason, Releaser
+from attest.reasons import Reason
 from bootstrap.enrolment import Finding, Release
 from bootstrap.io.references import References
-from bootstrap.judgement import Judgement, Proved
+from bootstrap.judgement import RELEASE, Judgement, Proved
 from bootstrap.record import box_record
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
 
-_RELEASE = {
-    Releaser.NOBODY: Release.NEVER,
-    Releaser.HEADQUARTERS: Release.PERSON,
-    Releaser.TECHNICIAN_AND_HEADQUARTERS: Release.PERSON,
-    Releaser.SIGNED_NOTE: Release.NOTE,
-    Releaser.ANYBODY: Release.FREE,
-}
 _BINDING_BANK = "sha256"
 
 
@@ -64,7 +57,7 @@ class ArchivingJudge:
         evidence = _evidence(proved)
         result = appraise(evidence, expectation, policy, now)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        name = f"{stamp}-{proved.session.session.hex()}"
+        name = self._new_name(box.box, f"{stamp}-{proved.session.session.hex()}")
         write_evidence(
             self._archive / box.box / name,
             evidence=evidence,
@@ -77,6 +70,11 @@ class ArchivingJudge:
             appraised=now,
         )
         return _judgement(result, f"{box.box}/{name}")
+
+    def _new_name(self, box: str, name: str) -> str:
+        """Find a name that is free: a session cut off before its answer is judged again."""
+        taken = self._archive / box / name
+        return name if not taken.exists() else self._new_name(box, f"{name}-again")
 
 
 def _evidence(proved: Proved) -> Evidence:
@@ -122,5 +120,5 @@ def _finding(finding: AttestFinding) -> Finding:
     return Finding(
         code=finding.reason.code,
         sentence=finding.sentence,
-        release=_RELEASE[finding.reason.releasable_by],
+        release=RELEASE[finding.reason.releasable_by],
     )
