@@ -6,12 +6,14 @@ and none counts twice. A service that does not answer is shown as silent since w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bootstrap.enrolment import Stage, Step, WrongStageError, advance
+from bootstrap.errors import PeerError
 from bootstrap.io.site_store import SiteStore
 from bootstrap.rows import Event, Sighting
 from keys.errors import KeysError
@@ -56,34 +58,26 @@ class Collector:
                 health.since = None
             except RpcUnavailableError:
                 health.since = health.since or now
-            except KeysError as error:
+            except (KeysError, PeerError) as error:
                 health.since = health.since or now
-                health.status = {"error": str(error)}
+                health.status = {"sentences": [f"{name}: {error}"]}
 
     def _collect(self, name: str, path: Path) -> None:
         while True:
             cursor = self._store.number(f"cursor-{name}")
             answer = call(path, "events", {"after": cursor, "limit": BATCH}, timeout=ASK_SECONDS)
-            events = answer["events"]
+            events, last = read_events(answer, cursor)
             if not events:
-                if answer["last"] < cursor:  # the owner began a new database
+                if last < cursor:  # the owner began a new database
                     self._store.set_number(f"cursor-{name}", 0)
                 return
             with self._store.transaction():
                 for event in events:
-                    self._keep(event)
-                self._store.set_number(f"cursor-{name}", int(events[-1]["n"]))
+                    # what a box is, keys alone may say beside us
+                    self._keep(event if name == "keys" else replace(event, box=None))
+                self._store.set_number(f"cursor-{name}", cursor + len(events))
 
-    def _keep(self, raw: Mapping[str, Any]) -> None:
-        event = Event(
-            at=float(raw["at"]),
-            kind=str(raw["kind"]),
-            box=raw.get("box"),
-            mac=raw.get("mac"),
-            address=raw.get("address"),
-            reason=raw.get("reason"),
-            detail=raw.get("detail") or {},
-        )
+    def _keep(self, event: Event) -> None:
         self._store.add_event(event)
         sighting = self._sighting_after(event)
         if sighting is not None:
@@ -133,6 +127,32 @@ class Collector:
         return next(found, None)
 
 
+def read_events(answer: object, cursor: int) -> tuple[list[Event], int]:
+    """Read what another service tells after `cursor`, and its last number.
+
+    PeerError for what is no such answer: a broken service must not take control down with it.
+    """
+    try:
+        raws, last = answer["events"], answer["last"]  # type: ignore[index]
+        if [raw["n"] for raw in raws] != list(range(cursor + 1, cursor + 1 + len(raws))):
+            raise PeerError("its events are not numbered without gaps")
+        return [_event(raw) for raw in raws], int(last)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise PeerError(f"its events cannot be read ({type(error).__name__})") from None
+
+
+def _event(raw: Mapping[str, Any]) -> Event:
+    texts = {name: raw.get(name) for name in ("box", "mac", "address", "reason")}
+    if not all(text is None or isinstance(text, str) for text in texts.values()):
+        raise TypeError
+    at, detail = float(raw["at"]), dict(raw.get("detail") or {})
+    json.dumps(detail, allow_nan=False)
+    if not 0 <= at < _LATEST:
+        raise ValueError
+    return Event(at=at, kind=str(raw["kind"]), detail=detail, **texts)
+
+
+_LATEST = float(1 << 40)
 _STEPS = {
     "dhcp-discover": Step.ASKED_FOR_ADDRESS,
     "dhcp-offer": Step.ASKED_FOR_ADDRESS,

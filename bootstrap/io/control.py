@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import re
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from attest.errors import AttestError
 from bootstrap.enrolment import Step, WrongStageError, advance
-from bootstrap.errors import SiteError
+from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.io.collector import Collector
 from bootstrap.io.decider import Decider, new_approval
 from bootstrap.io.judge import ArchivingJudge
@@ -29,7 +31,8 @@ from bootstrap.io.site_store import SiteStore
 from bootstrap.rows import BoxRow, Event
 from bootstrap.views import card_json, cards, event_sentence
 from keys.io.layout import Layout
-from keys.io.rpc import Method, Params, Refusal, RpcServer
+from keys.io.rpc import Handler, Method, Params, Refusal, RpcServer
+from netboot.errors import NetbootError
 
 POLL_SECONDS = 1.0
 MAX_EVENTS = 500
@@ -39,6 +42,8 @@ _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 BOXES = frozenset({"enroll"})
 READERS = frozenset({"page", "operator"})
 OPERATOR = frozenset({"operator"})
+SITE_FAULTS = (BootstrapError, AttestError, NetbootError, OSError, sqlite3.Error)
+"""What a full disk, a damaged file or database raises: it costs one answer, not the process."""
 
 
 class Control:
@@ -52,7 +57,9 @@ class Control:
         self._store = SiteStore(layout.state / "site" / "site.db")
         self._started = time.time()
         self._bootsets = layout.state / "bootsets"
-        self._references = self._load_references()
+        self._references = References()
+        self._kept: str | None = None
+        self._load_references()
         self._planner = PlanWriter(
             layout.state / "plan", self._settings, lambda: self._references, self._store
         )
@@ -74,19 +81,20 @@ class Control:
 
     def methods(self) -> Mapping[str, Method]:
         """The rows of the socket table."""
-        return {
-            "session": Method(self._session, BOXES),
-            "evidence": Method(self._evidence, BOXES),
-            "report": Method(self._report, BOXES),
-            "trouble": Method(self._trouble, BOXES),
-            "boxes": Method(self._boxes, READERS),
-            "box": Method(self._box, READERS),
-            "services": Method(self._services, READERS),
-            "events": Method(self._events, READERS),
-            "approve": Method(self._approve, OPERATOR),
-            "refuse": Method(self._refuse, OPERATOR),
-            "reload": Method(self._reload, OPERATOR),
+        table: Mapping[str, tuple[Handler, frozenset[str]]] = {
+            "session": (self._session, BOXES),
+            "evidence": (self._evidence, BOXES),
+            "report": (self._report, BOXES),
+            "trouble": (self._trouble, BOXES),
+            "boxes": (self._boxes, READERS),
+            "box": (self._box, READERS),
+            "services": (self._services, READERS),
+            "events": (self._events, READERS),
+            "approve": (self._approve, OPERATOR),
+            "refuse": (self._refuse, OPERATOR),
+            "reload": (self._reload, OPERATOR),
         }
+        return {name: Method(_guarded(handler), users) for name, (handler, users) in table.items()}
 
     def tick(self) -> None:
         """Collect events once a second; take over what the operator changed."""
@@ -94,22 +102,32 @@ class Control:
         if abs(now - self._polled) < POLL_SECONDS:
             return
         self._polled = now
-        self._collector.poll(now)
-        self._take_changes(force=False)
+        try:
+            self._collector.poll(now)
+            self._take_changes(force=False)
+        except SITE_FAULTS as error:
+            _complain(error)
 
     def _take_changes(self, *, force: bool) -> bool:
-        changed = self._settings.refresh()
-        stamp = self._published_stamp()
-        if changed or force or stamp != self._published:
-            self._references = self._load_references()
+        changed = self._settings.refresh() or self._published_stamp() != self._published
+        ended = self._references.is_outdated(self._loaded, time.time())
+        if changed or ended or force:
+            self._load_references()
             self._planner.write(self._store.boxes())
             return True
         return False
 
-    def _load_references(self) -> References:
-        self._published = self._published_stamp()
-        key = (self._layout.site / ROOT_KEY).read_bytes()
-        return load_references(self._bootsets, self._settings().site, key, time.time())
+    def _load_references(self) -> None:
+        """Load what is published; keep what was loaded before when that cannot be read."""
+        self._published, self._loaded = self._published_stamp(), time.time()
+        try:
+            key = (self._layout.site / ROOT_KEY).read_bytes()
+            self._references = load_references(
+                self._bootsets, self._settings().site, key, self._loaded
+            )
+            self._kept = None
+        except (BootstrapError, OSError) as error:
+            self._kept = f"kept the boot sets before: {error}"
 
     def _published_stamp(self) -> tuple[int, int] | None:
         try:
@@ -177,14 +195,15 @@ class Control:
             notices += [str(text) for text in status.get("sentences", []) if text]
             notices += [str(status[key]) for key in ("kept", "not_covered") if status.get(key)]
         settings = self._settings()
-        notices += [text for text in (settings.note_problem, self._settings.kept) if text]
+        kept = (settings.note_problem, self._settings.kept, self._kept)
+        notices += [text for text in kept if text]
         if self._references.served() is None:
             notices.append("No boot set is served: publish one with `doorstep bootset publish`.")
         return {"services": services, "notices": notices}
 
     def _events(self, _: str, params: Params) -> Mapping[str, Any]:
-        after = int(params.get("after", -1))
-        limit = min(int(params.get("limit", MAX_EVENTS)), MAX_EVENTS)
+        after = _integer(params.get("after", -1), 1 << 62)
+        limit = max(1, _integer(params.get("limit", MAX_EVENTS), MAX_EVENTS))
         last = self._store.last_event()
         if after < 0:
             return {"events": [], "last": last}
@@ -198,7 +217,8 @@ class Control:
 
     def _approve(self, _: str, params: Params) -> Mapping[str, Any]:
         row = self._known(params)
-        role = str(params.get("role") or "") or None
+        entry = self._settings().entry(row.ek_public)
+        role = str(params.get("role") or "") or (entry.role if entry else None)
         found = self._settings().site.role(role)
         if found is None:
             raise Refusal("UNKNOWN-ROLE", f"site.toml has no role {role or 'by default'}")
@@ -234,7 +254,7 @@ class Control:
 
     def _reload(self, _: str, params: Params) -> Mapping[str, Any]:
         changed = self._take_changes(force=True)
-        return {"changed": changed, "kept": self._settings.kept}
+        return {"changed": changed, "kept": self._settings.kept or self._kept}
 
     def _known(self, params: Params) -> BoxRow:
         key = str(params["box"])
@@ -268,6 +288,30 @@ def _box_json(row: BoxRow) -> Mapping[str, Any]:
         "certificate_until": row.certificate_until,
         "facts": dict(row.facts),
     }
+
+
+def _guarded(handler: Handler) -> Handler:
+    """Turn a fault of the site into an answer; the box or person tries again."""
+
+    def guarded(user: str, params: Params) -> Mapping[str, Any]:
+        try:
+            return handler(user, params)
+        except SITE_FAULTS as error:
+            _complain(error)
+            raise Refusal("SITE-FAULT", str(error)) from error
+
+    return guarded
+
+
+def _complain(error: Exception) -> None:
+    sys.stderr.write(f"control: {type(error).__name__}: {error}\n")
+
+
+def _integer(value: object, most: int) -> int:
+    """Take an integer of at most `most`; ValueError for anything else."""
+    if type(value) is not int:
+        raise ValueError("an integer is expected")
+    return min(value, most)
 
 
 def _reply(reply: Reply) -> Mapping[str, Any]:

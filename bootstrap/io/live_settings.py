@@ -92,16 +92,18 @@ class LiveSettings:
                 site_id=site.site.id, root=sha256(root.public_bytes(Encoding.DER)).digest()
             ),
             anchors=anchors,
-            templates={role.config: self._read(role.config).decode() for role in site.roles},
+            templates={role.config: self._read_text(role.config) for role in site.roles},
         )
 
     def _anchors(self, folder: str) -> tuple[tuple[str, bytes], ...]:
         paths = sorted((self._directory / folder).glob("*.pem"))
-        files = tuple((f"{folder}/{path.name}", path.read_bytes()) for path in paths)
         try:
+            files = tuple((f"{folder}/{path.name}", path.read_bytes()) for path in paths)
             decode_anchors(files, rehearsal=self._rehearsal)
         except AttestError as error:
             raise SiteError(str(error)) from None
+        except OSError as error:
+            raise SiteError(f"{error.filename}: {error.strerror}: put it back") from error
         return files
 
     def _note(self, site: Site) -> tuple[DeliveryNote | None, str | None]:
@@ -119,6 +121,12 @@ class LiveSettings:
             return None, f"no box is on the delivery note: {error}"
         self._floor = note.floor
         return note, None
+
+    def _read_text(self, name: str) -> str:
+        try:
+            return self._read(name).decode()
+        except UnicodeDecodeError:
+            raise SiteError(f"{name}: is not UTF-8 text: save it as UTF-8") from None
 
     def _read(self, name: str) -> bytes:
         path = self._directory / name

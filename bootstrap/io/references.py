@@ -15,20 +15,13 @@ from attest.bootfacts import BootFiles, FileFacts
 from attest.errors import AttestError
 from attest.policy import ReferenceSet, SetState
 from attest.predict import Transport
-from bootstrap.errors import BootstrapError
+from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.published import Published, PublishedSet, PublishedState, decode_published
 from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, decode_record
 from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.manifest import verify
-from netboot.bootset import (
-    SIGNATURE_CONTEXT,
-    BootSetManifest,
-    Role,
-    decode_manifest,
-    grub_cfg,
-    iso_grub_cfg,
-)
+from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, Role, grub_cfg, iso_grub_cfg
 from netboot.errors import NetbootError
 from netboot.io.bootsets import (
     MANIFEST,
@@ -53,9 +46,14 @@ class PublishedManifest:
 class References:
     """All published sets that verify, as manifests and as reference values; and what did not."""
 
-    manifests: tuple[PublishedManifest, ...]
-    sets: tuple[ReferenceSet, ...]
-    problems: tuple[str, ...]
+    manifests: tuple[PublishedManifest, ...] = ()
+    sets: tuple[ReferenceSet, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def is_outdated(self, loaded: float, now: float) -> bool:
+        """Tell whether the time of a set ended since these were loaded."""
+        ends = (one.published.until for one in self.manifests)
+        return any(end is not None and loaded < end <= now for end in ends)
 
     def served(self) -> PublishedManifest | None:
         """The set that boxes are given."""
@@ -64,10 +62,11 @@ class References:
 
 
 def verified_manifest(store: BootSetStore, digest: bytes, key: bytes) -> BootSetManifest:
-    """Read a manifest that the site's offline key signed; KeysError or NetbootError otherwise."""
-    data = store.get(digest, MANIFEST)
-    verify(key, data, store.get(digest, SIGNATURE), context=SIGNATURE_CONTEXT)
-    return decode_manifest(data)
+    """Read a manifest of this digest that the site signed; KeysError or NetbootError otherwise."""
+    manifest = store.manifest(digest)
+    data, signature = store.get(digest, MANIFEST), store.get(digest, SIGNATURE)
+    verify(key, data, signature, context=SIGNATURE_CONTEXT)
+    return manifest
 
 
 def verified_record(store: BootSetStore, digest: bytes, key: bytes) -> RehearsalRecord:
@@ -78,7 +77,10 @@ def verified_record(store: BootSetStore, digest: bytes, key: bytes) -> Rehearsal
 
 
 def load_references(bootsets: Path, site: Site, key: bytes, now: float) -> References:
-    """Load everything that `published.json` names; what does not hold is left out and named."""
+    """Load everything that `published.json` names; what does not hold is left out and named.
+
+    SiteError when `published.json` itself does not hold.
+    """
     store = BootSetStore(bootsets)
     manifests, sets, problems = [], [], []
     for one in load_published(bootsets).sets:
@@ -94,7 +96,12 @@ def load_references(bootsets: Path, site: Site, key: bytes, now: float) -> Refer
 def load_published(bootsets: Path) -> Published:
     """Read `published.json`; nothing is published where there is none."""
     path = bootsets / PUBLISHED
-    return decode_published(path.read_bytes()) if path.exists() else Published()
+    try:
+        return decode_published(path.read_bytes())
+    except FileNotFoundError:
+        return Published()
+    except OSError as error:
+        raise SiteError(f"{path}: {error.strerror}") from error
 
 
 def _reference_sets(
