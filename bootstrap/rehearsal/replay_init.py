@@ -8,8 +8,10 @@ begins with DOORSTEP-REPLAY and powers off.
 
 import base64
 import json
+import os
 import sys
 
+os.environ["CRYPTOGRAPHY_OPENSSL_NO_LEGACY"] = "1"
 sys.path[:0] = ["/doorstep/python"]
 sys.path.append("/usr/lib/python3/dist-packages")
 

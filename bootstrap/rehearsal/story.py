@@ -21,7 +21,6 @@ _POLL_SECONDS = 0.2
 _TOLD = (
     "dhcp-discover",
     "dhcp-ack",
-    "boot-file",
     "session",
     "verified",
     "held",
@@ -78,7 +77,7 @@ class Storyteller:
         seen: set[str] = set()
         while time.monotonic() < deadline:
             for event in self._new_events():
-                if event["mac"] not in (box.mac, None) or event["kind"] not in _TOLD:
+                if event["mac"] not in (box.mac, None) or not _is_told(event):
                     continue
                 self._tell(chapter, event, power_on, seen)
                 if event["kind"] in ends:
@@ -111,3 +110,10 @@ class Storyteller:
         if moment.sentence not in seen:
             seen.add(moment.sentence)
             self._say(f"{moment.seconds:7.1f} s  {moment.sentence}")
+
+
+def _is_told(event: Mapping[str, Any]) -> bool:
+    """Tell whether an event is part of a box's story: of boot files only those it has whole."""
+    if event["kind"] == "boot-file":
+        return bool(event["detail"].get("done"))
+    return event["kind"] in _TOLD
