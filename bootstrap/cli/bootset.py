@@ -60,13 +60,23 @@ def lock(out: Path) -> None:
 @bootset.command(short_help="Show what a box that starts a set must measure.")
 @with_place
 @_SET
+@click.option(
+    "--variables",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A firmware variable store, to predict PCR 7 too.",
+)
 @as_json
-def predict(place: Place, boot_set: str, as_json: bool) -> None:
-    """Compute PCR values that do not depend on the box (8 and 9), for each way of starting."""
+def predict(place: Place, boot_set: str, variables: Path | None, as_json: bool) -> None:
+    """Compute the PCR values of a boot with Secure Boot on, for each way of starting it.
+
+    PCR 7 depends on the Secure Boot keys of the box: give their variable store to see it.
+    """
+    from attest.variables import variables_from_store
     from bootstrap.io.predictions import predictions
 
     shelf = _shelf(place, None)
-    found = predictions(shelf.store, shelf.site, shelf.find(boot_set))
+    keys = variables_from_store(variables.read_bytes()) if variables else None
+    found = predictions(shelf.store, shelf.site, shelf.find(boot_set), keys)
     if as_json:
         print_json({"predictions": found})
         return

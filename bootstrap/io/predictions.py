@@ -1,6 +1,7 @@
-"""What a boot set must measure whatever the box: PCR 8 and 9, for each way of starting it.
+"""What a boot set must measure, for each way of starting it, without any box.
 
-PCR 4, 5 and 7 depend on the firmware's key databases too and are computed for each box.
+PCR 7 follows from the Secure Boot keys of the box: it is predicted for a firmware variable store,
+when one is given, and left out otherwise. Nothing here decides about a box.
 """
 
 from __future__ import annotations
@@ -10,38 +11,48 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from attest.bootfacts import FileFacts
-from attest.predict import Transport, predict
+from attest.bootmatch import assumed_variables
+from attest.predict import PREDICTED_PCRS, Transport, predict
 from attest.variables import SecureBootVariables
 from bootstrap.io.references import iso_facts, network_facts
 from bootstrap.site import Site
 from netboot.bootset import Role
 from netboot.io.bootsets import BootSetStore
 
-PCRS = (8, 9)
 BANKS = ("sha256", "sha384")
-_NOT_LOOKED_AT = SecureBootVariables(secure_boot=False, pk=b"", kek=b"", db=b"", dbx=b"")
-"""Nothing of the key databases reaches PCR 8 and 9."""
+_KEYS_PCR = 7
 
 
-def predictions(store: BootSetStore, site: Site, digest: bytes) -> list[dict[str, Any]]:
-    """List transport, server, bank and the PCRs in hex, for every network that boots from here."""
+def predictions(
+    store: BootSetStore, site: Site, digest: bytes, variables: SecureBootVariables | None = None
+) -> list[dict[str, Any]]:
+    """List transport, server, bank and the PCRs in hex, for every network that boots from here.
+
+    `variables` are the Secure Boot variables of the boxes; AttestSiteError when a set cannot start
+    with them.
+    """
     manifest = store.manifest(digest)
     found: list[dict[str, Any]] = []
     for subnet in site.subnets:
         if subnet.boot:
             facts = network_facts(store, manifest, subnet.appliance)
             for transport in (Transport.TFTP, Transport.HTTP):
-                found += _values(facts, transport, subnet.appliance)
+                found += _values(facts, transport, subnet.appliance, variables)
     if Role.CDGRUB in manifest.roles:
-        found += _values(iso_facts(store, manifest), Transport.ISO, None)
+        found += _values(iso_facts(store, manifest), Transport.ISO, None, variables)
     return found
 
 
 def _values(
-    facts: FileFacts, transport: Transport, server: IPv4Address | None
+    facts: FileFacts,
+    transport: Transport,
+    server: IPv4Address | None,
+    variables: SecureBootVariables | None,
 ) -> Iterator[dict[str, Any]]:
     text = str(server) if server else ""
-    predicted = predict(facts, transport=transport, server=text, variables=_NOT_LOOKED_AT)
+    known = variables or assumed_variables(facts, secure_boot=True)
+    predicted = predict(facts, transport=transport, server=text, variables=known)
+    shown = [index for index in PREDICTED_PCRS if variables is not None or index != _KEYS_PCR]
     for bank in BANKS:
-        pcrs = {str(index): predicted.pcr(bank, index).hex() for index in PCRS}
+        pcrs = {str(index): predicted.pcr(bank, index).hex() for index in shown}
         yield {"transport": transport.value, "server": text, "bank": bank, "pcrs": pcrs}
