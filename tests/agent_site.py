@@ -86,8 +86,11 @@ class Authority:
 class Site:
     """Serves one authority; every request's path and body are kept in `seen`."""
 
-    def __init__(self, directory: Path, authority: Authority, decide: str = "enrolled") -> None:
-        self.authority, self.decide = authority, decide
+    def __init__(
+        self, directory: Path, authority: Authority, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        self.authority, self.decide = authority, "enrolled"
+        self.address = (host, port)
         self.key = secrets.token_bytes(32)
         der = authority.root.public_bytes(Encoding.DER)
         self.identity = SiteIdentity(site_id=SITE_ID, root=hashlib.sha256(der).digest())
@@ -101,7 +104,7 @@ class Site:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.server.server_address[1]}"
+        return f"https://{self.address[0]}:{self.server.server_address[1]}"
 
     def close(self) -> None:
         self.server.shutdown()
@@ -134,7 +137,7 @@ class Site:
             def log_message(self, *arguments) -> None:
                 return
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = ThreadingHTTPServer(self.address, Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         chain = directory / "server.pem"
         key = self.authority.server_key.private_bytes(

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from agent_site import CANARY, Authority, Site, long_ago
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from software_tpm import SoftwareTpm
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR
 
+from attest.eventlog import decode
+from attest.replay import replay
+from bootstrap.agent import runner
 from bootstrap.agent.client import Client
-from bootstrap.agent.dance import load_anchor
+from bootstrap.agent.dance import Place, load_anchor, tell_trouble
 from bootstrap.agent.errors import AgentError, Code
-from bootstrap.agent.protocol import unb64u
-from bootstrap.agent.simulate import run_box
+from bootstrap.agent.protocol import Logs, b64u, read_challenge, unb64u
+from bootstrap.agent.simulate import extend_log, run_box
 from bootstrap.agent.tpm import Tpm
 from bootstrap.agent.tpm_keys import Counters
+from bootstrap.build.measure import parse_console
 
 
 @pytest.fixture(scope="module")
@@ -424,3 +432,78 @@ def test_server_certificates_last_but_are_not_looked_at(authority):
     """The premise of the test on dates: those certificates had really ended."""
     old = Authority(long_ago())
     assert old.server.not_valid_after_utc < datetime.now(UTC) - timedelta(days=3650)
+
+
+def test_a_machine_without_a_tpm_is_told_to_the_site(box, site):
+    assert not runner.DEVICE.exists(), "this test wants a host without a TPM"
+    anchor = load_anchor(box.anchor)
+    client = Client(site.url, anchor.root_pem, anchor.server_name)
+    place = Place(seed=box.seed, say=box.said.append)
+    with pytest.raises(AgentError) as failure:
+        runner.enrol_with_tpm(client, anchor, b"{}", Logs(event_log=b""), place)
+    tell_trouble(client, failure.value, b"{}")
+    (body,) = site.posts("trouble")
+    assert json.loads(body)["reason"] == failure.value.code.value == "TPM-NONE"
+
+
+def test_measurements_on_the_console_can_be_read_back(tpm):
+    log = bytes(range(256)) * 9
+    with Tpm(f"swtpm:path={tpm.directory / 's'}") as opened:
+        text = "\r\n".join(["noise", *runner.measurement_lines(opened, log), "end", ""])
+        wanted = opened.read_pcrs("sha384", tuple(range(24)))
+    measured = parse_console(text.encode())
+    assert measured.log == log
+    assert measured.pcrs["sha384"] == wanted
+    assert set(measured.pcrs) == {"sha256", "sha384"}
+
+
+def test_a_log_is_replayed_into_a_simulated_box(box, site):
+    log = (Path(__file__).parent / "vectors/eventlog/debian12-tftp.bin").read_bytes()
+    with Tpm(box.tcti) as tpm:
+        extend_log(tpm, log)
+        expected = replay(decode(log), "sha256")
+        assert tpm.read_pcrs("sha256", (0, 4, 7, 8, 9)) == {i: expected[i] for i in (0, 4, 7, 8, 9)}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=50),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=9,
+)
+CHALLENGE = {
+    "v": 1,
+    "session": "A" * 22,
+    "server_nonce": "A" * 43,
+    "credential_blob": "AA",
+    "encrypted_secret": "AA",
+    "pcrs": list(range(16)),
+    "seconds": 120,
+}
+
+
+def test_the_challenge_that_is_spoiled_below_is_good():
+    assert read_challenge(json.dumps(CHALLENGE).encode()).seconds == 120
+
+
+@settings(max_examples=150)
+@given(name=st.sampled_from(sorted(CHALLENGE)), value=JSON)
+def test_any_challenge_is_read_or_refused(name, value):
+    without = {key: old for key, old in CHALLENGE.items() if key != name}
+    for fields in (CHALLENGE | {name: value}, value, without):
+        with contextlib.suppress(AgentError):
+            read_challenge(json.dumps(fields).encode())
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=200))
+def test_bytes_are_read_in_one_spelling(data):
+    assert unb64u(b64u(data)) == data
+    for other in (b64u(data) + "=", b64u(data) + "\n", " " + b64u(data)):
+        with pytest.raises(AgentError):
+            unb64u(other)
+
+
+@pytest.mark.parametrize("text", ["AB", "A", "A+/A", None, 7, "é"])
+def test_other_spellings_are_refused(text):
+    with pytest.raises(AgentError):
+        unb64u(text)

@@ -6,6 +6,7 @@ than the session. docs/phone-home-v1.md.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable
@@ -102,9 +103,14 @@ def _enrol(
 
 
 def tell_trouble(client: Client, error: AgentError, facts: bytes) -> None:
-    """Tell the site why this box cannot begin, if it is one of the reasons it takes."""
-    if error.code in TROUBLE:
-        body = protocol.encode({"reason": error.code.value, "facts": b64u(facts)})
+    """Tell the site why this box cannot begin, if it is one of the reasons it takes.
+
+    A failure to tell is not told: the trouble itself is what the screen must show.
+    """
+    if error.code not in TROUBLE:
+        return
+    body = protocol.encode({"reason": error.code.value, "facts": b64u(facts)})
+    with contextlib.suppress(AgentError):
         client.post("/v1/trouble", body)
 
 

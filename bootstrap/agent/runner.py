@@ -17,13 +17,15 @@ from bootstrap.agent import facts, network, system
 from bootstrap.agent.errors import AgentError, BoxError, Code
 
 if TYPE_CHECKING:
+    from bootstrap.agent.client import Client
     from bootstrap.agent.dance import Outcome, Place
     from bootstrap.agent.protocol import Anchor, Logs
+    from bootstrap.agent.tpm import Tpm
 
 Say = Callable[[str], None]
 
-TPM = Path("/dev/tpm0")
-TCTI = f"device:{TPM}"
+DEVICE = Path("/dev/tpm0")
+TCTI = f"device:{DEVICE}"
 ANCHOR = Path("/doorstep/anchor")
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 IMA_LOG = Path("/sys/kernel/security/ima/binary_runtime_measurements")
@@ -73,11 +75,8 @@ def alone(say: Say) -> NoReturn:
     system.power_off()
 
 
-def measurement_lines(tpm: object, log: bytes) -> list[str]:
+def measurement_lines(tpm: Tpm, log: bytes) -> list[str]:
     """Write all PCRs and the boot log as console lines."""
-    from bootstrap.agent.tpm import Tpm
-
-    assert isinstance(tpm, Tpm)
     lines = [
         f"DOORSTEP-PCR {bank} {index} {value.hex()}"
         for bank in tpm.active_banks()
@@ -130,19 +129,19 @@ def _one_session(found: network.Network, say: Say) -> Outcome:
     SEED.parent.mkdir(parents=True, exist_ok=True)
     place = Place(seed=SEED, say=say, set_clock=system.set_clock)
     try:
-        return _with_tpm(client, anchor, known, logs, place)
+        return enrol_with_tpm(client, anchor, known, logs, place)
     except AgentError as error:
         tell_trouble(client, error, known)
         raise
 
 
-def _with_tpm(client: object, anchor: Anchor, known: bytes, logs: Logs, place: Place) -> Outcome:
-    from bootstrap.agent.client import Client
+def enrol_with_tpm(
+    client: Client, anchor: Anchor, known: bytes, logs: Logs, place: Place
+) -> Outcome:
     from bootstrap.agent.dance import enrol
     from bootstrap.agent.tpm import Tpm
 
-    assert isinstance(client, Client)
-    if not TPM.exists():
+    if not DEVICE.exists():
         raise BoxError(Code.TPM_NONE, "this box has no TPM 2.0: switch it on in the firmware setup")
     with Tpm(TCTI) as tpm:
         return enrol(tpm, client, anchor, known, logs, place)
