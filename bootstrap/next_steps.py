@@ -31,6 +31,7 @@ NEXT_STEP: Mapping[str, str] = {
     "IN-USE": "Nothing: the box is given another address. If it happens again, call.",
     "RESERVED-IN-USE": "Find the other device that uses this box's address and unplug it, or call.",
     "NOT-YOURS": "Wait a minute: the box asks for a new address by itself.",
+    "RESERVED": "Wait a minute: the box asks for the address that is reserved for it by itself.",
     "WRONG-NET": "Check that the cable is in the right port: the box came from another network.",
     "NOT-FOUND": "Set network boot first, then switch the box off and on. If it comes again, call.",
     "FORBIDDEN": "Unplug the box and call: it asked for files that it should not know.",

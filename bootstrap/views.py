@@ -67,7 +67,9 @@ def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
     }
     return Card(
         key=box.box,
-        title=harmless(box.hostname or "", _NAME) or product or f"box {box.box[:8]}",
+        title=harmless(box.hostname or "", _NAME)
+        or " ".join(filter(None, (product, serial)))
+        or f"box {box.box[:8]}",
         stage=stage,
         since=since,
         first=seen.first if seen else box.first,
@@ -121,7 +123,7 @@ def _sighting_card(sighting: Sighting, now: float) -> Card:
     )
 
 
-_PASSING = frozenset({"NOT-FOUND", "IN-USE", "NOT-YOURS"})
+_PASSING = frozenset({"NOT-FOUND", "IN-USE", "NOT-YOURS", "RESERVED"})
 """Reasons that loaders meet on their usual way; told only when nothing follows."""
 
 
@@ -145,6 +147,7 @@ _REASON_SENTENCES = {
     "IN-USE": "It says that another device uses the address it was offered",
     "RESERVED-IN-USE": "Another device uses the address that is reserved for it",
     "NOT-YOURS": "It asked for an address that it may not have",
+    "RESERVED": "It asked for another address than the one that is reserved for it",
     "WRONG-NET": "It asked for an address of another network",
 }
 """What was seen of a box that has not proved itself, by netboot's reason or its own claim."""

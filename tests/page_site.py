@@ -10,18 +10,18 @@ import json
 import os
 import re
 import shutil
-import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
-import traceback
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from bootstrap.enrolment import Stage
 from bootstrap.io.site_dir import NewSite, init, sign_intermediate
 from bootstrap.io.site_store import SiteStore
-from bootstrap.io.supervisor import directories, jobs
+from bootstrap.io.supervisor import Job, directories, jobs
 from bootstrap.rows import BoxRow, Event, Sighting
 from keys import ca
 from keys.errors import KeysError
@@ -42,7 +42,8 @@ class PageSite:
         self.layout = Layout(
             site=self.base / "site", state=self.base / "state", run=self.base / "run", users=USERS
         )
-        self.network = IPv4Network((0x7F000000 | os.getpid() % 60000 + 300 << 8, 24))
+        number = (os.getpid() * 2 + rehearsal) % 60000 + 300
+        self.network = IPv4Network((0x7F000000 | number << 8, 24))
         self.address = str(self.network[2])
         self.url = f"https://{self.address}:8444"
         new = NewSite(
@@ -62,7 +63,6 @@ class PageSite:
         self.events = self.base / "netboot-events"
         self.events.write_text("")
         self._running: dict[str, subprocess.Popen] = {}
-        self._netboot = 0
 
     def store(self) -> SiteStore:
         """Open site.db as control will find it; only before control starts."""
@@ -74,16 +74,24 @@ class PageSite:
             os.chown(path, USERS["control"], USERS["control"])
         known = {job.name: job for job in jobs(self.layout)}
         for name in names:
-            log = (self.base / f"{name}.log").open("ab")
-            self._running[name] = subprocess.Popen(
-                known[name].privileged_command(), env=_ENVIRONMENT, cwd="/", stdout=log, stderr=log
-            )
-            log.close()
+            self._launch(known[name])
             if name in ("keys", "control"):
                 self._wait(name, lambda name=name: self._answers(name))
             if name == "keys" and not list((self.layout.run / "tls").iterdir()):
                 self._sign()
+        if "nginx" in names:
+            self._wait("nginx", self._listens)
         return self
+
+    def _launch(self, job: Job) -> None:
+        with (self.base / f"{job.name}.log").open("ab") as log:
+            self._running[job.name] = subprocess.Popen(
+                job.privileged_command(), env=_ENVIRONMENT, cwd="/", stdout=log, stderr=log
+            )
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex((self.address, 8444)) == 0
 
     def kill(self, name: str) -> None:
         """Kill -9."""
@@ -91,25 +99,13 @@ class PageSite:
         process.kill()
         process.wait()
 
-    def signal(self, name: str, number: int) -> None:
-        self._running[name].send_signal(number)
-
     def start_netboot(self) -> None:
-        """Fork the process that plays netboot."""
-        self._netboot = os.fork()
-        if self._netboot == 0:
-            try:
-                _play_netboot(self.layout, self.events)
-            except BaseException:  # noqa: BLE001 - a forked child must not go on as pytest
-                (self.base / "netboot.log").write_text(traceback.format_exc())
-            os._exit(1)
+        """Start the process that plays netboot."""
+        layout = self.layout
+        places = [str(path) for path in (layout.site, layout.state, layout.run, self.events)]
+        command = [sys.executable, "-I", str(Path(__file__).resolve()), *places]
+        self._launch(Job(name="netboot", command=command, uid=USERS["netboot"]))
         self._wait("netboot", lambda: self._answers("netboot"))
-
-    def kill_netboot(self) -> None:
-        if self._netboot:
-            os.kill(self._netboot, signal.SIGKILL)
-            os.waitpid(self._netboot, 0)
-            self._netboot = 0
 
     def happens(self, kind: str, mac: str | None, reason: str | None = None, **detail) -> None:
         """Let netboot see something; control collects it within a second."""
@@ -137,7 +133,6 @@ class PageSite:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self.kill_netboot()
         shutil.rmtree(self.base)
 
     def _answers(self, name: str) -> bool:
@@ -156,13 +151,13 @@ class PageSite:
 
     def _sign(self) -> None:
         """Do what `doorstep ca sign` does, so that nginx gets its certificate."""
-        socket = self.layout.socket("keys")
-        requests = {one["kind"]: one["csr_pem"] for one in call(socket, "ca_requests")["requests"]}
+        path = self.layout.socket("keys")
+        requests = {one["kind"]: one["csr_pem"] for one in call(path, "ca_requests")["requests"]}
         signed = {
             f"{kind}_pem": sign_intermediate(self.layout.site, text.encode(), ca.Kind(kind))
             for kind, text in requests.items()
         }
-        call(socket, "ca_install", signed)
+        call(path, "ca_install", signed)
 
 
 def _play_netboot(layout: Layout, events: Path) -> None:
@@ -208,9 +203,7 @@ def box_row(number: int, stage: Stage, now: float, **changes) -> BoxRow:
 
 def note(store: SiteStore, row: BoxRow, at: float, kind: str, reason=None, **detail) -> None:
     """Add to the story of a box."""
-    store.add_event(
-        Event(at=at, kind=kind, box=row.box, mac=row.mac, reason=reason, detail=detail)
-    )
+    store.add_event(Event(at=at, kind=kind, box=row.box, mac=row.mac, reason=reason, detail=detail))
 
 
 def fill(store: SiteStore, now: float) -> dict[str, BoxRow]:
@@ -263,12 +256,10 @@ def _stories(store: SiteStore, rows: dict[str, BoxRow], now: float, off: str) ->
     row = rows["refused"]
     for begin in (now - 900, now - 100):
         note(store, row, begin, "dhcp-discover", vendor_class="PXEClient:Arch:00007")
-        note(store, row, begin + 1, "dhcp-ack", boot_file="shimx64.efi")
+        note(store, row, begin + 1, "dhcp-ack", boot_file="shimx64.efi", address="10.41.7.103")
         note(store, row, begin + 5, "boot-file", phase="end", name="/shimx64.efi", done=True)
         note(store, row, begin + 60, "session", attempt=1)
-        note(
-            store, row, begin + 75, "refused", "SECURE-BOOT-OFF", sentence=off, findings=findings
-        )
+        note(store, row, begin + 75, "refused", "SECURE-BOOT-OFF", sentence=off, findings=findings)
     note(store, rows["ready"], now - 400, "ready")
 
 
@@ -277,3 +268,8 @@ def cards_of(html: str) -> dict[str, str]:
     found = re.findall(r'<article id="card-([^"]+)".*?</article>', html, re.DOTALL)
     parts = re.findall(r"<article id=.*?</article>", html, re.DOTALL)
     return dict(zip(found, parts, strict=True))
+
+
+if __name__ == "__main__":
+    SITE, STATE, RUN, EVENTS = (Path(text) for text in sys.argv[1:])
+    _play_netboot(Layout(site=SITE, state=STATE, run=RUN, users=USERS), EVENTS)

@@ -10,15 +10,17 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flask import Flask, Response, render_template, request
+from markupsafe import Markup, escape
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from bootstrap.cards import SERVICES, STAGE_WORDS, TRACK, age, full_sentence, phone_number
+from bootstrap.cards import SERVICES, STAGE_WORDS, TRACK, age, full_sentence, harmless, phone_number
 from bootstrap.io.watch import View, Watch, digest
 from bootstrap.next_steps import NEXT_STEP
 from bootstrap.views import attempts, told_once
@@ -56,7 +58,7 @@ def create_app(control: Path) -> Flask:
         reload_seconds=RELOAD_SECONDS,
         digest=digest,
     )
-    app.jinja_env.filters["sentence"] = full_sentence
+    app.jinja_env.filters.update(sentence=full_sentence, with_code=_with_code, short=_short)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     _routes(app, Watch(control))
     app.after_request(_with_headers)
@@ -154,6 +156,19 @@ def _details(watch: Watch, key: str) -> tuple[dict[str, Any], int]:
         "story": told_once(reversed(parts[-1])),
         "earlier": told_once(reversed([event for part in parts[:-1] for event in part])),
     }, 200
+
+
+def _short(text: str) -> str:
+    return harmless(text, 40)
+
+
+def _with_code(text: str) -> Markup:
+    """Set what stands between backticks as code; everything is escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    marked = (Markup("<code>{}</code>").format(part) for part in parts[1::2])
+    return Markup("").join(chain.from_iterable(zip_longest(parts[::2], marked, fillvalue="")))
 
 
 def _clock(at: float | None, site: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 // and only the parts whose revision changed are replaced. It decides nothing; without it the page
 // loads itself again.
 "use strict";
-const POLL_MS = 5000, STREAM_AGAIN_MS = 60000, FETCH_MS = 8000;
+const POLL_MS = 5000, LOST_POLL_MS = 2000, STREAM_AGAIN_MS = 60000, FETCH_MS = 8000;
 const fresh = document.getElementById("fresh");
 const unreachable = document.getElementById("unreachable");
 let skew = 0, lost = false, running = false, again = false, asked = Date.now();
@@ -95,5 +95,7 @@ function listen() {
 
 show(takeState(), false);
 listen();
+addEventListener("offline", refresh);
+addEventListener("online", refresh);
 setInterval(tick, 1000);
-setInterval(() => { if (Date.now() - asked >= POLL_MS) refresh(); }, 1000);
+setInterval(() => { if (Date.now() - asked >= (lost ? LOST_POLL_MS : POLL_MS)) refresh(); }, 1000);
