@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from attest.bootfacts import FileFacts
-from attest.bootmatch import assumed_variables
+from attest.bootmatch import unknown_variables
 from attest.predict import PREDICTED_PCRS, Transport, predict
 from attest.variables import SecureBootVariables
 from bootstrap.io.references import iso_facts, network_facts
@@ -50,7 +50,7 @@ def _values(
     variables: SecureBootVariables | None,
 ) -> Iterator[dict[str, Any]]:
     text = str(server) if server else ""
-    known = variables or assumed_variables(facts, secure_boot=True)
+    known = variables or unknown_variables(facts)
     predicted = predict(facts, transport=transport, server=text, variables=known)
     shown = [index for index in PREDICTED_PCRS if variables is not None or index != _KEYS_PCR]
     for bank in BANKS:
