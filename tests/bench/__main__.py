@@ -34,10 +34,14 @@ def main() -> None:
     """Take what was asked for; exit code 1 when anything could not be taken."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
+    parser.add_argument("--list", action="store_true", help="name the figures and end")
     parser.add_argument("--runs", type=int, default=3, help="of each timed figure (3)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--work", type=Path, help="where to work; kept afterwards")
     chosen = parser.parse_args()
+    if chosen.list:
+        print("\n".join(FIGURES))
+        return
     if unknown := set(chosen.names) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     if chosen.runs < 1:
