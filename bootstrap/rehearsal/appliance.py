@@ -99,7 +99,7 @@ class Appliance:
 
     def _store_secrets(self) -> None:
         for rule in self._place.site.secrets:
-            value = b"rehearsal-" + secrets.token_hex(16).encode()
+            value = b"rehearsal-secret-" + secrets.token_hex(16).encode()
             self.secrets[rule.name] = value
             text = base64.urlsafe_b64encode(value).rstrip(b"=").decode()
             self.ask("keys", "secret_put", {"name": rule.name, "value": text})
