@@ -125,6 +125,9 @@ class Container:
             _copy(ROOT / name, source / name)
         command = [*NSPAWN, "-D", str(place / "root"), "--volatile=overlay", "--boot"]
         command += [f"--bind={source}:/root/doorstep", f"--bind-ro={place / 'wheels'}:/mnt/wheels"]
+        packages = default_cache()
+        packages.mkdir(parents=True, exist_ok=True)
+        command += [f"--bind-ro={packages}:/root/.cache/doorstep/packages"]
         command += [f"--network-namespace-path=/run/netns/{self._lan.appliance_namespace}"]
         command += ["--system-call-filter=bpf", "--machine=doorstep-test"]
         command += ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_ADMIN"]

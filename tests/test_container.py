@@ -3,18 +3,28 @@
 One container for all tests; they run in the order in which an operator meets what they are about.
 """
 
+import json
 import re
 import subprocess
+import sys
 import time
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 from container import Container, blocks
+from container_boot import fetched_lock, measured_log, sign_record, with_another_initrd
+from software_tpm import SoftwareTpm
 
+from bootstrap.agent.tpm import Tpm
+from bootstrap.build.lock import encode_lock
+from bootstrap.io.publishing import Shelf
 from bootstrap.rehearsal.lan import Lan, inside
+from keys import note
+from keys.envelope import unb64u
 from keys.io.layout import SERVICES
 from keys.io.rpc import RpcUnavailableError, call
+from keys.tpm_public import PublicArea
 
 pytestmark = [pytest.mark.boots, pytest.mark.timeout(900)]
 
@@ -30,8 +40,10 @@ STEPS = [
     ("Start", 0),
 ]
 PLACES = "/etc/doorstep /var/lib/doorstep /run/doorstep/tls /opt/doorstep /usr /tmp/.. /etc"
+SECRET = "tills-speak-at-night"
 STARTED = 30.0
 BACK = 15.0
+TAKEN = 5.0
 CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13}
 RIGHTS = {"netboot": CAPABILITIES.keys(), "nginx": {"CAP_NET_BIND_SERVICE"}}
 ISOLATED = {"keys", "control", "enroll", "page"}
@@ -55,6 +67,11 @@ class Controller:
         """Call a service as the operator does."""
         return call(self.path(f"/run/doorstep/{service}/socket"), method, params)
 
+    @property
+    def shelf(self) -> Shelf:
+        """The boot sets of the site."""
+        return Shelf(directory=self.path("/etc/doorstep"), state=self.path("/var/lib/doorstep"))
+
     def client(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command on another machine of the LAN."""
         return subprocess.run(
@@ -64,6 +81,10 @@ class Controller:
             timeout=60,
             check=False,
         )
+
+    def names(self, *question: str) -> list[str]:
+        """Ask our DNS."""
+        return self.client("dig", "+short", f"@{ADDRESS.ip}", *question).stdout.split()
 
     def get(self, port: int, path: str, *options: str) -> tuple[int, str]:
         """Fetch by HTTPS, trusting the site's root alone; gives status (0: none) and body."""
@@ -184,25 +205,26 @@ def test_phone_home_is_carried_and_refused_by_control(controller):
     assert controller.get(8443, "/")[0] == 404
 
 
-def test_a_machine_on_the_lan_gets_an_address_and_the_sites_names(controller):
-    command = [
-        "busybox",
-        "udhcpc",
-        "-i",
-        Lan.BRIDGE,
-        "-f",
-        "-n",
-        "-q",
-        "-t",
-        "10",
-        "-s",
-        "/bin/true",
-    ]
+@pytest.fixture(scope="module")
+def leased(controller) -> str:
+    """Give the address that our DHCP gave to the machine on the LAN; it uses that from then on.
+
+    It asks as UEFI firmware does that boots from the network (RFC 4578, architecture 7).
+    """
+    command = ["udhcpc", "-i", Lan.BRIDGE, "-f", "-n", "-q", "-t", "10", "-s", "/bin/true"]
+    command += ["-V", "PXEClient:Arch:00007:UNDI:003001", "-x", "0x5d:0007"]
     done = controller.client(*command)
-    assert re.search(r"lease of 10\.41\.7\.1\d\d obtained", done.stderr + done.stdout)
-    found = controller.client("dig", "+short", f"@{ADDRESS.ip}", NAME)
-    assert found.stdout.split() == [str(ADDRESS.ip)]
-    assert len(controller.ask("netboot", "leases")["leases"]) == 1
+    found = re.search(r"lease of ([0-9.]+) obtained", done.stderr + done.stdout)
+    assert found, done.stderr + controller.container.journal()
+    for change in (["delete", str(CLIENT)], ["add", f"{found[1]}/24"]):
+        controller.client("ip", "address", *change, "dev", Lan.BRIDGE)
+    return found[1]
+
+
+def test_a_machine_on_the_lan_gets_an_address_and_the_sites_names(controller, leased):
+    assert leased in (f"10.41.7.{number}" for number in range(100, 200))
+    assert controller.names(NAME) == [str(ADDRESS.ip)]
+    assert [one["address"] for one in controller.ask("netboot", "leases")["leases"]] == [leased]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -225,3 +247,105 @@ def test_the_target_stops_and_starts_everything(controller):
     for service in SERVICES:
         wait(lambda one=service: controller.answers(one), STARTED, service)
         assert controller.unit(service, "ActiveState") == "active"
+
+
+@pytest.fixture(scope="module")
+def published(controller) -> bytes:
+    """Build, sign and publish a boot set inside; gives the log of a box that boots it."""
+    controller.path("/root/doorstep/used.lock").write_text(encode_lock(fetched_lock()))
+    controller.run("doorstep bootset build --lock /root/doorstep/used.lock", timeout=300)
+    digest = controller.shelf.find("enrol")
+    log = measured_log(controller.shelf, digest, ADDRESS.ip)
+    assert controller.try_run("doorstep bootset publish enrol").returncode == 2, "not rehearsed"
+    sign_record(controller.shelf, digest, log)
+    controller.run("doorstep bootset publish enrol")
+    return log
+
+
+@pytest.fixture(scope="module")
+def boxes(controller, tmp_path_factory):
+    """Two TPMs on the signed delivery note, and a secret for their role.
+
+    On a real site the note stands in for a maker's certificate that a TPM has not; one of the two
+    has a certificate, which says that it is software.
+    """
+    made = {
+        name: SoftwareTpm(tmp_path_factory.mktemp(name), certificates=name == "virtual")
+        for name in ("bare", "virtual")
+    }
+    entries = []
+    for name, tpm in made.items():
+        with Tpm(f"swtpm:path={tpm.directory / 's'}") as connection:
+            ek = PublicArea.decode(connection.load_ek())
+        entries.append(
+            note.Entry(serial=name, model=None, ek_sha256=ek.name()[2:], role="pos", name=None)
+        )
+    controller.path("/etc/doorstep/delivery.csv").write_bytes(note.encode(entries))
+    controller.run("doorstep note sign")
+    controller.run(f"printf %s {SECRET} | doorstep secret put pos-api-token")
+    yield made
+    for tpm in made.values():
+        tpm.stop()
+
+
+@pytest.fixture
+def power_on(controller, boxes, leased, tmp_path):
+    """Give a function that resets a box, boots it on a log, and gives what the site did with it."""
+    root = controller.path("/etc/doorstep/trust/root.pem")
+    link = json.loads(controller.client("ip", "-j", "link", "show", Lan.BRIDGE).stdout)[0]
+
+    def start(name: str, log: bytes) -> dict:
+        boxes[name].stop()
+        boxes[name].start()
+        (tmp_path / "log").write_bytes(log)
+        facts = {
+            "smbios": {"product_serial": name, "sys_vendor": "Test"},
+            "memory_mib": 2048,
+            "nics": [{"name": Lan.BRIDGE, "mac": link["address"], "carrier": True}],
+            "used": {"mac": link["address"], "address": leased},
+        }
+        program = [sys.executable, str(Path(__file__).with_name("container_box.py"))]
+        program += [str(boxes[name].directory / "s"), str(tmp_path / "log"), str(root)]
+        program += [f"https://{ADDRESS.ip}:8443", NAME, "shop-0417", json.dumps(facts)]
+        done = controller.client(*program)
+        assert done.returncode == 0, done.stderr[-3000:] + controller.container.journal()
+        return json.loads(done.stdout)
+
+    return start
+
+
+def test_a_box_that_booted_another_initrd_is_refused(published, power_on):
+    got = power_on("bare", with_another_initrd(published))
+    assert (got["status"], got["reason"]) == ("refused", "INITRD-UNKNOWN")
+
+
+def test_a_box_whose_tpm_says_that_it_is_software_is_refused(published, power_on):
+    got = power_on("virtual", published)
+    assert (got["status"], got["reason"]) == ("refused", "EK-VIRTUAL")
+
+
+def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, power_on):
+    got = power_on("bare", published)
+    assert got["status"] == "ready", got
+    document = got["handoff"]
+    values = {one["name"]: unb64u(one["value"]) for one in document["secrets"]}
+    assert values == {"pos-api-token": SECRET.encode()}
+    address = document["network"][0]["address"].partition("/")[0]
+    wait(lambda: controller.names(document["fqdn"]) == [address], TAKEN, "the name is not in DNS")
+    assert controller.names("-x", address) == [f"{document['fqdn']}."]
+    assert re.search(rf"{document['hostname']} +ready", controller.run("doorstep box list"))
+    page = controller.get(443, "/")[1]
+    assert document["hostname"] in page
+    assert SECRET not in page
+
+
+def test_what_was_enrolled_outlives_kill_9_of_everything(controller):
+    before = controller.ask("control", "boxes")["cards"]
+    pids = " ".join(controller.unit(service, "MainPID") for service in SERVICES)
+    controller.run(f"kill -9 {pids}")
+    for service in SERVICES:
+        wait(lambda one=service: controller.answers(one), STARTED, service)
+    after = controller.ask("control", "boxes")["cards"]
+    assert [(card["key"], card["stage"]) for card in after] == [
+        (card["key"], card["stage"]) for card in before
+    ]
