@@ -385,6 +385,7 @@ _SUBNET_KEYS = {
     "lease_seconds",
     "dhcp",
     "boot",
+    "enrols",
 }
 
 
@@ -403,6 +404,7 @@ def _subnet(value: Any, where: str) -> SubnetPlan:
         lease=timedelta(seconds=seconds),
         dhcp=_mode(value["dhcp"], f"{where}.dhcp"),
         boot=_bool(value["boot"], f"{where}.boot"),
+        enrols=_bool(value["enrols"], f"{where}.enrols"),
     )
 
 
@@ -417,6 +419,7 @@ def _subnet_document(subnet: SubnetPlan) -> dict[str, Any]:
         "lease_seconds": int(subnet.lease.total_seconds()),
         "dhcp": subnet.dhcp,
         "boot": subnet.boot,
+        "enrols": subnet.enrols,
     }
 
 

@@ -14,15 +14,16 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
+from attest.bootfacts import FileFacts
 from attest.predict import Transport
 from bootstrap.build.lock import Lock
-from bootstrap.build.measure import measure_iso
 from bootstrap.build.parts import assemble, build_parts, default_cache
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
-from bootstrap.io.references import iso_facts
+from bootstrap.io.references import iso_facts, network_facts
 from bootstrap.planning import grub_cfg_files
 from bootstrap.published import PublishedSet, PublishedState
+from bootstrap.rehearsal.measured import measure_all
 from bootstrap.rehearsal.record import (
     CONTEXT,
     RehearsalRecord,
@@ -77,15 +78,16 @@ class Shelf:
         return manifest
 
     def rehearse(self, digest: bytes, work: Path) -> RehearsalRecord:
-        """Boot a set's exact bytes from its ISO in a virtual box; sign that it measured right.
+        """Boot a set's exact bytes in virtual boxes, by PXE and ISO; sign that they measured right.
 
-        RehearsalError when it did not.
+        RehearsalError when they did not.
         """
-        manifest = self._verified(digest)
-        measured = measure_iso(manifest, self.store, work)
-        facts = iso_facts(self.store, manifest)
-        check_measured(measured.log, measured.pcrs, facts, transport=Transport.ISO, server="")
-        pcrs = {Transport.ISO.value: measured.pcrs[BANK]}
+        manifest, site = self._verified(digest), self.site
+        measured = measure_all(manifest, self.store, site, work)
+        for transport, facts, server in self._ways(manifest, site):
+            found = measured[transport]
+            check_measured(found.log, found.pcrs, facts, transport=transport, server=server)
+        pcrs = {transport.value: found.pcrs[BANK] for transport, found in measured.items()}
         record = RehearsalRecord(
             core=core_digest(manifest), at=int(time.time()), bank=BANK, pcrs=pcrs
         )
@@ -131,6 +133,15 @@ class Shelf:
         for digest in self.store.digests():
             manifest = self.store.manifest(digest)
             yield manifest, published.find(digest), self._is_rehearsed(digest, manifest)
+
+    def _ways(
+        self, manifest: BootSetManifest, site: Site
+    ) -> Iterator[tuple[Transport, FileFacts, str]]:
+        """Give each way a set was measured: its facts, and our address as GRUB names it."""
+        if site.boot_subnet is not None:
+            address = site.boot_subnet.appliance
+            yield Transport.TFTP, network_facts(self.store, manifest, address), str(address)
+        yield Transport.ISO, iso_facts(self.store, manifest), ""
 
     def _is_rehearsed(self, digest: bytes, manifest: BootSetManifest) -> bool:
         try:

@@ -57,7 +57,7 @@ def replay_bundle(
     subnet = rehearsal.place.site.subnets[0]
     with (
         Lan(address, subnet.interface) as lan,
-        BootServer(rehearsal.work / "attacker", rehearsal.place, lan, names),
+        BootServer(rehearsal.work / "attacker", rehearsal.place.site, store.directory, lan, names),
     ):
         box.start(Boot.PXE, network=Network(namespace=lan.box_namespace, tap=lan.add_tap()))
         console = box.wait_off(SECONDS)

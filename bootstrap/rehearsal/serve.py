@@ -1,7 +1,7 @@
 """A boot server without a site behind it: our own netboot with a plan of its own.
 
-For an attacker's network in a rehearsal. It knows no box and no secret, and runs as netboot's uid
-with netboot's rights alone.
+For a boot that is only measured, and for an attacker's network. It knows no box and no secret,
+tells nobody where to phone home, and runs as netboot's uid with netboot's rights alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,32 +19,33 @@ from bootstrap.errors import SiteError
 from bootstrap.io.supervisor import RIGHTS, Job, service_command
 from bootstrap.planning import LOADER, make_plan
 from bootstrap.rehearsal.lan import Lan
-from bootstrap.rehearsal.place import USERS, Place
+from bootstrap.rehearsal.place import USERS
 from bootstrap.rehearsal.view import command_that_sees
+from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.io.layout import Layout
 from keys.io.rpc import call
-from netboot.plan import Boot, Plan
+from netboot.plan import Boot
 
 START_SECONDS = 30.0
 
 
 class BootServer:
-    """DHCP, TFTP and HTTP of these files: `with BootServer(work, place, lan, names)`."""
+    """DHCP, TFTP and HTTP of these files: `with BootServer(work, site, bootsets, lan, names)`."""
 
-    def __init__(self, work: Path, place: Place, lan: Lan, names: Mapping[str, bytes]) -> None:
-        """Serve URL path to SHA-256, out of the place's file store, in the LAN's namespace."""
-        self._layout = Layout(
-            site=place.layout.site, state=work / "state", run=work / "run", users=USERS
-        )
-        self._store = place.layout.state / "bootsets"
+    def __init__(
+        self, work: Path, site: Site, bootsets: Path, lan: Lan, names: Mapping[str, bytes]
+    ) -> None:
+        """Serve URL path to SHA-256, out of the store `bootsets`, in the LAN's namespace."""
+        self._layout = Layout(site=work, state=work / "state", run=work / "run", users=USERS)
+        self._store = bootsets.resolve()
         self._lan = lan
-        plan = make_plan(place.site, [], None, [], 1)
-        self._plan = Plan(
-            number=1,
-            site=plan.site,
-            domain=plan.domain,
-            subnets=plan.subnets,
+        plan = make_plan(site, [], None, [], 1)
+        self._plan = replace(
+            plan,
+            reservations=(),
+            records=(),
+            subnets=tuple(replace(one, enrols=False) for one in plan.subnets if one.boot)[:1],
             boot=Boot(boot_set=bytes(32), tftp=LOADER, names=names),
         )
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,9 +99,11 @@ class BootServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
-                if call(self._layout.socket("netboot"), "status").get("running"):
+                status = call(self._layout.socket("netboot"), "status")
+                if status["running"] and status["services"]["dhcp"] == "serving":
                     return
             except KeysError:
-                time.sleep(0.1)
+                pass  # not yet: it starts
+            time.sleep(0.1)
         tail = self._log.read_text(errors="replace")[-1500:]
-        raise SiteError(f"the attacker's boot server did not start:\n{tail}")
+        raise SiteError(f"the boot server did not start:\n{tail}")

@@ -30,6 +30,7 @@ class BootSetStore:
 
     def __init__(self, directory: Path) -> None:
         """Use `directory` (STATE/bootsets); nothing is made before the first write."""
+        self.directory = directory
         self._files = directory / "files"
         self._sets = directory / "sets"
 
