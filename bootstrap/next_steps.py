@@ -46,6 +46,7 @@ NEXT_STEP: Mapping[str, str] = {
     "TOO-MANY": "Wait two minutes: the box tries again by itself.",
     "RATE": "Wait ten minutes: the site hands over to a few boxes at a time.",
     "SITE-NOT-READY": "Wait a minute, then look at the services on this page.",
+    "SITE-FAULT": _FAULT,
     "KEYS-SILENT": "Wait a minute, then look at the services on this page.",
     "NO-CA": "Call: the operator has not signed this site's certificates yet.",
     "CLOCK": "Call: the date of the controller must be checked first.",

@@ -211,7 +211,7 @@ def _portion(detail: Mapping[str, Any]) -> str:
     sent, size = detail.get("sent"), detail.get("size")
     if detail.get("phase") != "end" or detail.get("done") or type(sent) is not int or not size:
         return ""
-    return f" to {100 * sent // int(size)} %"
+    return f" to {100 * sent // int(size)}\u00a0%"
 
 
 class _Blank(dict[str, str]):

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from page_site import PageSite, box_row, fill, note
+from page_site import PageSite, fill, note
 from playwright.sync_api import Browser, sync_playwright
-
-from bootstrap.enrolment import Stage
 
 LARGE = "document.documentElement.style.fontSize = '200%'"
 
@@ -21,9 +20,8 @@ def shop(site: PageSite, now: float) -> None:
     """Fill the site as it looks two minutes after four boxes were switched on."""
     store = site.store()
     rows = fill(store, now)
-    store.save_box(
-        box_row(7, Stage.READY, now - 1300, hostname="pos-03", role="pos", first=now - 1400)
-    )
+    store.save_box(replace(rows["refused"], since=now - 2))
+    store.save_box(replace(rows["held"], since=now - 4, first=now - 90))
     note(store, rows["enrolled"], now - 12, "enrolled", hostname="pos-02")
 
 
@@ -35,7 +33,7 @@ def shot(browser: Browser, url: str, path: Path, script: str = "", **options) ->
     page.wait_for_timeout(600)
     if script:
         page.evaluate(script)
-    page.screenshot(path=path, full_page=not options.get("crop"), animations="disabled")
+    page.screenshot(path=path, full_page=True, animations="disabled")
     context.close()
 
 
@@ -55,7 +53,10 @@ def main(picture: Path, others: Path | None) -> None:
             page = context.new_page()
             page.goto(site.url)
             page.wait_for_timeout(1500)
-            page.screenshot(path=picture, animations="disabled")
+            box = page.locator("article").nth(3).bounding_box()
+            assert box is not None
+            clip = {"x": 0, "y": 0, "width": 820, "height": box["y"] + box["height"] + 12}
+            page.screenshot(path=picture, animations="disabled", full_page=True, clip=clip)
             if others is not None:
                 draw_others(site, browser, others)
             browser.close()
@@ -71,7 +72,7 @@ def draw_others(site: PageSite, browser: Browser, others: Path) -> None:
     shot(browser, site.url, others / "phone-dark.png", color_scheme="dark")
     shot(browser, site.url, others / "small-200.png", LARGE, **small)
     shot(browser, refused, others / "box.png")
-    shot(browser, f"{site.url}/codes", others / "codes.png")
+    shot(browser, f"{site.url}/codes", others / "codes.png", device_scale_factor=0.5)
     context = browser.new_context(
         ignore_https_errors=True, viewport={"width": 390, "height": 844}, device_scale_factor=2
     )

@@ -79,6 +79,8 @@ class PageSite:
                 self._wait(name, lambda name=name: self._answers(name))
             if name == "keys" and not list((self.layout.run / "tls").iterdir()):
                 self._sign()
+        if "page" in names:
+            self._wait("page", self._page_listens)
         if "nginx" in names:
             self._wait("nginx", self._listens)
         return self
@@ -89,9 +91,16 @@ class PageSite:
                 job.privileged_command(), env=_ENVIRONMENT, cwd="/", stdout=log, stderr=log
             )
 
+    def _page_listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self.layout.run / "page" / "http")) == 0
+
     def _listens(self) -> bool:
         with socket.socket() as sock:
             return sock.connect_ex((self.address, 8444)) == 0
+
+    def signal(self, name: str, number: int) -> None:
+        self._running[name].send_signal(number)
 
     def kill(self, name: str) -> None:
         """Kill -9."""

@@ -4,6 +4,7 @@ Needs root (each process has its own user), nginx, chromium and axe-playwright-p
 """
 
 import http.client
+import signal
 import ssl
 import time
 from collections.abc import Iterator
@@ -325,6 +326,24 @@ def test_a_killed_control_is_told_at_once_and_old_data_is_grey_until_it_is_back(
     expect(page.locator("#fresh")).not_to_have_class("stale")
     for one in (page, plain, details):
         one.context.close()
+
+
+def test_a_control_that_hangs_does_not_hang_the_page(site: PageSite) -> None:
+    site.signal("control", signal.SIGSTOP)
+    try:
+        time.sleep(1)
+        for path in ("/", f"/box/{REFUSED}"):
+            began = time.monotonic()
+            status, _, body = get(site, path)
+            assert time.monotonic() - began < 6
+            assert (status, "Controller (control) is silent since" in body) == (200, True)
+            assert "SECURE-BOOT-OFF" in body
+    finally:
+        site.signal("control", signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while "is silent since" in get(site, "/")[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_a_page_that_cannot_reach_the_site_says_so_by_itself(

@@ -94,7 +94,7 @@ def test_a_claim_of_a_box_without_tpm_is_shown_as_its_own_word() -> None:
 
 def test_loading_shows_how_far_it_is() -> None:
     part = {"phase": "end", "name": "/f/00/initrd", "sent": 43, "size": 100, "done": False}
-    assert ("Loads", "initrd to 43 %") in only(
+    assert ("Loads", "initrd to 43\u00a0%") in only(
         [], [sighting(Stage.BOOTING, NOW, detail=part)]
     ).facts
     whole = {**part, "sent": 100, "done": True}
