@@ -1,7 +1,7 @@
 """A Debian 13 controller in a container: built once below the cache, booted by systemd-nspawn.
 
-What is installed in it, and how, are the printed blocks of docs/install.md. Changes of a boot live
-in memory (`--volatile=overlay`) and are gone with it. Needs root; the network is a `Lan`.
+What is installed in it, and how, are the printed blocks of docs/install.md. Its disk is an overlay
+that outlives a power cut and is gone with the `Container`. Needs root; the network is a `Lan`.
 """
 
 import fcntl
@@ -115,37 +115,30 @@ class Container:
         self._work = Path(tempfile.mkdtemp(prefix="doorstep-container-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._binds: list[str] = []
         self.boot_seconds = 0.0
         self.console = self._work / "console"
 
     def __enter__(self) -> "Container":
         place = prepared()
-        source = self._work / "source"
         for name in (*SOURCES, *FILES):
-            _copy(ROOT / name, source / name)
-        command = [*NSPAWN, "-D", str(place / "root"), "--volatile=overlay", "--boot"]
-        command += [f"--bind={source}:/root/doorstep", f"--bind-ro={place / 'wheels'}:/mnt/wheels"]
-        packages = default_cache()
-        packages.mkdir(parents=True, exist_ok=True)
-        command += [f"--bind-ro={packages}:/root/.cache/doorstep/packages"]
-        command += [f"--network-namespace-path=/run/netns/{self._lan.appliance_namespace}"]
-        command += ["--system-call-filter=bpf", "--machine=doorstep-test"]
-        command += ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_ADMIN"]
-        started = time.monotonic()
-        with self.console.open("wb") as console:
-            self._process = subprocess.Popen(
-                [*command, "systemd.unit=multi-user.target"],
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-            )
+            _copy(ROOT / name, self._work / "source" / name)
+        for name in ("upper", "scratch", "disk"):
+            (self._work / name).mkdir()
+        default_cache().mkdir(parents=True, exist_ok=True)
+        layers = f"lowerdir={place / 'root'},upperdir={self._work / 'upper'}"
+        layers += f",workdir={self._work / 'scratch'}"
+        _checked(["mount", "-t", "overlay", "overlay", "-o", layers, str(self._work / "disk")])
+        self._binds = [
+            f"--bind={self._work / 'source'}:/root/doorstep",
+            f"--bind-ro={place / 'wheels'}:/mnt/wheels",
+            f"--bind-ro={default_cache()}:/root/.cache/doorstep/packages",
+        ]
         try:
-            self._wait_for_boot()
+            self.power_on()
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        self.boot_seconds = time.monotonic() - started
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,11 +147,39 @@ class Container:
             try:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
-                if self._leader:
-                    os.kill(self._leader, signal.SIGKILL)
-                self._process.kill()
-                self._process.wait()
-        shutil.rmtree(self._work, ignore_errors=True)
+                self.cut_power()
+        subprocess.run(["umount", str(self._work / "disk")], check=False)
+        if not (self._work / "disk").is_mount():
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def power_on(self) -> None:
+        """Boot, and wait until systemd says that it has."""
+        command = [*NSPAWN, "-D", str(self._work / "disk"), "--boot", *self._binds]
+        command += [f"--network-namespace-path=/run/netns/{self._lan.appliance_namespace}"]
+        command += ["--system-call-filter=bpf", "--machine=doorstep-test"]
+        command += ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_ADMIN"]
+        started = time.monotonic()
+        with self.console.open("ab") as console:
+            self._process = subprocess.Popen(
+                [*command, "systemd.unit=multi-user.target"],
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+            )
+        self._wait_for_boot()
+        self.boot_seconds = time.monotonic() - started
+
+    def cut_power(self) -> None:
+        """Kill process 1, and with it every process at once; what the kernel has of files stays."""
+        if self._leader:
+            os.kill(self._leader, signal.SIGKILL)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._leader = 0
 
     def try_run(self, script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a shell script as root inside, as at the controller's own console."""

@@ -291,7 +291,6 @@ def boxes(controller, tmp_path_factory):
 @pytest.fixture
 def power_on(controller, boxes, leased, tmp_path):
     """Give a function that resets a box, boots it on a log, and gives what the site did with it."""
-    root = controller.path("/etc/doorstep/trust/root.pem")
     link = json.loads(controller.client("ip", "-j", "link", "show", Lan.BRIDGE).stdout)[0]
 
     def start(name: str, log: bytes) -> dict:
@@ -304,6 +303,7 @@ def power_on(controller, boxes, leased, tmp_path):
             "nics": [{"name": Lan.BRIDGE, "mac": link["address"], "carrier": True}],
             "used": {"mac": link["address"], "address": leased},
         }
+        root = controller.path("/etc/doorstep/trust/root.pem")
         program = [sys.executable, str(Path(__file__).with_name("container_box.py"))]
         program += [str(boxes[name].directory / "s"), str(tmp_path / "log"), str(root)]
         program += [f"https://{ADDRESS.ip}:8443", NAME, "shop-0417", json.dumps(facts)]
@@ -339,13 +339,31 @@ def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, 
     assert SECRET not in page
 
 
+def stages(controller) -> list[tuple[str, str]]:
+    return [(card["title"], card["stage"]) for card in controller.ask("control", "boxes")["cards"]]
+
+
 def test_what_was_enrolled_outlives_kill_9_of_everything(controller):
-    before = controller.ask("control", "boxes")["cards"]
+    before = stages(controller)
     pids = " ".join(controller.unit(service, "MainPID") for service in SERVICES)
     controller.run(f"kill -9 {pids}")
     for service in SERVICES:
         wait(lambda one=service: controller.answers(one), STARTED, service)
-    after = controller.ask("control", "boxes")["cards"]
-    assert [(card["key"], card["stage"]) for card in after] == [
-        (card["key"], card["stage"]) for card in before
-    ]
+    assert stages(controller) == before
+
+
+def test_after_the_machine_died_everything_comes_back_by_itself(controller, published, power_on):
+    before, leases = stages(controller), controller.ask("netboot", "leases")["leases"]
+    controller.container.cut_power()
+    controller.container.power_on()
+    for service in SERVICES:
+        wait(lambda one=service: controller.answers(one), STARTED, service)
+    assert stages(controller) == before
+    assert controller.ask("netboot", "leases")["leases"] == leases
+    secrets = controller.run("doorstep secret list --json || true")
+    assert json.loads(secrets)["secrets"][0]["reason"] is None
+    assert power_on("bare", published)["status"] == "ready", "the same box, one boot later"
+
+
+def test_no_process_ever_ended_in_a_traceback(controller):
+    assert "Traceback" not in controller.run("journalctl -q --no-pager -u 'doorstep-*'")

@@ -26,6 +26,7 @@ from keys.ca import Kind
 from keys.io.layout import Layout
 from keys.io.rpc import RpcError, RpcUnavailableError, call
 from keys.io.service import Service
+from netboot.io.service import Netboot
 
 pytestmark = pytest.mark.boots
 
@@ -190,7 +191,12 @@ def test_cell(answers, cell):
 def test_the_processes_have_no_method_that_the_document_does_not_name(tmp_path):
     one = Appliance(tmp_path)
     one.make()
-    tables = {"keys": Service(one.layout).methods(), "control": Control(one.layout).methods()}
+    tables = {
+        "keys": Service(one.layout).methods(),
+        "control": Control(one.layout).methods(),
+        "netboot": Netboot(one.layout).methods(),
+    }
+    assert set(tables) == {socket for socket, _ in TABLE}
     for socket, methods in tables.items():
         written = {method: users for (name, method), users in TABLE.items() if name == socket}
         assert {method: row.users for method, row in methods.items()} == written
