@@ -94,8 +94,9 @@ class Collector:
             old = None
         if step is Step.LOADED_FILE and old is None:
             return None
-        if step is Step.ASKED_FOR_ADDRESS and not _asks_to_boot(event, old):
-            return None
+        if step is Step.ASKED_FOR_ADDRESS and not _asks_to_boot(event):
+            # A system that asks for an address is no card, and moves none that is there.
+            return replace(old, address=event.address or old.address) if old else None
         try:
             stage = advance(old.stage if old else None, step)
         except WrongStageError:
@@ -162,11 +163,7 @@ _STEPS = {
 }
 
 
-def _asks_to_boot(event: Event, old: Sighting | None) -> bool:
-    """Only clients that ask to boot become cards; a known one may ask for an address again."""
+def _asks_to_boot(event: Event) -> bool:
+    """Tell a client that asks to boot, by its vendor class or what it was given."""
     vendor = str(event.detail.get("vendor_class", ""))
-    return (
-        vendor.startswith(("PXEClient", "HTTPClient"))
-        or bool(event.detail.get("boot_file"))
-        or old is not None
-    )
+    return vendor.startswith(("PXEClient", "HTTPClient")) or bool(event.detail.get("boot_file"))

@@ -160,6 +160,7 @@ class Control:
                 "id": site.id,
                 "title": site.title,
                 "help": site.help,
+                "time_zone": site.time_zone,
                 "rehearsal": self._rehearsal,
             },
             "cards": [card_json(card) for card in shown],
