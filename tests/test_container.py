@@ -205,6 +205,22 @@ def test_phone_home_is_carried_and_refused_by_control(controller):
     assert controller.get(8443, "/")[0] == 404
 
 
+def served_chain(controller) -> list[str]:
+    """Give the certificates that nginx shows, server and authority."""
+    command = ["openssl", "s_client", "-showcerts", "-connect", f"{ADDRESS.ip}:443"]
+    shown = controller.client("sh", "-c", f"{' '.join(command)} -servername {NAME} </dev/null")
+    return re.findall(r"-----BEGIN CERT.*?-----END CERT", shown.stdout, flags=re.S)
+
+
+def test_a_new_authority_is_served_without_a_restart(controller):
+    before, pid = served_chain(controller), controller.unit("nginx", "MainPID")
+    assert len(before) == 2
+    controller.run("doorstep ca sign")
+    wait(lambda: served_chain(controller) != before, BACK, "the old chain is served")
+    assert controller.unit("nginx", "MainPID") == pid
+    assert controller.get(443, "/")[0] == 200
+
+
 @pytest.fixture(scope="module")
 def leased(controller) -> str:
     """Give the address that our DHCP gave to the machine on the LAN; it uses that from then on.
