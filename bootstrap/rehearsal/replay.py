@@ -10,21 +10,16 @@ import hashlib
 import json
 import re
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bootstrap.errors import SiteError
 from bootstrap.rehearsal.attacks import captured_bundle
-from bootstrap.rehearsal.box import Boot, Network
+from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
+from bootstrap.rehearsal.place import Place
 from bootstrap.rehearsal.serve import BootServer
-from bootstrap.rehearsal.story import Chapter
 from netboot.bootset import BootSetManifest, Role, files_to_serve, grub_cfg
 from netboot.cpio import encode_cpio, file_entry, with_parents
-
-if TYPE_CHECKING:
-    from bootstrap.rehearsal.run import Rehearsal
 
 OVERLAY_PATH = "/f/overlay/overlay.img"
 SECONDS = 180.0
@@ -32,21 +27,23 @@ _SAID = re.compile(rb"DOORSTEP-REPLAY ([A-Z-]+): ([^\r\n]+)")
 
 
 def replay_bundle(
-    rehearsal: Rehearsal, chapter: Chapter, manifest: BootSetManifest
+    work: Path, place: Place, box: VirtualBox, box_id: str, manifest: BootSetManifest
 ) -> tuple[str, str]:
-    """Boot the first box into the attacker's program and return what its TPM answered."""
-    bundle = captured_bundle(_stored_answer(rehearsal, str(chapter.end["box"])))
-    box = rehearsal.boxes[0]
+    """Boot an enrolled box into the attacker's program; return what its TPM answered.
+
+    The answer is a code of the agent and a sentence; `work` is an empty directory.
+    """
+    bundle = captured_bundle(_stored_answer(place, box_id))
     program = Path(__file__).with_name("replay_init.py").read_bytes()
     overlay = encode_cpio(
         with_parents(
             [
-                replace(file_entry("init", program, executable=True)),
+                file_entry("init", program, executable=True),
                 file_entry("doorstep/captured.json", json.dumps(dict(bundle)).encode()),
             ]
         )
     )
-    store, address = rehearsal.shelf.store, rehearsal.place.address
+    store, address = place.bootsets, place.address
     config = grub_cfg(manifest, address.ip)
     anchor = manifest.roles[Role.ANCHOR].path.encode()
     forged = config.replace(anchor, anchor + b" " + _root(config, anchor) + OVERLAY_PATH.encode())
@@ -54,10 +51,10 @@ def replay_bundle(
     for path, data in ((OVERLAY_PATH, overlay), ("/grub/grub.cfg", forged)):
         store.add_file(data, path.rpartition("/")[2])
         names[path] = hashlib.sha256(data).digest()
-    subnet = rehearsal.place.site.subnets[0]
+    subnet = place.site.subnets[0]
     with (
         Lan(address, subnet.interface) as lan,
-        BootServer(rehearsal.work / "attacker", rehearsal.place.site, store.directory, lan, names),
+        BootServer(work, place.site, store.directory, lan, names),
     ):
         box.start(Boot.PXE, network=Network(namespace=lan.box_namespace, tap=lan.add_tap()))
         console = box.wait_off(SECONDS)
@@ -73,12 +70,13 @@ def _root(config: bytes, path: bytes) -> bytes:
     return word[: -len(path)]
 
 
-def _stored_answer(rehearsal: Rehearsal, box: str) -> str:
+def _stored_answer(place: Place, box_id: str) -> str:
     """Take the answer that the box got, as if it had been recorded on the box."""
-    path = rehearsal.place.layout.state / "site" / "site.db"
+    path = place.layout.state / "site" / "site.db"
     with sqlite3.connect(path) as database:
         row = database.execute(
-            "SELECT answer FROM sessions WHERE box=? AND digests <> 'null' ORDER BY at DESC", (box,)
+            "SELECT answer FROM sessions WHERE box=? AND digests <> 'null' ORDER BY at DESC",
+            (box_id,),
         ).fetchone()
     if row is None:
         raise SiteError("the first box has no hand-over to replay")

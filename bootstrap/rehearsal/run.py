@@ -275,7 +275,13 @@ def _attack(
         )
     title = "attack: the first box is rebooted and tries to open its captured bundle again"
     rehearsal.step(title)
-    got, sentence = replay_bundle(rehearsal, result.chapters[0], new)
+    got, sentence = replay_bundle(
+        rehearsal.work / "attacker",
+        rehearsal.place,
+        rehearsal.boxes[0],
+        str(result.chapters[0].end["box"]),
+        new,
+    )
     _tell_attack(rehearsal, result, title, "BUNDLE-OTHER-BOOT", got, sentence)
 
 
