@@ -282,7 +282,8 @@ def _attack(
         str(result.chapters[0].end["box"]),
         new,
     )
-    _tell_attack(rehearsal, result, title, "BUNDLE-OTHER-BOOT", got, sentence)
+    told = f"its TPM refuses: {sentence}"
+    _tell_attack(rehearsal, result, title, "BUNDLE-OTHER-BOOT", got, told)
 
 
 def _tell_attack(
