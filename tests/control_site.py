@@ -34,7 +34,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from keys_site import USERS
-from software_tpm import SoftwareTpm
+from software_tpm import SoftwareTpm, read_nv
+from tpm2_pytss import TSS2_Exception
 
 from attest import eventlog
 from attest.bootfacts import FileFacts
@@ -48,6 +49,7 @@ from attest.transcript import (
     transcript,
 )
 from bootstrap.agent import protocol
+from bootstrap.agent.errors import BoxError
 from bootstrap.agent.tpm import Tpm
 from bootstrap.build.parts import Parts, assemble
 from bootstrap.io import control, site_dir
@@ -198,7 +200,7 @@ class ControlSite:
         prepare(self.layout, rehearsal=True)
         self._heard = self.base / "netboot.jsonl"
         self._heard.write_text("")
-        self._entries: list[note.Entry] = []
+        self.posts = 0
         self._couriers: dict[str, Courier] = {}
         self.processes = {
             "keys": self._process("keys", keys_service.main),
@@ -270,9 +272,7 @@ class ControlSite:
         self._put(manifest, REHEARSAL_SIGNATURE, data, CONTEXT)
 
     def _put(self, manifest: BootSetManifest, name: str, data: bytes, context: str) -> None:
-        signed = site_dir.sign_document(
-            self.layout.site, data, manifest.signature_comment, context
-        )
+        signed = site_dir.sign_document(self.layout.site, data, manifest.signature_comment, context)
         self.store.put(manifest.digest, name, signed)
 
     @property
@@ -315,7 +315,8 @@ class ControlSite:
                 time.sleep(0.02)
 
     def restart(self, name: str) -> None:
-        """Kill -9, start, wait."""
+        """Kill -9, start, wait; control forgets who asked how often."""
+        self.posts = 0
         self.processes[name].kill()
         self.processes[name].start()
         self.wait_for(name)
@@ -344,6 +345,7 @@ class ControlSite:
     def post(self, method: str, body: bytes, *, session: bytes | None = None, address: str):
         """Carry a body as enroll does; gives status and body."""
         params = carried(body, session, address)
+        self.posts += method in ("session", "trouble")
         try:
             answer = self.courier("enroll").ask("control", method, params)
         except RpcUnavailableError as error:
@@ -380,7 +382,7 @@ class ControlSite:
 
     def lease(self, mac: str, address: str) -> None:
         """Let netboot tell of a box that boots, and wait until control has heard it."""
-        now = time.time()
+        now, start = time.time(), self.last()
         detail = {"vendor_class": "PXEClient:Arch:00007"}
         self.heard(
             {"at": now, "kind": "dhcp-discover", "mac": mac, "detail": detail},
@@ -389,7 +391,7 @@ class ControlSite:
         self.until(
             lambda: any(
                 event["mac"] == mac and event["address"] == address and event["at"] == now
-                for event in self.events()
+                for event in self.events(start)
             )
         )
 
@@ -451,9 +453,7 @@ def boot_log(site: ControlSite, manifest: BootSetManifest) -> bytes:
         for place, one, other in zip(places, before, after, strict=True):
             assert events[place].digests["sha256"] == one.digest
             data = (other.text or "").encode() if one.text != other.text else events[place].data
-            events[place] = replace(
-                events[place], digests={"sha256": other.digest}, data=data
-            )
+            events[place] = replace(events[place], digests={"sha256": other.digest}, data=data)
     return eventlog_forge.encode(eventlog_forge.with_events(captured, events))
 
 
@@ -507,7 +507,7 @@ class Box:
         self.off()
         self.log = log
         self.swtpm.start()
-        self.tpm = Tpm(f"swtpm:path={self.swtpm.directory / 's'}")
+        self.tpm = patiently(lambda: Tpm(f"swtpm:path={self.swtpm.directory / 's'}"))
         measure(self.tpm.esys, log)
         self.ek, self.device = self.tpm.load_ek(), self.tpm.load_device()
         return self
@@ -631,13 +631,25 @@ class Box:
 def make_tpm(directory: Path) -> SoftwareTpm:
     """Make a TPM with an EK certificate of a CA of its own, and keep that certificate's file."""
     tpm = SoftwareTpm(directory, certificates=True, start=False)
-    from software_tpm import read_nv
 
-    with tpm.open() as esys:
-        data = read_nv(esys, 0x01C00002)
+    def read() -> bytes:
+        with tpm.open() as esys:
+            return read_nv(esys, 0x01C00002)
+
+    data = patiently(read)
     (directory / "ek.ekcert").write_bytes(data[: _der_length(data)])
     tpm.stop()
     return tpm
+
+
+def patiently(connect: Any) -> Any:
+    """Try again while the TPM has bound its socket and does not listen yet."""
+    for _ in range(50):
+        try:
+            return connect()
+        except (BoxError, TSS2_Exception):
+            time.sleep(0.05)
+    return connect()
 
 
 def _der_length(data: bytes) -> int:
