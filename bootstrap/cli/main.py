@@ -65,13 +65,16 @@ class LazyGroup(click.Group):
         from attest.errors import AttestError
         from bootstrap.errors import BootstrapError
         from keys.errors import KeysError
-        from keys.io.rpc import RpcError
+        from keys.io.rpc import RpcError, RpcUnavailableError
         from netboot.errors import NetbootError
 
         try:
             return super().invoke(ctx)
         except RpcError as error:
             raise Failure(f"refused ({error.code}): {error}", code=1) from error
+        except RpcUnavailableError as error:
+            text = f"{error}: start the appliance (`doorstep run`), or give its --run directory"
+            raise Failure(text, code=2) from error
         except (AttestError, BootstrapError, KeysError, NetbootError) as error:
             raise Failure(str(error), code=2) from error
 
