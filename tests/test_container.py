@@ -21,7 +21,6 @@ from bootstrap.build.lock import encode_lock
 from bootstrap.io.publishing import Shelf
 from bootstrap.rehearsal.lan import Lan, inside
 from keys import note
-from keys.envelope import unb64u
 from keys.io.layout import SERVICES
 from keys.io.rpc import RpcUnavailableError, call
 from keys.tpm_public import PublicArea
@@ -306,7 +305,16 @@ def boxes(controller, tmp_path_factory):
 
 @pytest.fixture
 def power_on(controller, boxes, leased, tmp_path):
-    """Give a function that resets a box, boots it on a log, and gives what the site did with it."""
+    """Give a function that resets a box, boots it on a log, and gives how its session ended.
+
+    What it took over is in `tmp_path / "seed"`.
+    """
+    anchor = tmp_path / "anchor"
+    anchor.mkdir()
+    texts = {"site-id": "shop-0417", "server-name": NAME, "release": "container"}
+    texts["site-root.pem"] = controller.path("/etc/doorstep/trust/root.pem").read_text()
+    for name, text in texts.items():
+        (anchor / name).write_text(text)
     link = json.loads(controller.client("ip", "-j", "link", "show", Lan.BRIDGE).stdout)[0]
 
     def start(name: str, log: bytes) -> dict:
@@ -319,11 +327,10 @@ def power_on(controller, boxes, leased, tmp_path):
             "nics": [{"name": Lan.BRIDGE, "mac": link["address"], "carrier": True}],
             "used": {"mac": link["address"], "address": leased},
         }
-        root = controller.path("/etc/doorstep/trust/root.pem")
+        given = {name: str(tmp_path / name) for name in ("anchor", "log", "seed")}
+        given |= {"tpm": str(boxes[name].directory / "s"), "url": f"https://{ADDRESS.ip}:8443"}
         program = [sys.executable, str(Path(__file__).with_name("container_box.py"))]
-        program += [str(boxes[name].directory / "s"), str(tmp_path / "log"), str(root)]
-        program += [f"https://{ADDRESS.ip}:8443", NAME, "shop-0417", json.dumps(facts)]
-        done = controller.client(*program)
+        done = controller.client(*program, json.dumps(given | {"facts": facts}))
         assert done.returncode == 0, done.stderr[-3000:] + controller.container.journal()
         return json.loads(done.stdout)
 
@@ -340,18 +347,19 @@ def test_a_box_whose_tpm_says_that_it_is_software_is_refused(published, power_on
     assert (got["status"], got["reason"]) == ("refused", "EK-VIRTUAL")
 
 
-def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, power_on):
+def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, power_on, tmp_path):
     got = power_on("bare", published)
-    assert got["status"] == "ready", got
-    document = got["handoff"]
-    values = {one["name"]: unb64u(one["value"]) for one in document["secrets"]}
-    assert values == {"pos-api-token": SECRET.encode()}
-    address = document["network"][0]["address"].partition("/")[0]
-    wait(lambda: controller.names(document["fqdn"]) == [address], TAKEN, "the name is not in DNS")
-    assert controller.names("-x", address) == [f"{document['fqdn']}."]
-    assert re.search(rf"{document['hostname']} +ready", controller.run("doorstep box list"))
+    assert (got["status"], got["withheld"]) == ("ready", []), got
+    assert (tmp_path / "seed/secrets/pos-api-token").read_text() == SECRET
+    chain = str(tmp_path / "seed/identity/chain.pem")
+    verify = ["openssl", "verify", "-CAfile", str(tmp_path / "anchor/site-root.pem")]
+    subprocess.run([*verify, "-untrusted", chain, chain], check=True, capture_output=True)
+    shown = controller.ask("control", "box", box=got["box"])["box"]
+    wait(lambda: controller.names(got["fqdn"]) == [shown["address"]], TAKEN, "no name in DNS")
+    assert controller.names("-x", shown["address"]) == [f"{got['fqdn']}."]
+    assert re.search(rf"{shown['hostname']} +ready", controller.run("doorstep box list"))
     page = controller.get(443, "/")[1]
-    assert document["hostname"] in page
+    assert shown["hostname"] in page
     assert SECRET not in page
 
 
