@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from subprocess import SubprocessError
 
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
@@ -27,7 +28,7 @@ FIGURES: dict[str, Measure] = {
     "memory": memory.measure,
     "ready": ready.measure,
 }
-_FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError)
+_FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError, SubprocessError)
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from bootstrap.build.parts import build_parts, committed_lock, default_cache
+from bootstrap.build.apt import LockStaleError
+from bootstrap.build.parts import build_parts, committed_lock, default_cache, resolve
 from bootstrap.rehearsal.box import TpmCa, VirtualBox
 from bootstrap.rehearsal.place import make_boot_set
 from bootstrap.rehearsal.run import Rehearsal
@@ -34,7 +35,11 @@ class Lab:
     @cached_property
     def boot_set(self) -> BootSetManifest:
         """A boot set of the site, for its files; not published."""
-        parts = build_parts(committed_lock(), default_cache())
+        try:
+            parts = build_parts(committed_lock(), default_cache())
+        except LockStaleError as error:
+            self.say(f"           {error}; taking what the mirror has now instead")
+            parts = build_parts(resolve(), default_cache())
         place = self.rehearsal.place
         return make_boot_set(place, parts, version=1, release="benchmark")
 
