@@ -30,10 +30,10 @@ def changed_release(store: BootSetStore, manifest: BootSetManifest) -> list[Swap
     forged = text[:-1] + bytes([text[-1] ^ 1])
     total = int(header[_CHECK], 16) - text[-1] + forged[-1]
     mended = header[: _CHECK.start] + f"{total & 0xFFFFFFFF:08x}".encode()
-    changed = mended + body[_HEADER:].replace(text, forged)
-    if len(changed) != len(body) or changed == body:
+    data = len(body) - len(text) - 1
+    if body[data:] != text + b"\n":
         raise SiteError("the anchor holds no release text to change")
-    return [Swap(body, changed)]
+    return [Swap(body, mended + body[_HEADER:data] + forged + b"\n")]
 
 
 def other_anchor(
