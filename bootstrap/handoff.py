@@ -26,7 +26,8 @@ def handoff_document(
     """Write the document of a named box; SiteError when its template or network does not fit."""
     if box.hostname is None or box.address is None or box.mac is None:
         raise SiteError(
-            f"box {box.box}: its address was not given by this site's DHCP: start it from here"
+            f"box {box.box}: its address does not lead to a lease of a network card it names: "
+            "let it take its address from this site"
         )
     address = IPv4Address(box.address)
     subnet = settings.site.subnet_of(address)

@@ -48,6 +48,14 @@ class Collector:
         self._sockets = sockets
         self.health = {name: Health(name) for name in sockets}
 
+    def leases(self) -> Mapping[str, str]:
+        """Ask netboot which MAC has which address now; empty when it does not answer."""
+        try:
+            listed = call(self._sockets["netboot"], "leases", timeout=ASK_SECONDS)["leases"]
+        except KeysError:
+            return {}
+        return {str(one["address"]): str(one["mac"]) for one in listed if one["mac"]}
+
     def poll(self, now: float) -> None:
         """Ask each service once for its status and its new events."""
         for name, path in self._sockets.items():

@@ -71,10 +71,12 @@ class Control:
         )
         keys = layout.socket("keys")
         decider = Decider(self._store, self._settings, judge, self._planner, keys)
-        self._phone = PhoneHome(self._store, self._settings().identity, decider)
         self._desk = ReportDesk(self._store, self._settings, keys)
         self._collector = Collector(
             self._store, {name: layout.socket(name) for name in ("netboot", "keys")}
+        )
+        self._phone = PhoneHome(
+            self._store, self._settings().identity, decider, self._collector.leases
         )
         self._planner.write(self._store.boxes())
         self._polled = 0.0

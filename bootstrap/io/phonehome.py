@@ -12,7 +12,7 @@ import hmac
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from secrets import token_bytes
 from typing import Any, Protocol
@@ -60,6 +60,10 @@ class Reply:
     body: bytes
 
 
+Leases = Callable[[], Mapping[str, str]]
+"""MAC by address, as netboot has lent them; empty when it does not answer."""
+
+
 class Decider(Protocol):
     """What happens to a proved session: judged, decided, answered."""
 
@@ -102,8 +106,11 @@ def _recent(moment: float, now: float) -> bool:
 class PhoneHome:
     """Steps 1 and 2 and the trouble claim; step 4 is `bootstrap/io/report.py`."""
 
-    def __init__(self, store: SiteStore, identity: SiteIdentity, decider: Decider) -> None:
-        """Serve one site."""
+    def __init__(
+        self, store: SiteStore, identity: SiteIdentity, decider: Decider, leases: Leases
+    ) -> None:
+        """Serve one site; `leases` gives who has which address now."""
+        self._leases = leases
         self._store = store
         self._identity = identity
         self._decider = decider
@@ -288,10 +295,16 @@ class PhoneHome:
         return box, row
 
     def _mac(self, facts: Mapping[str, Any], address: str) -> str | None:
-        """Join box and sighting: the source address leads to a MAC that the facts name too."""
+        """Join box and lease: the source address leads to a MAC that the facts name too.
+
+        Where netboot is silent, what it was last seen to give that MAC stands in.
+        """
         nics = facts.get("nics")
         listed = nics if isinstance(nics, list) else []
         named = {str(nic.get("mac")) for nic in listed if isinstance(nic, dict)}
+        leased = self._leases().get(address)
+        if leased in named:
+            return leased
         seen = (s.mac for s in self._store.sightings() if s.address == address and s.mac in named)
         return next(seen, None)
 
