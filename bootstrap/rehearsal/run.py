@@ -44,6 +44,7 @@ INSECURE = 3
 READY = ("ready", "held", "refused", "trouble", "report")
 TURNED_AWAY = ("refused", "held", "ready")
 KEEP = timedelta(days=14)
+CONSOLE_SECONDS = 60.0
 NAME_SECONDS = 5.0
 """How long netboot may take to run the plan that names the box."""
 
@@ -216,6 +217,9 @@ def _tell_received(
     box: VirtualBox,
 ) -> None:
     shown = appliance.ask("control", "box", {"box": chapter.end["box"]})["box"]
+    role = rehearsal.place.site.role(shown["role"])
+    for name in role.secrets if role else ():
+        box.wait_for(f"secret {name} ".encode(), CONSOLE_SECONDS)
     console = box.console.decode(errors="replace").splitlines()
     digests = [line.partition("secret ")[2].strip() for line in console if "sha256-keyed" in line]
     result.received = {
