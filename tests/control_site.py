@@ -16,11 +16,14 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
 import time
 import tomllib
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -110,6 +113,10 @@ class Forked:
             os.waitpid(self.pid, 0)
             self.pid = 0
 
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
     def ended(self) -> bool:
         """Tell whether it died by itself."""
         if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
@@ -156,6 +163,7 @@ class Courier:
 
     def close(self) -> None:
         self._stream.close()
+        os.kill(self._child, signal.SIGKILL)  # others hold our end of its socket too
         os.waitpid(self._child, 0)
 
 
@@ -682,3 +690,42 @@ def _run(uid: int, log: Path, serve: Any) -> int:
             traceback.print_exc(file=errors)
             return 1
     return 0
+
+
+@contextmanager
+def running(base: Path, boxes: int = 1) -> Iterator[tuple[ControlSite, list[Box]]]:
+    """Run a site with one set; the CA of each box's TPM is an anchor, all are on the note."""
+    site = ControlSite()
+    made = [
+        Box(
+            site,
+            make_tpm(base / f"tpm{number}"),
+            mac=f"52:54:00:00:00:0{number}",
+            address=f"10.41.7.10{number}",
+        )
+        for number in range(1, boxes + 1)
+    ]
+    for box in made:
+        site.trust(box.swtpm)
+    site.deliver(*(box.entry() for box in made))
+    site.manifest = site.build()
+    site.publish(site.manifest)
+    try:
+        site.start()
+        site.log_of_boot = boot_log(site, site.manifest)
+        for box in made:
+            site.lease(box.mac, box.address)
+        yield site, made
+    finally:
+        for box in made:
+            box.off()
+        site.close()
+
+
+def row(database: Path, query: str, *values: Any) -> Any:
+    """Read one row of a running service's database, as root; None when there is none."""
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        return connection.execute(query, values).fetchone()
+    finally:
+        connection.close()
