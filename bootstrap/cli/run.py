@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def rehearse(site: Path | None, work: Path | None, via: str, attacks: bool, as_j
 @click.group(hidden=True)
 def service() -> None:
     """Run one process in the foreground, as the units and `doorstep run` do."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
 @service.command()
