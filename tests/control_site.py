@@ -324,7 +324,8 @@ class ControlSite:
 
     def restart(self, name: str) -> None:
         """Kill -9, start, wait; control forgets who asked how often."""
-        self.posts = 0
+        if name == "control":
+            self.posts = 0
         self.processes[name].kill()
         self.processes[name].start()
         self.wait_for(name)

@@ -343,6 +343,24 @@ def test_trouble_with_facts_of_any_shape(site, box, facts):
     assert box.post("trouble", body) == (202, b"{}")
 
 
+def test_trouble_from_an_address_that_nobody_lent(site):
+    start = site.last()
+    body = protocol.encode({"reason": "TPM-NONE", "facts": ""})
+    assert site.post("trouble", body, address="10.9.9.7") == (202, b"{}")
+    (event,) = [one for one in site.events(start) if one["kind"] == "trouble"]
+    assert (event["mac"], event["address"]) == (None, "10.9.9.7")
+
+
+def test_refusals_of_strangers_do_not_fill_the_disk(site, box):
+    site.restart("control")
+    start = site.last()
+    body = json.loads(box.hello().body)
+    body["ek_public"] = body["ak_public"]
+    for _ in range(20):
+        assert told(box.post("session", json.dumps(body).encode())) == (400, "EK-TEMPLATE")
+    assert len([one for one in site.events(start) if one["kind"] == "hello-refused"]) == 12
+
+
 def test_trouble_of_another_reason_and_too_much_of_it(site, box):
     site.restart("control")
     body = protocol.encode({"reason": "BORED", "facts": ""})

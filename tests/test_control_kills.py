@@ -138,6 +138,33 @@ def test_control_killed_before_the_receipt_is_kept(site, box):
     assert box.post("report", body, dance.session) == (200, receipt)
 
 
+def test_keys_down_when_a_box_reports(site, box):
+    dance, answer = box.attest()
+    body = box.report(dance, box.open(dance, answer))
+    site.processes["keys"].kill()
+    with pytest.raises(RpcError) as silent:
+        box.post("report", body, dance.session)
+    assert silent.value.code == "KEYS-SILENT"
+    assert stage(site, box) == "enrolled"
+    site.processes["keys"].start()
+    site.wait_for("keys")
+    status, receipt = box.post("report", body, dance.session)
+    assert (status, box.read(dance, receipt, "receipt").status) == (200, "ready")
+
+
+def test_an_older_session_is_not_taken_up_again(site, box):
+    old = box.begin()
+    site.processes["keys"].kill()
+    begin_to_give(site, box, old)
+    assert outcome(site) == "KEYS-SILENT"
+    site.processes["keys"].start()
+    site.wait_for("keys")
+    finish(site, box, box.begin())
+    status, body = box.post("evidence", old.body, old.session)
+    assert (status, json.loads(body)["reason"]) == (404, "SESSION-UNKNOWN")
+    assert stage(site, box) == "ready"
+
+
 @pytest.mark.parametrize("victim", ["control", "keys"])
 def test_killed_at_random(site, box, victim):
     delays = random.Random(417)

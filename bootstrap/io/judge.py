@@ -117,8 +117,11 @@ def _judgement(result: AttestationResult, archive: str) -> Judgement:
 
 
 def _finding(finding: AttestFinding) -> Finding:
+    sentence = finding.sentence
+    if finding.reason is Reason.FACTS_DIFFER and finding.detail:
+        sentence = f"{sentence.rstrip('.')}: {finding.detail}."
     return Finding(
         code=finding.reason.code,
-        sentence=finding.sentence,
+        sentence=sentence,
         release=RELEASE[finding.reason.releasable_by],
     )
