@@ -11,12 +11,13 @@ setup: ## install distribution packages and the Python environment
 	@.ci/setup
 
 demo: setup ## rehearse a whole site with a virtual box, then attack it
-	@$(BIN)/doorstep rehearse $(if $(JSON),--json)
+	@$(BIN)/doorstep rehearse --attacks $(if $(JSON),--json)
 
 test: setup ## every test, virtual machines included
 	$(BIN)/pytest
 
 test-evidence: setup ## what needs evidence of real machines (EVIDENCE=DIR)
+	@[ -d "$(EVIDENCE)" ] || { echo "no directory $(EVIDENCE): make test-evidence EVIDENCE=DIR" >&2; exit 1; }
 	DOORSTEP_EVIDENCE=$(abspath $(EVIDENCE)) $(BIN)/pytest tests/evidence
 
 check: setup ## style, types, layers

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlite_utils import Database
 
 pytestmark = [pytest.mark.boots, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,16 @@ def test_each_attack_is_refused_in_one_sentence(
     attack = demo[0]["attacks"][number]
     assert attack["got"] == reason
     assert sentence in attack["sentence"]
+
+
+def test_its_story_is_on_disk_without_a_gap(demo: tuple[dict[str, Any], str], work: Path) -> None:
+    for database, service in (("site.db", "site"), ("netboot.db", "netboot"), ("keys.db", "keys")):
+        events = Database(work / "state" / service / database)["events"]
+        numbers = [row["n"] for row in events.rows_where(order_by="n")]
+        assert numbers == list(range(1, len(numbers) + 1)), database
+    boxes = {row["hostname"]: row for row in Database(work / "state/site/site.db")["boxes"].rows}
+    assert boxes["pos-01"]["stage"] == "ready"
+    assert demo[0]["received"]["box"] == boxes["pos-01"]["box"]
 
 
 def test_no_secret_is_in_anything_it_left_behind(
