@@ -1,0 +1,13 @@
+"""A chapter of a rehearsal's story knows when each thing happened first."""
+
+from bootstrap.rehearsal.story import Chapter, Moment
+
+
+def test_when_a_kind_happened_first() -> None:
+    moments = [
+        Moment(seconds=second, kind=kind, sentence=kind)
+        for second, kind in ((1.0, "session"), (2.0, "held"), (3.0, "session"))
+    ]
+    chapter = Chapter(title="a box", moments=moments)
+    assert (chapter.seconds("session"), chapter.seconds("held")) == (1.0, 2.0)
+    assert chapter.seconds("ready") is None
