@@ -208,6 +208,8 @@ class ControlSite:
         prepare(self.layout, rehearsal=True)
         self._heard = self.base / "netboot.jsonl"
         self._heard.write_text("")
+        self.leases = self.base / "leases.json"
+        self.leases.write_text('{"leases":[]}')
         self.posts = 0
         self._couriers: dict[str, Courier] = {}
         self.processes = {
@@ -433,6 +435,7 @@ def netboot(layout: Layout, path: Path) -> None:
     users = frozenset({"control", "operator"})
     methods = {
         "events": Method(events, users),
+        "leases": Method(lambda *_: json.loads(path.with_name("leases.json").read_text()), users),
         "status": Method(lambda *_: {"running": 1, "kept": None}, users),
     }
     server = RpcServer(layout, "netboot", methods)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -158,6 +159,46 @@ def test_a_box_without_a_role_waits_for_the_site(site, box, world, kept):
     with pytest.raises(RpcError) as refused:
         site.operator("control", "approve", box=box.id, role="pos")
     assert refused.value.code == "NOT-HELD"
+
+
+def test_a_box_that_netboot_did_not_see_booting_is_joined_by_its_lease(site, world):
+    box = world[1][1]
+    first, box.mac, box.address = (box.mac, box.address), "52:54:00:00:00:77", "10.41.7.177"
+    try:
+        lease = {"address": box.address, "mac": "52:54:00:00:00:77"}
+        for told in ({"leases": [5]}, {}, {"leases": [{"mac": "x"}]}, {"leases": [lease]}):
+            site.leases.write_text(json.dumps(told))
+            box.boot(site.log_of_boot)
+            box.attest()
+            known = site.card(box.id)["box"]["mac"]
+            assert (known == box.mac) == (told == {"leases": [lease]})
+        site.leases.write_text(json.dumps({"leases": [lease | {"mac": "52:54:00:00:00:78"}]}))
+        box.boot(site.log_of_boot)
+        box.attest()
+        assert site.card(box.id)["box"]["mac"] == box.mac, "a lease of a MAC it does not name"
+    finally:
+        box.mac, box.address = first
+        site.leases.write_text('{"leases":[]}')
+
+
+@pytest.mark.parametrize("name", ["evidence", "plan"])
+def test_a_disk_that_takes_nothing(site, box, name):
+    path = site.layout.state / name
+    if name == "plan":
+        (path / "plan.json").unlink()
+    os.chown(path, 0, 0)
+    path.chmod(0o700)
+    dance = box.begin()
+    try:
+        with pytest.raises(RpcError) as refused:
+            box.give(dance)
+        assert refused.value.code == "SITE-FAULT"
+        assert site.operator("control", "services")["services"]
+    finally:
+        os.chown(path, site.layout.users["control"], site.layout.users["control"])
+        path.chmod(0o755 if name == "plan" else 0o700)
+    assert box.read(dance, box.give(dance)).status == "enrolled"
+    assert site.plan()["reservations"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"type":"x","sets":[]}'])

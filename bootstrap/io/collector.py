@@ -49,12 +49,12 @@ class Collector:
         self.health = {name: Health(name) for name in sockets}
 
     def leases(self) -> Mapping[str, str]:
-        """Ask netboot which MAC has which address now; empty when it does not answer."""
+        """Ask netboot which MAC has which address now; empty when it gives no such answer."""
         try:
             listed = call(self._sockets["netboot"], "leases", timeout=ASK_SECONDS)["leases"]
-        except KeysError:
+            return {str(one["address"]): str(one["mac"]) for one in listed if one["mac"]}
+        except (KeysError, KeyError, TypeError):
             return {}
-        return {str(one["address"]): str(one["mac"]) for one in listed if one["mac"]}
 
     def poll(self, now: float) -> None:
         """Ask each service once for its status and its new events."""

@@ -73,8 +73,7 @@ class ReportDesk:
 
     def _check_signature(self, row: SessionRow, report: bytes, signature: bytes) -> None:
         key = PublicArea.decode(row.device_public).public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise InvalidSignature
+        assert isinstance(key, ec.EllipticCurvePublicKey)  # appraised before the hand-over
         r, s = (int.from_bytes(part, "big") for part in (signature[:32], signature[32:]))
         site_id = self._settings().site.site.id
         message = report_message(site_id, row.session, row.transcript, report)
