@@ -1,4 +1,4 @@
-"""Collects tests that need real machines' evidence only when DOORSTEP_EVIDENCE names its directory."""
+"""Collects tests that need evidence of real machines only when DOORSTEP_EVIDENCE names it."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bodies of phone-home: what is well formed is a value, anything else is Malformed, never a crash."""
+"""Bodies of phone-home: the well formed are values, anything else is Malformed, never a crash."""
 
 import base64
 import json
