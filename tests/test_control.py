@@ -8,7 +8,7 @@ import os
 import time
 
 import pytest
-from control_site import Box, ControlSite, boot_log, make_tpm
+from control_site import Box, ControlSite, boot_log, make_tpm, row
 from cryptography import x509
 from forge import Box as SoftwareBox
 from hypothesis import HealthCheck, given, settings
@@ -333,6 +333,8 @@ def test_trouble_is_a_claim_beside_a_sighting(site, box, reason):
     (event,) = [one for one in site.events(start) if one["kind"] == "trouble"]
     assert (event["mac"], event["box"], event["reason"]) == (box.mac, None, reason)
     assert event["detail"]["claimed_serial"] == "S9"
+    database = site.layout.state / "site/site.db"
+    assert row(database, "SELECT reason FROM sightings WHERE mac=?", box.mac) == (reason,)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def handed_over(site, dance):
 
 
 def test_keys_killed_between_the_commit_of_control_and_the_hand_over(site, box):
-    dance = box.begin()
+    dance, start = box.begin(), site.last()
     site.processes["keys"].signal(signal.SIGSTOP)
     begin_to_give(site, box, dance)
     site.until(lambda: stage(site, box) == "verified")
@@ -101,6 +101,8 @@ def test_keys_killed_between_the_commit_of_control_and_the_hand_over(site, box):
     assert outcome(site) == "KEYS-SILENT"
     site.restart("keys")
     finish(site, box, dance)
+    # three tries were one session
+    assert [one["kind"] for one in site.events(start)].count("session") == 1
 
 
 def test_control_killed_after_keys_answered(site, box):
