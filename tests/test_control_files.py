@@ -133,7 +133,11 @@ def test_a_person_for_each_box(site, box, kept):
 
 
 def test_the_role_on_the_note(site, box, world, kept):
-    other = world[1][1]
+    other = world[1][1].boot(site.log_of_boot)
+    box.attest()
+    other.attest()
+    name = site.card(other.id)["box"]["hostname"]
+    box.boot(site.log_of_boot)
     site.deliver(box.entry(role="kiosk"), other.entry())
     site.reload()
     site.restart("keys")
@@ -147,6 +151,10 @@ def test_the_role_on_the_note(site, box, world, kept):
         box.memory = 2048
     shown = site.card(box.id)["box"]
     assert (shown["hostname"], shown["role"]) == ("kiosk-01", "kiosk")
+    # the number that became free is not given to a box that has one
+    other.boot(site.log_of_boot)
+    assert other.attest()[1].status == "enrolled"
+    assert site.card(other.id)["box"]["hostname"] == name
 
 
 def test_a_box_without_a_role_waits_for_the_site(site, box, world, kept):
