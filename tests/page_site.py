@@ -22,6 +22,7 @@ from bootstrap.enrolment import Stage
 from bootstrap.io.site_dir import NewSite, init, sign_intermediate
 from bootstrap.io.site_store import SiteStore
 from bootstrap.io.supervisor import Job, directories, jobs
+from bootstrap.rehearsal.view import command_that_sees
 from bootstrap.rows import BoxRow, Event, Sighting
 from keys import ca
 from keys.errors import KeysError
@@ -88,7 +89,11 @@ class PageSite:
     def _launch(self, job: Job) -> None:
         with (self.base / f"{job.name}.log").open("ab") as log:
             self._running[job.name] = subprocess.Popen(
-                job.privileged_command(), env=_ENVIRONMENT, cwd="/", stdout=log, stderr=log
+                ["unshare", "--mount", *command_that_sees([self.base], job.privileged_command())],
+                env=_ENVIRONMENT,
+                cwd="/",
+                stdout=log,
+                stderr=log,
             )
 
     def _page_listens(self) -> bool:
