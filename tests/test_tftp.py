@@ -554,7 +554,10 @@ def test_a_bad_network_never_changes_the_content(window: int, size: int, fates: 
         else:
             outcome = server.receive_on(number, packet, BOX, now)
             put(True, [send.data for send in outcome.sends])
-    assert bytes(client.content) == content
+    assert content.startswith(client.content)
+    assert not client.is_done or bytes(client.content) == content
+    # sent at 0, 1, 3, 7 and 15 seconds: whoever loses all five is given up
+    assert client.is_done or fates.count("drop") >= 5
     for second in range(40):
         server.tick(now + second)
     assert len(server) == 0
