@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tpm2_pytss import ESAPI
+from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE
 from tpm2_pytss.types import (
     TPM2B_DATA,
@@ -93,7 +93,12 @@ class SoftwareTpm:
         if self.process is None or self.process.poll() is not None:
             self.stop()
             self.start()
-        esys = ESAPI(f"swtpm:path={self.directory / 's'}")
+        try:
+            esys = ESAPI(f"swtpm:path={self.directory / 's'}")
+        except TSS2_Exception:  # it was still ending with the connection before
+            self.stop()
+            self.start()
+            esys = ESAPI(f"swtpm:path={self.directory / 's'}")
         try:
             yield esys
         finally:
