@@ -8,6 +8,7 @@ is extended with what the prediction for these very files says.
 from __future__ import annotations
 
 import _strptime  # noqa: F401 - loaded late by datetime, when the child may not read our Python
+import ctypes
 import encodings.idna  # noqa: F401 - the same
 import encodings.utf_16_le  # noqa: F401 - the same
 import hashlib
@@ -73,6 +74,7 @@ from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE, SIGNATURE, BootS
 
 VECTORS = Path(__file__).parent / "vectors" / "eventlog"
 BOOTS = tomllib.loads((VECTORS / "boots.toml").read_text())
+PR_SET_PDEATHSIG = 1
 APPLIANCE = IPv4Address("10.41.7.2")
 FILES = {
     Role.SHIM: Path("/usr/lib/shim/shimx64.efi.signed"),
@@ -689,6 +691,7 @@ def _run(uid: int, log: Path, serve: Any) -> int:
         sys.stdout = sys.stderr = errors
         try:
             _become(uid)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also when a test is cut off
             serve()
         except BaseException:  # noqa: BLE001 - a forked child must not go on as pytest
             traceback.print_exc(file=errors)
