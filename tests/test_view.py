@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from bootstrap.rehearsal.view import make_visible, own_paths
 make_visible([*own_paths(), Path(sys.argv[1])])
+import os
 os.setgid(61001), os.setuid(61001)
 print(Path(sys.argv[1], "code").read_text(), Path(sys.argv[2]).exists())
 """
