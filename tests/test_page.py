@@ -271,7 +271,7 @@ def test_a_new_box_appears_without_reload_and_focus_and_open_parts_stay(
     site.happens("dhcp-ack", mac, address="10.41.7.177", boot_file="shimx64.efi")
     site.happens("boot-file", mac, address="10.41.7.177", name="/shimx64.efi", phase="start")
     expect(card).to_contain_text("Loading", timeout=6000)
-    site.happens("arch-unknown", mac, "ARCH")
+    site.happens("arch-unknown", mac, "ARCH", vendor_class=vendor)
     expect(card).to_contain_text(NEXT_STEP["ARCH"], timeout=6000)
     assert page.evaluate("window.kept")
     assert page.evaluate("document.activeElement.id") == f"title-{HELD}"
