@@ -19,6 +19,7 @@ import pytest
 from bootstrap.rehearsal.box import Boot as Way
 from bootstrap.rehearsal.box import Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
+from bootstrap.rehearsal.view import command_that_sees
 from keys.io.rpc import RpcUnavailableError, call
 from netboot.leases import Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, check
@@ -78,7 +79,8 @@ def site(base: Path, lan: Lan) -> Iterator[Path]:
     drop = "-all,+net_bind_service,+net_raw"
     words = f"setpriv --reuid {UID} --regid {UID} --clear-groups --inh-caps {drop}"
     words += f" --ambient-caps {drop} --bounding-set {drop} --no-new-privs"
-    command = lan.appliance_command([*words.split(), sys.executable, "-c", RUN, str(base), USERS])
+    program = [*words.split(), sys.executable, "-c", RUN, str(base), USERS]
+    command = lan.appliance_command(command_that_sees([base], program))
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     with subprocess.Popen(command, env=environment, cwd="/") as process:
         path = base / "run/netboot/socket"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.rehearsal.view import command_that_sees
 from keys.io.rpc import RpcError, RpcUnavailableError, call
 from netboot.errors import PeerError
 from netboot.io.service import load
@@ -125,18 +126,11 @@ class Lab:
         fresh.rename(self.base / "state/plan" / name)
 
     def start(self) -> None:
-        words = f"ip netns exec {self.srv} setpriv --reuid {UID} --regid {UID} --clear-groups"
         drop = "-all,+net_bind_service,+net_raw"
+        words = f"setpriv --reuid {UID} --regid {UID} --clear-groups --no-new-privs"
         words += f" --inh-caps {drop} --ambient-caps {drop} --bounding-set {drop}"
-        command = [
-            *words.split(),
-            "--no-new-privs",
-            sys.executable,
-            "-c",
-            RUN,
-            str(self.base),
-            USERS,
-        ]
+        program = [*words.split(), sys.executable, "-c", RUN, str(self.base), USERS]
+        command = ["ip", "netns", "exec", self.srv, *command_that_sees([self.base], program)]
         environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=environment, cwd="/")
@@ -375,7 +369,8 @@ except RpcError as error:
     print(error.code)
 """
             environment = {"PYTHONPATH": str(ROOT)}
-            words = ["setpriv", "--reuid", str(uid), "--clear-groups", sys.executable, "-c", code]
+            program = ["setpriv", "--reuid", str(uid), "--clear-groups", sys.executable, "-c", code]
+            words = ["unshare", "--mount", *command_that_sees([serving.base], program)]
             done = subprocess.run(
                 words, capture_output=True, text=True, check=True, env=environment, cwd="/"
             )
