@@ -3,6 +3,9 @@
 .PHONY: help setup demo test test-evidence check bench clean
 EVIDENCE ?= ../shared/evidence
 BIN := .venv/bin
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/doorstep
+# Services run as users of their own: they must reach our code also where it lies in root's home.
+SEEN := unshare --mount $(BIN)/python -m bootstrap.rehearsal.view $(CACHE) --
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
@@ -14,7 +17,8 @@ demo: setup ## rehearse a whole site with a virtual box, then attack it
 	@$(BIN)/doorstep rehearse --attacks $(if $(JSON),--json)
 
 test: setup ## every test, virtual machines included
-	$(BIN)/pytest
+	@mkdir -p $(CACHE)
+	$(SEEN) $(BIN)/pytest
 
 test-evidence: setup ## what needs evidence of real machines (EVIDENCE=DIR)
 	@[ -d "$(EVIDENCE)" ] || { echo "no directory $(EVIDENCE): make test-evidence EVIDENCE=DIR" >&2; exit 1; }
@@ -27,7 +31,8 @@ check: setup ## style, types, layers
 	$(BIN)/lint-imports
 
 bench: setup ## figures beside their peers' (build/bench.json)
-	$(BIN)/python -m tests.bench
+	@mkdir -p $(CACHE)
+	$(SEEN) $(BIN)/python -m tests.bench
 
 clean: ## remove what was built; keeps downloads
 	rm -rf build/rehearsal build/bench.json

@@ -56,7 +56,7 @@ def _cover(ancestor: Path, wanted: list[Path]) -> None:
             held = Path(staging) / str(number)
             held.mkdir()
             _mount("--bind", str(path), str(held))
-        _mount("-t", "tmpfs", "-o", "mode=755,size=1m", "doorstep-view", str(ancestor))
+        _mount("-t", "tmpfs", "-o", "mode=755,size=512m", "doorstep-view", str(ancestor))
         for number, path in enumerate(wanted):
             path.mkdir(parents=True, exist_ok=True)
             held = Path(staging) / str(number)
@@ -73,7 +73,9 @@ def _mount(*arguments: str) -> None:
 def main() -> None:
     """Make paths visible and become the command after `--`; in a mount namespace of one's own."""
     mark = sys.argv.index("--")
+    here = Path.cwd()
     make_visible([*own_paths(), *map(Path, sys.argv[1:mark])])
+    os.chdir(here if here.exists() else "/")
     command = sys.argv[mark + 1 :]
     os.execvp(command[0], command)
 
