@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -170,13 +171,9 @@ def test_dhclient_gets_renews_and_releases(
     deadline = time.monotonic() + 5
     while "dhcp-release" not in kinds(database) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert kinds(database) == [
-        "dhcp-discover",
-        "dhcp-offer",
-        "dhcp-ack",
-        "dhcp-ack",
-        "dhcp-release",
-    ]
+    story = [kind for kind, _ in groupby(kinds(database))]
+    assert story == ["dhcp-discover", "dhcp-offer", "dhcp-ack", "dhcp-release"]
+    assert kinds(database).count("dhcp-ack") >= 2
     assert NetbootStore(database).current_leases(time.time()) == ()
 
 
@@ -221,7 +218,8 @@ def test_udhcpc_gets_renews_and_releases_with_no_arp_from_us(
             tcpdump.stderr.close()
     assert "ARP, Request who-has 10.41.7.20 tell 10.41.7.2" not in offered
     assert "10.41.7.2.67 > 10.41.7.20.68" in offered  # a frame, not a broadcast
-    assert kinds(database).count("dhcp-ack") == 2
+    # a client on a busy machine asks again, and each time is answered
+    assert kinds(database).count("dhcp-ack") >= 2
 
 
 def read(path: Path) -> str:

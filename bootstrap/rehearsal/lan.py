@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -24,6 +25,7 @@ _PREFIX = "dsl"
 _OWN_NAME = re.compile(rf"{_PREFIX}(\d+)-\d+-(?:box|app)")
 _NAMESPACES = Path("/run/netns")
 _numbers = itertools.count()
+DELETE_ATTEMPTS, DELETE_PAUSE_SECONDS = 5, 0.5
 
 
 class Lan:
@@ -94,8 +96,16 @@ class Lan:
 
     def _remove(self) -> None:
         for namespace in (self.box_namespace, self.appliance_namespace):
-            if (_NAMESPACES / namespace).exists():
-                self._ip("netns", "delete", namespace)
+            for attempt in range(DELETE_ATTEMPTS):
+                if not (_NAMESPACES / namespace).exists():
+                    break
+                try:
+                    self._ip("netns", "delete", namespace)
+                except SiteError:
+                    # Somebody's mount namespace is just going away with the last reference.
+                    if attempt == DELETE_ATTEMPTS - 1:
+                        raise
+                    time.sleep(DELETE_PAUSE_SECONDS)
 
     @staticmethod
     def _ip(*arguments: str) -> None:

@@ -9,6 +9,7 @@ in: the site does.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -309,6 +310,8 @@ def rehearse(
     say: Callable[[str], None] | None = None,
 ) -> Result:
     """Rehearse a site, or the shipped example (`site` None); tell it live, or end in JSON."""
+    if os.geteuid() != 0:
+        raise SiteError("a rehearsal needs root, for its network and the users of its services")
     stream = sys.stderr if as_json else sys.stdout
     tell = say or (lambda text: print(text, file=stream, flush=True))  # noqa: T201 - its output
     result, kept = Result(), work is not None
