@@ -20,7 +20,7 @@ from bootstrap.build.lock import Lock
 from bootstrap.build.parts import assemble, build_parts, default_cache
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
-from bootstrap.io.references import iso_facts, network_facts
+from bootstrap.io.references import iso_facts, network_facts, verified_record
 from bootstrap.planning import grub_cfg_files
 from bootstrap.published import PublishedSet, PublishedState
 from bootstrap.rehearsal.measured import measure_all
@@ -30,11 +30,9 @@ from bootstrap.rehearsal.record import (
     check_measured,
     check_record,
     core_digest,
-    decode_record,
 )
 from bootstrap.site import Site
 from keys.errors import KeysError
-from keys.manifest import verify
 from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, Role, anchor_cpio
 from netboot.errors import NetbootError
 from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE, SIGNATURE, BootSetStore
@@ -156,11 +154,7 @@ class Shelf:
                 f"boot set {manifest.name} was never rehearsed: "
                 f"run `doorstep bootset rehearse {digest.hex()[:12]}`"
             )
-        data, signature = (
-            self.store.get(digest, name) for name in (REHEARSAL, REHEARSAL_SIGNATURE)
-        )
-        verify(self._public(), data, signature, context=CONTEXT)
-        check_record(decode_record(data), manifest)
+        check_record(verified_record(self.store, digest, self._public()), manifest)
 
     def _verified(self, digest: bytes) -> BootSetManifest:
         if not self.store.has(digest, SIGNATURE):

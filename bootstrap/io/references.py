@@ -21,13 +21,11 @@ from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, d
 from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.manifest import verify
-from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, Role, grub_cfg, iso_grub_cfg
+from netboot.bootset import BootSetManifest, Role, grub_cfg, iso_grub_cfg
 from netboot.errors import NetbootError
 from netboot.io.bootsets import (
-    MANIFEST,
     REHEARSAL,
     REHEARSAL_SIGNATURE,
-    SIGNATURE,
     BootSetStore,
 )
 
@@ -61,14 +59,6 @@ class References:
         return next((one for one in self.manifests if one.published.state is wanted), None)
 
 
-def verified_manifest(store: BootSetStore, digest: bytes, key: bytes) -> BootSetManifest:
-    """Read a manifest of this digest that the site signed; KeysError or NetbootError otherwise."""
-    manifest = store.manifest(digest)
-    data, signature = store.get(digest, MANIFEST), store.get(digest, SIGNATURE)
-    verify(key, data, signature, context=SIGNATURE_CONTEXT)
-    return manifest
-
-
 def verified_record(store: BootSetStore, digest: bytes, key: bytes) -> RehearsalRecord:
     """Read a rehearsal's record that the site's offline key signed."""
     data = store.get(digest, REHEARSAL)
@@ -85,7 +75,7 @@ def load_references(bootsets: Path, site: Site, key: bytes, now: float) -> Refer
     manifests, sets, problems = [], [], []
     for one in load_published(bootsets).sets:
         try:
-            manifest = verified_manifest(store, one.digest, key)
+            manifest = store.verified_manifest(one.digest, key)
             sets += list(_reference_sets(store, site, key, one, manifest, now))
             manifests.append(PublishedManifest(published=one, manifest=manifest))
         except (KeysError, NetbootError, AttestError, BootstrapError, OSError) as error:
