@@ -198,6 +198,7 @@ def enrol(rehearsal: Rehearsal, via: str, result: Result, attacks: bool) -> None
         result.chapters.append(chapter)
         if chapter.end["kind"] != "ready":
             raise SiteError(f"the box was not enrolled: {chapter.end['sentence']}")
+        rehearsal.say(f"           timeline: {chapter.timeline()}")
         _tell_received(rehearsal, result, chapter, appliance, box)
         result.names = rehearsal.look_up(lan, chapter, appliance)
         for asked, answer in result.names.items():

@@ -34,6 +34,17 @@ _TOLD = (
 """Kinds of events that are part of a box's story; the rest is in the journal."""
 
 
+_MARKS = {
+    "dhcp-discover": "heard",
+    "dhcp-ack": "address",
+    "boot-file": "all files",
+    "session": "phoned home",
+    "verified": "verified",
+    "enrolled": "enrolled",
+    "ready": "ready",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """One line of the story: seconds since power-on, the event's kind, the sentence."""
@@ -55,6 +66,16 @@ class Chapter:
     def seconds(self, kind: str) -> float | None:
         """When the first event of a kind happened, since power-on."""
         return next((one.seconds for one in self.moments if one.kind == kind), None)
+
+    def timeline(self) -> str:
+        """Name what was reached and when, in one line."""
+        reached = {moment.kind: moment.seconds for moment in reversed(self.moments)}
+        reached["boot-file"] = max(
+            (one.seconds for one in self.moments if one.kind == "boot-file"), default=0.0
+        )
+        return ", ".join(
+            f"{word} {reached[kind]:.1f} s" for kind, word in _MARKS.items() if reached.get(kind)
+        )
 
 
 class Storyteller:
