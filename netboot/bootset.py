@@ -33,13 +33,6 @@ boot
 """
 """The same bytes for every transport: GRUB reads from where the firmware read GRUB itself."""
 
-GRUB_CFG_HTTP = """\
-linux @ROOT@@KERNEL@ @COMMAND_LINE@
-initrd @ROOT@@GENERIC@ @ROOT@@ANCHOR@
-boot
-"""
-"""Kernel and initrds by HTTP though the firmware used TFTP; needs GRUB 2.12 (2.06 has no http)."""
-
 COMMAND_LINE = (
     "console=tty0 console=ttyS0,115200 panic=10 quiet lockdown=confidentiality rdinit=/init"
 )

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netboot.bootset import (
-    GRUB_CFG_HTTP,
     BootFile,
     BootSetError,
     BootSetManifest,
@@ -26,6 +25,7 @@ from netboot.bootset import (
 )
 from netboot.cpio import decode_cpio
 
+WITH_ROOT = "linux @ROOT@@KERNEL@ @COMMAND_LINE@\ninitrd @ROOT@@GENERIC@ @ROOT@@ANCHOR@\nboot\n"
 SERVER = IPv4Address("10.41.7.2")
 PEM = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -66,7 +66,7 @@ def test_a_manifest_is_read_back_as_it_was() -> None:
         with_role(Role.KERNEL, boot_file("vmlinuz", "older kernel")),
         with_role(Role.KERNEL, boot_file("vmlinuz2", "kernel")),
         with_role(Role.MOKMANAGER, boot_file("mmx64.efi", "mm")),
-        make_set(grub_cfg=GRUB_CFG_HTTP),
+        make_set(grub_cfg=WITH_ROOT),
         make_set(command_line="rdinit=/init"),
     ],
 )
@@ -105,8 +105,8 @@ def test_grub_cfg_is_flat_and_names_no_box() -> None:
     assert iso_grub_cfg(make_set()) == grub_cfg(make_set(), IPv4Address("192.0.2.1"))
 
 
-def test_grub_cfg_over_http_holds_our_address() -> None:
-    manifest = make_set(grub_cfg=GRUB_CFG_HTTP)
+def test_a_template_that_names_its_root_holds_our_address() -> None:
+    manifest = make_set(grub_cfg=WITH_ROOT)
     assert grub_cfg(manifest, SERVER).count(b"(http,10.41.7.2)/f/") == 3
     assert iso_grub_cfg(manifest) == grub_cfg(make_set(), SERVER)
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keys.manifest import ManifestError, PublicKey, sign
 from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, Role
 from netboot.errors import SiteError
-from netboot.io.bootsets import MANIFEST, PREDICTION, BootSetStore
+from netboot.io.bootsets import MANIFEST, REHEARSAL, BootSetStore
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = PublicKey.of(KEY.public_key()).encode()
@@ -42,8 +42,8 @@ def test_a_set_is_kept(store: BootSetStore) -> None:
     assert digest == manifest.digest
     assert list(store.digests()) == [digest]
     assert store.manifest(digest) == manifest
-    store.put(digest, PREDICTION, b"{}")
-    assert store.get(digest, PREDICTION) == b"{}"
+    store.put(digest, REHEARSAL, b"{}")
+    assert store.get(digest, REHEARSAL) == b"{}"
     assert store.file(manifest.roles[Role.SHIM].sha256).read_bytes() == b"shim enrol 1"
 
 

@@ -18,9 +18,9 @@ from netboot.bootset import SIGNATURE_CONTEXT, BootFile, BootSetManifest, decode
 from netboot.errors import SiteError
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
-FACTS, PREDICTION, REHEARSAL = "facts.json", "prediction.json", "rehearsal.json"
+REHEARSAL = "rehearsal.json"
 REHEARSAL_SIGNATURE = "rehearsal.json.minisig"
-_DOCUMENTS = frozenset({SIGNATURE, FACTS, PREDICTION, REHEARSAL, REHEARSAL_SIGNATURE})
+_DOCUMENTS = frozenset({SIGNATURE, REHEARSAL, REHEARSAL_SIGNATURE})
 _HEX = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 
@@ -119,7 +119,7 @@ class BootSetStore:
         return (self._sets / digest.hex() / name).is_file()
 
     def put(self, digest: bytes, name: str, data: bytes) -> None:
-        """Write one document beside a manifest (signature, facts, prediction, rehearsal)."""
+        """Write one document beside a manifest (signature, rehearsal)."""
         if name not in _DOCUMENTS:
             raise ValueError(f"{name} is no document of a boot set")
         _write(self._sets / digest.hex() / name, data)

@@ -1,7 +1,7 @@
 """The peer: dnsmasq, at its best (no ping before an offer), serving the same shim, GRUB and kernel.
 
 Its boxes get an initrd with nothing in it but a static busybox that prints one line: what a boot
-costs that proves and enrols nothing. dnsmasq serves no HTTP, so its kernel comes by TFTP.
+costs that proves and enrols nothing. Both fetch everything by TFTP.
 """
 
 from __future__ import annotations
