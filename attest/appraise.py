@@ -227,7 +227,7 @@ def _result(
     if not record.listed:
         findings.append(Finding(reason=Reason.EK_UNLISTED))
     findings += [Finding(reason=Reason.FACTS_DIFFER, detail=text) for text in record.differences]
-    findings.append(Finding(reason=Reason.FIRMWARE_UNCHECKED))
+    findings.append(Finding(reason=Reason.FIRMWARE_UNKNOWN))
     released = [each for each in findings if record.note_names_ek and _by_note(each)]
     kept = [each for each in findings if each not in released]
     kept.sort(key=lambda each: each.reason.rank)

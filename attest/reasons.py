@@ -133,6 +133,11 @@ class Reason(Enum):
         Releaser.NOBODY,
         "A counter of the TPM went back: the evidence is older than what the box showed before.",
     )
+    TPM_FIRMWARE_BAD = (
+        "TPM-FIRMWARE-BAD",
+        Releaser.HEADQUARTERS,
+        "The TPM of this box runs a firmware that the policy of this site calls bad: update it.",
+    )
     SECURE_BOOT_OFF = (
         "SECURE-BOOT-OFF",
         Releaser.NOBODY,
@@ -143,6 +148,16 @@ class Reason(Enum):
         Releaser.NOBODY,
         "The boot log does not prove whether Secure Boot is on and with which keys: set up Secure"
         " Boot in the firmware setup and start the box again.",
+    )
+    FIRMWARE_DEBUG = (
+        "FIRMWARE-DEBUG",
+        Releaser.NOBODY,
+        "The firmware of the box runs in debug mode: switch that off in the firmware setup.",
+    )
+    DMA_PROTECTION_OFF = (
+        "DMA-PROTECTION-OFF",
+        Releaser.HEADQUARTERS,
+        "The firmware's protection against DMA attacks is off: switch it on in the firmware setup.",
     )
     INITRD_UNKNOWN = (
         "INITRD-UNKNOWN",
@@ -190,6 +205,16 @@ class Reason(Enum):
         Releaser.NOBODY,
         "The Secure Boot keys of the box do not lead to the loader that this site serves.",
     )
+    DBX_OUTDATED = (
+        "DBX-OUTDATED",
+        Releaser.NOBODY,
+        "The list of forbidden boot programs (dbx) of the box is too old: update its firmware.",
+    )
+    EXTRA_PARAMETERS = (
+        "EXTRA-PARAMETERS",
+        Releaser.NOBODY,
+        "Somebody passed extra parameters to the boot image: boot it from this site alone.",
+    )
     PCR_MISMATCH = (
         "PCR-MISMATCH",
         Releaser.NOBODY,
@@ -205,10 +230,55 @@ class Reason(Enum):
         Releaser.NOBODY,
         "The boot log of the box cannot be read.",
     )
+    LOG_SHA1 = (
+        "LOG-SHA1",
+        Releaser.NOBODY,
+        "The boot log of the box has the old form that knows SHA-1 alone: update its firmware.",
+    )
+    LOG_BANK = (
+        "LOG-BANK",
+        Releaser.NOBODY,
+        "The boot log of the box lacks the digests of a bank that its TPM uses.",
+    )
+    LOG_EVENT = (
+        "LOG-EVENT",
+        Releaser.NOBODY,
+        "The boot log of the box holds an event that cannot stand there.",
+    )
     LOG_REPLAY = (
         "LOG-REPLAY",
         Releaser.NOBODY,
         "The boot log does not explain the measurements that the TPM signed.",
+    )
+    PCR_UNEXPLAINED = (
+        "PCR-UNEXPLAINED",
+        Releaser.NOBODY,
+        "Something was measured that the boot log of the box does not mention.",
+    )
+    IMA_MALFORMED = (
+        "IMA-MALFORMED",
+        Releaser.NOBODY,
+        "The list of what the kernel loaded cannot be read.",
+    )
+    IMA_REPLAY = (
+        "IMA-REPLAY",
+        Releaser.NOBODY,
+        "The list of what the kernel loaded does not explain what the TPM signed.",
+    )
+    IMA_VIOLATION = (
+        "IMA-VIOLATION",
+        Releaser.NOBODY,
+        "A file changed on the box while its kernel measured it.",
+    )
+    MODULE_UNKNOWN = (
+        "MODULE-UNKNOWN",
+        Releaser.NOBODY,
+        "The box loaded a kernel module that is not part of its boot set.",
+    )
+    IMA_MISSING = (
+        "IMA-MISSING",
+        Releaser.HEADQUARTERS,
+        "The box did not send the list of what its kernel loaded.",
     )
     VERIFIER_FAULT = (
         "VERIFIER-FAULT",
@@ -219,6 +289,11 @@ class Reason(Enum):
         "EK-CERT-MISMATCH",
         Releaser.NOBODY,
         "The endorsement certificate belongs to another key than the one the box uses.",
+    )
+    EK_CERT_REVOKED = (
+        "EK-CERT-REVOKED",
+        Releaser.NOBODY,
+        "The maker of the TPM revoked the endorsement certificate of this box.",
     )
     EK_VIRTUAL = (
         "EK-VIRTUAL",
@@ -240,10 +315,25 @@ class Reason(Enum):
         Releaser.HEADQUARTERS,
         "The endorsement certificate of the box, or one above it, is out of date.",
     )
+    CRL_STALE = (
+        "CRL-STALE",
+        Releaser.HEADQUARTERS,
+        "The maker's list of revoked certificates is older than this site's policy allows.",
+    )
+    PLATFORM_CERT = (
+        "PLATFORM-CERT",
+        Releaser.HEADQUARTERS,
+        "The platform certificate of the box does not hold or belongs to another box.",
+    )
     EK_UNLISTED = (
         "EK-UNLISTED",
         Releaser.TECHNICIAN_AND_HEADQUARTERS,
         "This box is not on the delivery note.",
+    )
+    BOX_REPLACES = (
+        "BOX-REPLACES",
+        Releaser.TECHNICIAN_AND_HEADQUARTERS,
+        "Another box of this site has its place already: a person must replace that one.",
     )
     TPM_CLEARED = (
         "TPM-CLEARED",
@@ -255,10 +345,25 @@ class Reason(Enum):
         Releaser.TECHNICIAN_AND_HEADQUARTERS,
         "The box is not what the delivery note or its role says.",
     )
-    FIRMWARE_UNCHECKED = (
-        "FIRMWARE-UNCHECKED",
+    FIRMWARE_UNKNOWN = (
+        "FIRMWARE-UNKNOWN",
+        Releaser.HEADQUARTERS,
+        "The firmware of this box was not seen before on this model.",
+    )
+    TPM_FIRMWARE_CHANGED = (
+        "TPM-FIRMWARE-CHANGED",
         Releaser.ANYBODY,
-        "The firmware of the box (PCR 0, 2, 3, 6, 10) is not checked yet.",
+        "The TPM of this box has another firmware than when it was last here.",
+    )
+    POWER_CUT = (
+        "POWER-CUT",
+        Releaser.ANYBODY,
+        "The power of the box was cut, so the clock of its TPM fell a little: that is normal.",
+    )
+    EK_CERT_SHA1 = (
+        "EK-CERT-SHA1",
+        Releaser.ANYBODY,
+        "A certificate of the maker of the TPM is signed with SHA-1, as many old ones are.",
     )
 
 
