@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from attest.bootfacts import FileFacts
 from attest.errors import AttestSiteError, EvidenceError
-from attest.policy import ReferenceSet
+from attest.expectation import ReferenceSet
 from attest.predict import (
     CD_DRIVES,
     PREDICTED_PCRS,

@@ -7,16 +7,19 @@ its hash is the measured digest. It never turns a mismatch into a match.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from attest.bootmatch import Candidate, Match
 from attest.compare import Comparison, Difference, compare
 from attest.errors import EvidenceError
 from attest.eventlog import EventLog
-from attest.policy import ReferenceSet, SetState
+from attest.evidence import Change
+from attest.expectation import ReferenceSet, SetState
 from attest.predict import Subject
 from attest.reasons import Finding, Reason
 
 _MAX_TEXT = 400
+MAX_CHANGES = 200
 REASONS = {
     Subject.SECURE_BOOT: Reason.SECURE_BOOT_OFF,
     Subject.INITRD: Reason.INITRD_UNKNOWN,
@@ -33,40 +36,72 @@ REASONS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Findings for the operator, and event by event what differs from the set called `nearest`."""
+
+    findings: tuple[Finding, ...]
+    nearest: str = ""
+    changes: tuple[Change, ...] = ()
+
+
 def explain_mismatch(
     matches: Sequence[Match],
     log: EventLog | None,
     bank: str,
     references: Sequence[ReferenceSet],
-) -> tuple[Finding, ...]:
+) -> Explanation:
     """Name what differs from the set that is nearest; `log` only if it replays to the quote."""
     if not matches:
         detail = "no boot set of this site can start with the key databases of this box"
-        return (Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail),)
-    by_value = min(matches, key=lambda match: len(match.differing))
+        return Explanation(findings=(Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail),))
     if log is not None:
-        nearest = _nearest(matches, log, bank)
-        if nearest is not None and nearest.differences:
-            return _findings(nearest.differences, bank, references)
-    detail = "PCR " + ", ".join(map(str, by_value.differing))
-    return (Finding(reason=Reason.PCR_MISMATCH, detail=f"{_title(by_value.candidate)}: {detail}"),)
+        match, comparison = _nearest(matches, log, bank)
+        if match is not None and comparison is not None and comparison.differences:
+            return Explanation(
+                findings=_findings(comparison.differences, bank, references),
+                nearest=_title(match.candidate),
+                changes=tuple(_change(each) for each in comparison.differences[:MAX_CHANGES]),
+            )
+    by_value = min(matches, key=lambda match: len(match.differing))
+    title, pcrs = _title(by_value.candidate), ", ".join(map(str, by_value.differing))
+    finding = Finding(reason=Reason.PCR_MISMATCH, detail=f"{title}: PCR {pcrs}")
+    return Explanation(findings=(finding,), nearest=title)
 
 
-def withdrawn(match: Match) -> Finding:
+def withdrawn(match: Match, references: Sequence[ReferenceSet]) -> Finding:
     """Name the set that a box still runs although this site no longer accepts it."""
     reference = match.candidate.reference
     was = "withdrawn" if reference.state is SetState.WITHDRAWN else "replaced"
+    served = next((each for each in references if each.state is SetState.SERVED), None)
+    current = f" (current is {_name(served)})" if served is not None else ""
     return Finding(
         reason=Reason.BOOT_SET_WITHDRAWN,
         detail=reference.digest.hex(),
-        told=f"This box still runs boot set {_name(reference)}, which was {was}:"
+        told=f"This box still runs boot set {_name(reference)}, which was {was}{current}:"
         " start it again from the network.",
     )
 
 
-def _nearest(matches: Sequence[Match], log: EventLog, bank: str) -> Comparison | None:
+def _change(difference: Difference) -> Change:
+    return Change(
+        pcr=difference.pcr,
+        kind=difference.kind.value,
+        label=difference.label,
+        expected=difference.expected,
+        measured=difference.measured,
+        expected_text=difference.expected_text,
+        text=difference.text,
+        claim=difference.claim,
+    )
+
+
+def _nearest(
+    matches: Sequence[Match], log: EventLog, bank: str
+) -> tuple[Match | None, Comparison | None]:
     """Compare with the sets that may be accepted first, so that the sentence names what is due."""
     best: Comparison | None = None
+    nearest: Match | None = None
     ordered = sorted(matches, key=lambda match: not match.candidate.reference.state.acceptable)
     for match in ordered:
         try:
@@ -74,8 +109,8 @@ def _nearest(matches: Sequence[Match], log: EventLog, bank: str) -> Comparison |
         except EvidenceError:
             continue
         if best is None or found.matched > best.matched:
-            best = found
-    return best
+            best, nearest = found, match
+    return nearest, best
 
 
 def _findings(

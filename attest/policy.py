@@ -1,122 +1,206 @@
-"""What a site expects of a box: its policy, its boot sets as reference values, what it knows.
+"""The appraisal policy: what becomes of each PCR, and what the operator waives, as data.
 
-All of it is made by control from signed files and its own tables; nothing here comes from a box.
-Terms: RFC 9334 (appraisal policy, reference values, endorsements).
+A policy may be stricter than the one built in. It may never let pass what nobody may release:
+the rules of a PCR are chosen from a table, and only what headquarters may release can be waived.
+RFC 9334 (appraisal policy for evidence); docs/verifier.md has the file's form.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
+from typing import Any
 
-from attest.bootfacts import FileFacts
-from attest.ekcert import Anchors
-from attest.predict import Transport
+from attest.errors import AttestSiteError
+from attest.reasons import Reason, Releaser
 
-
-class SetState(Enum):
-    """What a site says of a boot set it knows."""
-
-    SERVED = "served"
-    ACCEPTED = "accepted"
-    WITHDRAWN = "withdrawn"
-    OLDER = "older"
-
-    @property
-    def acceptable(self) -> bool:
-        """Tell whether a box that booted it may be let in."""
-        return self in (SetState.SERVED, SetState.ACCEPTED)
+POLICY_TYPE = "doorstep/policy/v1"
+MAX_POLICY = 1 << 20
+DAY = 86_400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferenceSet:
-    """One boot set: its digest (32 bytes), its files' facts, and how boxes may have got them.
+class Rule(Enum):
+    """What a PCR is compared with."""
 
-    `servers` are addresses as GRUB names them.
-    """
-
-    digest: bytes
-    name: str
-    version: int
-    state: SetState
-    facts: FileFacts
-    transports: tuple[Transport, ...]
-    servers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoxRecord:
-    """What the site knows of this box beside its evidence.
-
-    `listed`: the signed delivery note or an approval names it. `note_names_ek`: the signed note
-    holds the hash of this very EK, which stands in for a maker's certificate. `differences`: what
-    its facts and the note or role disagree about. Counters and clock are those last accepted.
-    """
-
-    listed: bool = False
-    note_names_ek: bool = False
-    differences: tuple[str, ...] = ()
-    reset_count: int | None = None
-    restart_count: int | None = None
-    clock: int | None = None
+    PREDICTED = "predicted"
+    """The value computed from a boot set's files, exactly."""
+    KEYS = "keys"
+    """The value computed from the files and the key databases that the log proves."""
+    BASELINE = "baseline"
+    """A value or events that headquarters signed for this maker, model and version."""
+    IMA = "ima"
+    """The kernel's measurement list, of which each module is part of the boot set."""
+    LOG = "log"
+    """Its part of the log replays; nothing more is asked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """Reference values, trust anchors and the box's record, for one appraisal."""
+BOOT_PCRS = range(16)
+_CHOICES: Mapping[int, tuple[Rule, ...]] = {
+    **dict.fromkeys((4, 5, 8, 9, 11, 12, 13, 14, 15), (Rule.PREDICTED,)),
+    **dict.fromkeys((0, 2, 3, 6), (Rule.BASELINE, Rule.LOG)),
+    1: (Rule.LOG, Rule.BASELINE),
+    7: (Rule.KEYS,),
+    10: (Rule.IMA,),
+}
+"""Which rules a policy may choose for a PCR; the first is the one built in."""
 
-    sets: tuple[ReferenceSet, ...]
-    anchors: Anchors
-    record: BoxRecord = BoxRecord()
+DEFAULT_RULES: Mapping[int, Rule] = MappingProxyType(
+    {index: _CHOICES[index][0] for index in BOOT_PCRS}
+)
+WAIVABLE = frozenset(r for r in Reason if r.releasable_by is Releaser.HEADQUARTERS)
+"""Headquarters writes the policy, so it may say beforehand what it would release each time."""
 
-    def to_json(self) -> str:
-        """Give what a later appraisal needs to be repeated, as JSON with sorted keys."""
-        document = {
-            "type": "doorstep/expectation/v1",
-            "sets": [
-                {
-                    "digest": known.digest.hex(),
-                    "name": known.name,
-                    "version": known.version,
-                    "state": known.state.value,
-                    "facts": json.loads(known.facts.to_json()),
-                    "transports": [transport.value for transport in known.transports],
-                    "servers": list(known.servers),
-                }
-                for known in self.sets
-            ],
-            "anchors": sorted(each.der.hex() for each in self.anchors.certificates),
-            "record": {name: getattr(self.record, name) for name in BoxRecord.__dataclass_fields__},
-        }
-        return json.dumps(document, sort_keys=True, indent=1) + "\n"
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of the JSON form."""
-        return hashlib.sha256(self.to_json().encode()).digest()
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TPM_FIRMWARE = re.compile(r"[0-9A-F]{8}:[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The site's appraisal policy.
 
-    `rehearsal` lets virtual TPMs in; it is true in a rehearsal's own site alone.
+    `rehearsal` lets virtual TPMs in; it is true in a rehearsal's own site alone. `allowed_keys`
+    are SHA-256 of the certificates (DER) that PK, KEK and db may hold beside those of the firmware
+    baseline; None: no list is kept. `dbx_minimum` are SHA-256 image digests. `bad_tpm_firmware` is
+    `MAKER:VERSION`, both in hexadecimal. `crl_max_age` is in seconds.
     """
 
     secure_boot_required: bool = True
     rehearsal: bool = False
+    sha1_alone: bool = False
+    rules: Mapping[int, Rule] = field(default_factory=lambda: DEFAULT_RULES)
+    waived: frozenset[Reason] = frozenset()
+    allowed_keys: frozenset[bytes] | None = None
+    dbx_minimum: frozenset[bytes] = frozenset()
+    bad_tpm_firmware: frozenset[str] = frozenset()
+    crl_max_age: int = 90 * DAY
 
     def to_toml(self) -> str:
-        """Give the policy as TOML, for the archive."""
-        return (
-            'type = "doorstep/policy/v1"\n'
-            f"secure_boot_required = {str(self.secure_boot_required).lower()}\n"
-            f"rehearsal = {str(self.rehearsal).lower()}\n"
-        )
+        """Give the policy as TOML, in one fixed order: what the digest is over."""
+        lines = [
+            f'type = "{POLICY_TYPE}"',
+            f"secure_boot_required = {_flag(self.secure_boot_required)}",
+            f"rehearsal = {_flag(self.rehearsal)}",
+            f"sha1_alone = {_flag(self.sha1_alone)}",
+            f"crl_max_age_days = {self.crl_max_age // DAY}",
+            f"waive = {_list(reason.code for reason in self.waived)}",
+            f"bad_tpm_firmware = {_list(self.bad_tpm_firmware)}",
+            f"dbx_minimum = {_list(digest.hex() for digest in self.dbx_minimum)}",
+        ]
+        if self.allowed_keys is not None:
+            lines.append(f"allowed_keys = {_list(digest.hex() for digest in self.allowed_keys)}")
+        lines += ["", "[pcr]", *(f'{index} = "{self.rules[index].value}"' for index in BOOT_PCRS)]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, name: str = "policy.toml") -> Policy:
+        """Read a policy; AttestSiteError names the key that is wrong. What is absent is built in.
+
+        `name` is what messages call the file.
+        """
+        try:
+            document = tomllib.loads(text) if len(text) <= MAX_POLICY else {}
+        except tomllib.TOMLDecodeError as error:
+            raise AttestSiteError(f"{name}: it is not TOML: {error}") from None
+        if document.pop("type", None) != POLICY_TYPE:
+            raise AttestSiteError(f'{name}: type: write type = "{POLICY_TYPE}" in its first line')
+        found: dict[str, Any] = {}
+        for key, value in document.items():
+            if key not in _KEYS:
+                raise AttestSiteError(f"{name}: {key}: there is no such key; {_known()}")
+            field_name, read = _KEYS[key]
+            found[field_name] = read(f"{name}: {key}", value)
+        return cls(**found)
 
     @property
     def digest(self) -> bytes:
         """SHA-256 of the TOML form."""
         return hashlib.sha256(self.to_toml().encode()).digest()
+
+
+def _known() -> str:
+    return f"known are {', '.join(sorted(_KEYS))}"
+
+
+def _flag(value: bool) -> str:
+    return str(value).lower()
+
+
+def _list(values: Any) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in sorted(values)) + "]"
+
+
+def _bool(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise AttestSiteError(f"{where}: write true or false")
+    return value
+
+
+def _days(where: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 3650:
+        raise AttestSiteError(f"{where}: write a number of days from 1 to 3650")
+    return value * DAY
+
+
+def _strings(where: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise AttestSiteError(f"{where}: write a list of texts")
+    return value
+
+
+def _reasons(where: str, value: Any) -> frozenset[Reason]:
+    by_code = {reason.code: reason for reason in WAIVABLE}
+    for code in _strings(where, value):
+        if code not in by_code:
+            allowed = ", ".join(sorted(by_code))
+            raise AttestSiteError(
+                f"{where}: {code} cannot be waived; headquarters may waive {allowed}"
+            )
+    return frozenset(by_code[code] for code in value)
+
+
+def _digests(where: str, value: Any) -> frozenset[bytes]:
+    for text in _strings(where, value):
+        if not _DIGEST.fullmatch(text):
+            raise AttestSiteError(f"{where}: {text[:80]!r} is no SHA-256 in lower-case hexadecimal")
+    return frozenset(bytes.fromhex(text) for text in value)
+
+
+def _tpm_firmware(where: str, value: Any) -> frozenset[str]:
+    for text in _strings(where, value):
+        if not _TPM_FIRMWARE.fullmatch(text):
+            raise AttestSiteError(
+                f'{where}: {text[:80]!r}: write "4E544300:0007000200010000", maker and version'
+            )
+    return frozenset(value)
+
+
+def _rules(where: str, value: Any) -> Mapping[int, Rule]:
+    if not isinstance(value, dict):
+        raise AttestSiteError(f"{where}: write a table, {where}.0 to {where}.15")
+    rules = dict(DEFAULT_RULES)
+    for key, text in value.items():
+        if not key.isdecimal() or int(key) not in _CHOICES:
+            raise AttestSiteError(f"{where}.{key[:80]}: there are rules for PCR 0 to 15")
+        choices = {rule.value: rule for rule in _CHOICES[int(key)]}
+        if not isinstance(text, str) or text not in choices:
+            raise AttestSiteError(f"{where}.{key}: it must be one of: {', '.join(choices)}")
+        rules[int(key)] = choices[text]
+    return MappingProxyType(rules)
+
+
+_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "secure_boot_required": ("secure_boot_required", _bool),
+    "rehearsal": ("rehearsal", _bool),
+    "sha1_alone": ("sha1_alone", _bool),
+    "crl_max_age_days": ("crl_max_age", _days),
+    "waive": ("waived", _reasons),
+    "bad_tpm_firmware": ("bad_tpm_firmware", _tpm_firmware),
+    "dbx_minimum": ("dbx_minimum", _digests),
+    "allowed_keys": ("allowed_keys", _digests),
+    "pcr": ("rules", _rules),
+}

@@ -73,11 +73,12 @@ def check_quote(
     extra_data: bytes,
     values: Values,
     selection: Mapping[str, frozenset[int]] | None = None,
+    any_pcr: bool = False,
 ) -> VerifiedQuote:
     """Verify one quote over `values`; CheckError names what is wrong.
 
     `extra_data` is the whole expected nonce. `selection` is what was asked for; without it any
-    choice among PCR 0 to 15 is taken (see `check_coverage`).
+    choice among PCR 0 to 15 is taken (see `check_coverage`), with `any_pcr` among all.
     """
     decoded = check_signed(attest, signature, ak)
     quoted = decoded.attested
@@ -85,7 +86,7 @@ def check_quote(
         raise CheckError(Reason.QUOTE_STRUCTURE, "it is a certification, no quote")
     if not hmac.compare_digest(decoded.extra_data, extra_data):
         raise CheckError(Reason.QUOTE_NONCE, "extraData differs")
-    _check_selection(quoted.selection, selection)
+    _check_selection(quoted.selection, selection, any_pcr=any_pcr)
     hash_name = decode_signature(signature).hash_name
     proved = _check_digest(quoted, hash_name, values)
     return VerifiedQuote(
@@ -109,7 +110,16 @@ def check_signed(attest: bytes, signature: bytes, ak: PublicArea) -> Attest:
 
 
 def check_coverage(quotes: tuple[VerifiedQuote, ...], banks: frozenset[str]) -> Values:
-    """Join quotes that together hold PCR 0 to 15 of all `banks`, each once, of one boot.
+    """Join quotes that together hold PCR 0 to 15 of all `banks`, each once, of one boot."""
+    joined = join_quotes(quotes)
+    for bank in sorted(banks | joined.keys()):
+        if joined.get(bank, {}).keys() != BOOT_PCRS:
+            raise CheckError(Reason.QUOTE_SELECTION, f"{bank}: not PCR 0 to 15")
+    return joined
+
+
+def join_quotes(quotes: tuple[VerifiedQuote, ...]) -> Values:
+    """Join quotes of one boot, whatever they hold, each PCR once; CheckError otherwise.
 
     Two quotes of one AK can come from two boots: counters must agree (a reset starts new PCRs).
     """
@@ -123,9 +133,6 @@ def check_coverage(quotes: tuple[VerifiedQuote, ...], banks: frozenset[str]) -> 
             if known.keys() & values.keys():
                 raise CheckError(Reason.QUOTE_SELECTION, f"{bank}: a PCR is quoted twice")
             known.update(values)
-    for bank in sorted(banks | joined.keys()):
-        if joined.get(bank, {}).keys() != BOOT_PCRS:
-            raise CheckError(Reason.QUOTE_SELECTION, f"{bank}: not PCR 0 to 15")
     return _frozen(joined)
 
 
@@ -181,7 +188,10 @@ def _padding(signature: RsaSignature, algorithm: hashes.HashAlgorithm) -> paddin
 
 
 def _check_selection(
-    signed: tuple[BankSelection, ...], wanted: Mapping[str, frozenset[int]] | None
+    signed: tuple[BankSelection, ...],
+    wanted: Mapping[str, frozenset[int]] | None,
+    *,
+    any_pcr: bool,
 ) -> None:
     if not signed or not all(chosen.indices for chosen in signed):
         raise CheckError(Reason.QUOTE_SELECTION, "nothing of a bank is selected")
@@ -189,7 +199,7 @@ def _check_selection(
     if wanted is not None and chosen_sets != dict(wanted):
         raise CheckError(Reason.QUOTE_SELECTION, "another selection was asked for")
     for bank, indices in chosen_sets.items():
-        if wanted is None and not indices <= BOOT_PCRS:
+        if wanted is None and not any_pcr and not indices <= BOOT_PCRS:
             raise CheckError(Reason.QUOTE_SELECTION, f"{bank}: PCR 16 and up carry no boot claim")
 
 

@@ -41,6 +41,11 @@ class Reason(Enum):
         """Place in this table; a lower rank is told first."""
         return _RANKS[self]
 
+    @property
+    def gates(self) -> bool:
+        """Tell whether it stands in the way at all."""
+        return self.releasable_by is not Releaser.ANYBODY
+
     SESSION_UNKNOWN = (
         "SESSION-UNKNOWN",
         Releaser.NOBODY,

@@ -113,7 +113,7 @@ NEXT_STEP: Mapping[str, str] = {
     "IMA-VIOLATION": _TAMPER,
     "IMA-MISSING": _HEADQUARTERS,
     "MODULE-UNKNOWN": _FOREIGN_START,
-    "FIRMWARE-UNKNOWN": "Leave the box plugged in and call: headquarters knows its firmware or not.",
+    "FIRMWARE-UNKNOWN": "Leave the box plugged in and call: headquarters must know its firmware.",
     "VERIFIER-FAULT": _FAULT,
     # what this site knows of it
     "FACTS-DIFFER": "Compare its label with the delivery note; if they agree, call headquarters.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attest.policy import BoxRecord
+from attest.expectation import BoxRecord
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
 from keys.note import Entry

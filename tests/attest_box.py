@@ -26,8 +26,10 @@ from attest.certify import DEVICE_TEMPLATE
 from attest.ekcert import Anchors, decode_anchors
 from attest.ektemplate import TEMPLATES
 from attest.evidence import Evidence, Signed
-from attest.policy import BoxRecord, Expectation, Policy, ReferenceSet, SetState
+from attest.expectation import BoxRecord, Expectation, ReferenceSet, SetState
+from attest.policy import Policy
 from attest.predict import Transport
+from attest.reasons import Reason
 from attest.transcript import (
     Enrolment,
     SiteIdentity,
@@ -42,7 +44,7 @@ BOOTS = tomllib.loads((VECTORS / "eventlog" / "boots.toml").read_text())
 SITE = SiteIdentity(site_id="shop-0417", root=bytes(range(32)))
 KEY, HELLO, FACTS = b"K" * 32, b'{"v":1}', b'{"nics":[]}'
 SELECTION = "sha256:0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
-REHEARSAL = Policy(rehearsal=True)
+REHEARSAL = Policy(rehearsal=True, waived=frozenset({Reason.FIRMWARE_UNKNOWN}))
 LISTED = BoxRecord(listed=True)
 
 

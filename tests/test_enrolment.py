@@ -69,7 +69,7 @@ EK = b"\x00\x0b" + b"\x11" * 32
 MEASURED = b"\x22" * 32
 HELD = Finding(code="EK-UNLISTED", sentence="not on the note", release=Release.PERSON)
 NEVER = Finding(code="SECURE-BOOT-OFF", sentence="Secure Boot is off", release=Release.NEVER)
-NOTED = Finding(code="FIRMWARE-UNCHECKED", sentence="", release=Release.FREE)
+NOTED = Finding(code="FIRMWARE-UNKNOWN", sentence="", release=Release.FREE)
 APPROVAL = Approval(
     ek_name=EK,
     reasons=frozenset({"EK-UNLISTED"}),

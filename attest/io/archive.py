@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from attest.errors import AttestSiteError
+from attest.errors import AttestSiteError, EvidenceError
+from attest.eventlog import PCR_COUNT
 from attest.evidence import AttestationResult, Evidence, Signed
-from attest.policy import Expectation, Policy
+from attest.expectation import Expectation
+from attest.policy import Policy
+from attest.quote import Values
 from attest.transcript import Enrolment, Session, SiteIdentity
 from keys.tpm_public import sized
 
@@ -71,49 +74,119 @@ def transcript_fields(
     return {**found, "transcript": transcript.hex()}
 
 
-def read_evidence(directory: Path) -> Evidence:
-    """Read evidence back, to appraise it again; AttestSiteError when files are missing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a directory holds; None for what is absent. `appraised` is unix time."""
+
+    evidence: Evidence
+    expectation: Expectation | None
+    policy: Policy | None
+    appraised: float | None
+
+
+def read_kept(directory: Path) -> Kept:
+    """Read evidence with what it was judged by, of this archive or made elsewhere.
+
+    EvidenceError for a file of the evidence that is none, AttestSiteError for one of the site's.
+    """
+    policy = _optional(directory / "policy.toml")
+    expectation = _optional(directory / "expectation.json")
+    result = _optional(directory / "result.json")
     try:
-        pcrs = json.loads(_read(directory / "pcrs.json"))
-        device = directory / "device.attest"
-        return Evidence(
-            nonce=_read(directory / "nonce.bin"),
-            ek_public=_read(directory / "ek.pub")[2:],
-            ek_certificates=tuple(_read(path) for path in sorted(directory.glob("ek*.crt"))),
-            ak_public=_read(directory / "ak.pub")[2:],
-            quotes=tuple(_signed(path) for path in sorted(directory.glob("quote*.attest"))),
-            pcrs={
-                bank: {int(index): bytes.fromhex(value) for index, value in values.items()}
-                for bank, values in pcrs.items()
-            },
-            event_log=_read(directory / "eventlog.bin"),
-            ima_log=_read(directory / "ima.bin"),
-            facts=_read(directory / "facts.json"),
-            device_public=_read(directory / "device.pub")[2:],
-            device=_signed(device) if device.exists() else None,
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        raise AttestSiteError(f"{directory}: the evidence cannot be read: {error}") from error
+        read_policy = None if policy is None else Policy.from_toml(policy.decode())
+        appraised = None if result is None else float(json.loads(result)["appraised"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AttestSiteError(f"{directory}: result.json or policy.toml: {error!r}") from error
+    rehearsal = read_policy is not None and read_policy.rehearsal
+    return Kept(
+        evidence=read_evidence(directory),
+        expectation=None
+        if expectation is None
+        else Expectation.from_json(expectation, rehearsal=rehearsal),
+        policy=read_policy,
+        appraised=appraised,
+    )
+
+
+def read_evidence(directory: Path) -> Evidence:
+    """Read evidence back, to appraise it again; what has no file is None.
+
+    EvidenceError for a file that is none, AttestSiteError where the disk refuses.
+    """
+    quotes = sorted(directory.glob("quote*.attest"))
+    device = directory / "device.attest"
+    return Evidence(
+        nonce=_optional(directory / "nonce.bin"),
+        ek_public=_public(directory / "ek.pub"),
+        ek_certificates=_all(directory, "ek*.crt"),
+        ak_public=_public(directory / "ak.pub"),
+        quotes=tuple(_signed(path) for path in quotes) or None,
+        pcrs=_pcrs(_optional(directory / "pcrs.json")),
+        event_log=_optional(directory / "eventlog.bin"),
+        ima_log=_optional(directory / "ima.bin"),
+        facts=_optional(directory / "facts.json"),
+        device_public=_public(directory / "device.pub"),
+        device=_signed(device) if device.exists() else None,
+        platform_certificates=_all(directory, "platform*.crt"),
+    )
+
+
+def _pcrs(data: bytes | None) -> Values | None:
+    """Read `{bank: {index: hex}}`."""
+    if data is None:
+        return None
+    try:
+        return {
+            bank: {_index(index): bytes.fromhex(value) for index, value in values.items()}
+            for bank, values in json.loads(data).items()
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise EvidenceError(f"pcrs.json is not {{bank: {{index: hex}}}}: {error}") from error
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal() or int(text) >= PCR_COUNT:
+        raise ValueError(f"{text[:20]!r} is no PCR")
+    return int(text)
+
+
+def _public(path: Path) -> bytes | None:
+    """Read a TPM2B_PUBLIC without its size; what has another form is left for its decoder."""
+    data = _optional(path)
+    if data is None or int.from_bytes(data[:2], "big") != len(data) - 2:
+        return data
+    return data[2:]
+
+
+def _all(directory: Path, pattern: str) -> tuple[bytes, ...]:
+    return tuple(_read(path) for path in sorted(directory.glob(pattern)))
+
+
+def _optional(path: Path) -> bytes | None:
+    return _read(path) if path.exists() else None
 
 
 def _files(evidence: Evidence) -> dict[str, bytes]:
     pcrs = {
         bank: {str(index): value.hex() for index, value in sorted(values.items())}
-        for bank, values in evidence.pcrs.items()
+        for bank, values in (evidence.pcrs or {}).items()
     }
-    found = {
+    parts = {
         "nonce.bin": evidence.nonce,
-        "ak.pub": sized(evidence.ak_public),
-        "ek.pub": sized(evidence.ek_public),
-        "device.pub": sized(evidence.device_public),
-        "pcrs.json": _json(pcrs),
+        "ak.pub": evidence.ak_public and sized(evidence.ak_public),
+        "ek.pub": evidence.ek_public and sized(evidence.ek_public),
+        "device.pub": evidence.device_public and sized(evidence.device_public),
+        "pcrs.json": None if evidence.pcrs is None else _json(pcrs),
         "eventlog.bin": evidence.event_log,
         "ima.bin": evidence.ima_log,
         "facts.json": evidence.facts,
     }
+    found = {name: content for name, content in parts.items() if content is not None}
     for number, certificate in enumerate(evidence.ek_certificates):
         found[f"ek{number}.crt"] = certificate
-    for number, signed in enumerate(evidence.quotes):
+    for number, certificate in enumerate(evidence.platform_certificates):
+        found[f"platform{number}.crt"] = certificate
+    for number, signed in enumerate(evidence.quotes or ()):
         found |= _signed_files(f"quote{number}", signed)
     if evidence.device is not None:
         found |= _signed_files("device", evidence.device)
@@ -133,10 +206,13 @@ def _json(document: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise AttestSiteError(f"{path}: it cannot be read: {error.strerror}") from error
     if len(content) > _MAX_FILE:
-        raise ValueError(f"{path.name} is too large")
+        raise EvidenceError(f"{path.name} is larger than {_MAX_FILE} bytes")
     return content
 
 

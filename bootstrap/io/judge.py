@@ -14,8 +14,9 @@ from attest.appraise import appraise
 from attest.ekcert import decode_anchors
 from attest.evidence import AttestationResult, Evidence, Signed
 from attest.evidence import Verdict as AttestVerdict
+from attest.expectation import Expectation
 from attest.io.archive import transcript_fields, write_evidence
-from attest.policy import Expectation, Policy
+from attest.policy import Policy
 from attest.reasons import Finding as AttestFinding
 from attest.reasons import Reason
 from bootstrap.enrolment import Finding, Release
@@ -53,7 +54,8 @@ class ArchivingJudge:
             anchors=decode_anchors(settings.anchors, rehearsal=self._rehearsal),
             record=box_record(settings, box, settings.entry(box.ek_public)),
         )
-        policy = Policy(secure_boot_required=True, rehearsal=self._rehearsal)
+        waived = frozenset({Reason.FIRMWARE_UNKNOWN}) if self._rehearsal else frozenset()
+        policy = Policy(rehearsal=self._rehearsal, waived=waived)
         evidence = _evidence(proved)
         result = appraise(evidence, expectation, policy, now)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
@@ -98,7 +100,7 @@ def _judgement(result: AttestationResult, archive: str) -> Judgement:
     findings = [_finding(one) for one in result.findings]
     pcrs = dict(result.values.get(_BINDING_BANK, {}))
     proved = result.boot_set is not None and result.clock is not None and len(pcrs) == 16
-    refused = result.verdict is AttestVerdict.REFUSED
+    refused = result.verdict in (AttestVerdict.REFUSED, AttestVerdict.INCOMPLETE)
     never = any(one.release is Release.NEVER for one in findings)
     if (refused or not proved) and not never:
         findings.insert(0, _finding(AttestFinding(reason=Reason.VERIFIER_FAULT)))

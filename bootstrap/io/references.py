@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attest.bootfacts import BootFiles, FileFacts
 from attest.errors import AttestError
-from attest.policy import ReferenceSet, SetState
+from attest.expectation import ReferenceSet, SetState
 from attest.predict import Transport
 from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.published import Published, PublishedSet, PublishedState, decode_published

@@ -1,0 +1,192 @@
+"""What a box booted: banks, log, boot set, Secure Boot keys, firmware and kernel modules.
+
+Values decide; the log proves key databases and names what differed. It raises on nothing a box
+sent but a broken rule of its own order (`attest.appraise` turns that into a finding). TCG PFP 1.06,
+3.3.4 (PCR use); the rules of each PCR are in docs/verifier.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attest.bootmatch import (
+    WITHOUT_LOG,
+    Match,
+    candidates,
+    compare_values,
+    known_variables,
+    switched_off,
+    unknown_variables,
+)
+from attest.errors import AttestSiteError, EvidenceError
+from attest.eventlog import EventLog
+from attest.evidence import BootSetMatch, Change, Evidence, Outcome
+from attest.expectation import Expectation, ReferenceSet
+from attest.explain import Explanation, explain_mismatch, withdrawn
+from attest.logcheck import check_log
+from attest.policy import BOOT_PCRS, Policy, Rule
+from attest.predict import PREDICTED_PCRS
+from attest.quote import Values
+from attest.reasons import Finding, Reason
+from attest.secureboot import KeyLists, check_keys, check_not_forbidden, key_lists
+from attest.variables import SecureBootVariables, variables_from_log
+
+_STRONGEST = ("sha384", "sha256", "sha512", "sha1")
+
+
+@dataclass(slots=True)
+class BootChecks:
+    """What was found; `match` is set only where one acceptable set fits as a whole."""
+
+    findings: list[Finding] = field(default_factory=list)
+    workarounds: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    match: BootSetMatch | None = None
+    reference: ReferenceSet | None = None
+    nearest: str = ""
+    changes: tuple[Change, ...] = ()
+    pcrs: dict[int, Outcome] = field(default_factory=dict)
+    firmware: bytes = b""
+
+    def add(self, reason: Reason, detail: str = "") -> None:
+        """Note a finding."""
+        self.findings.append(Finding(reason=reason, detail=detail))
+
+
+def check_boot(
+    evidence: Evidence, values: Values, expectation: Expectation, policy: Policy
+) -> BootChecks:
+    """Check quoted values and logs against the expectation; AttestSiteError where it is empty."""
+    checks = BootChecks(pcrs=dict.fromkeys(BOOT_PCRS, Outcome.UNCHECKED))
+    if not values:
+        checks.not_checked.append("what was booted (no quoted values)")
+        return checks
+    log = _check_log(checks, evidence.event_log, values)
+    bank = next(name for name in _STRONGEST if name in values)
+    variables = _variables(checks, log, bank, policy)
+    lists = None if variables is None else _keys(checks, variables)
+    if expectation.sets is None:
+        checks.not_checked.append("which boot set it ran (no boot set is given)")
+    elif not expectation.sets:
+        raise AttestSiteError("no boot set is known here")
+    else:
+        _check_sets(checks, values, log, variables, bank, expectation.sets, policy)
+    if Rule.BASELINE in policy.rules.values():
+        checks.add(Reason.FIRMWARE_UNKNOWN)
+    if lists is not None:
+        checks.findings += check_keys(lists, policy.allowed_keys, policy.dbx_minimum)
+        if checks.reference is not None:
+            checks.findings += check_not_forbidden(lists, checks.reference.facts)
+    return checks
+
+
+def _check_log(checks: BootChecks, data: bytes | None, values: Values) -> EventLog | None:
+    if data is None:
+        checks.not_checked.append("the boot log (eventlog.bin)")
+        return None
+    checked = check_log(data, values)
+    checks.findings += checked.findings
+    checks.workarounds += checked.workarounds
+    return checked.log
+
+
+def _variables(
+    checks: BootChecks, log: EventLog | None, bank: str, policy: Policy
+) -> SecureBootVariables | None:
+    if log is None:
+        return None
+    try:
+        variables = variables_from_log(log, bank)
+    except EvidenceError as error:
+        checks.add(Reason.SECURE_BOOT_UNPROVED, str(error))
+        return None
+    if policy.secure_boot_required and not variables.secure_boot:
+        checks.add(Reason.SECURE_BOOT_OFF)
+    return variables
+
+
+def _keys(checks: BootChecks, variables: SecureBootVariables) -> KeyLists | None:
+    try:
+        return key_lists(variables)
+    except EvidenceError as error:
+        checks.add(Reason.SECURE_BOOT_UNPROVED, str(error))
+        return None
+
+
+def _check_sets(
+    checks: BootChecks,
+    values: Values,
+    log: EventLog | None,
+    variables: SecureBootVariables | None,
+    bank: str,
+    sets: tuple[ReferenceSet, ...],
+    policy: Policy,
+) -> None:
+    indices = PREDICTED_PCRS if variables is not None else WITHOUT_LOG
+    known = unknown_variables if variables is None else known_variables(variables)
+    matches = [compare_values(each, values, indices) for each in candidates(sets, known)]
+    whole = [match for match in matches if not match.differing]
+    whole.sort(key=lambda match: not match.candidate.reference.state.acceptable)
+    if whole:
+        _matched(checks, whole[0], indices, sets)
+        return
+    if variables is None and _boots_without_secure_boot(checks, values, sets, policy):
+        return
+    explained = explain_mismatch(matches, log, bank, sets)
+    checks.findings += explained.findings
+    _explained(checks, explained)
+    nearest = min(matches, key=lambda match: len(match.differing), default=None)
+    _outcomes(checks, nearest, indices)
+
+
+def _explained(checks: BootChecks, explained: Explanation) -> None:
+    checks.nearest = explained.nearest
+    checks.changes = explained.changes
+
+
+def _matched(
+    checks: BootChecks, match: Match, indices: tuple[int, ...], sets: tuple[ReferenceSet, ...]
+) -> None:
+    checks.workarounds += match.workarounds
+    _outcomes(checks, match, indices)
+    checks.reference = match.candidate.reference
+    if match.candidate.reference.state.acceptable:
+        checks.match = _boot_set(match)
+    else:
+        checks.findings.append(withdrawn(match, sets))
+
+
+def _outcomes(checks: BootChecks, match: Match | None, indices: tuple[int, ...]) -> None:
+    if match is not None:
+        for index in indices:
+            equal = index not in match.differing
+            checks.pcrs[index] = Outcome.EQUAL if equal else Outcome.DIFFERS
+
+
+def _boots_without_secure_boot(
+    checks: BootChecks, values: Values, sets: tuple[ReferenceSet, ...], policy: Policy
+) -> bool:
+    """Find out without a log whether the values are those of a set with Secure Boot off.
+
+    GRUB 2.06 hands over no log then, so this is what an honest box with Secure Boot off sends.
+    """
+    for candidate in candidates(sets, switched_off):
+        match = compare_values(candidate, values, WITHOUT_LOG)
+        if match.differing:
+            continue
+        if policy.secure_boot_required:
+            checks.add(Reason.SECURE_BOOT_OFF)
+        _matched(checks, match, WITHOUT_LOG, sets)
+        return True
+    return False
+
+
+def _boot_set(match: Match) -> BootSetMatch:
+    reference = match.candidate.reference
+    return BootSetMatch(
+        digest=reference.digest,
+        name=reference.name,
+        version=reference.version,
+        transport=match.candidate.transport.value,
+        server=match.candidate.server,
+    )

@@ -1,0 +1,170 @@
+"""What a site expects of a box: boot sets as reference values, endorsements, what it knows of it.
+
+All of it is made by control from signed files and its own tables; nothing here comes from a box.
+What is None is not known here (see `attest.offline`): then it is not checked, and the result says
+so. Terms: RFC 9334 (reference values, endorsements).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from attest.baseline import Baseline
+from attest.bootfacts import FileFacts
+from attest.ekcert import Anchors, decode_anchors
+from attest.errors import AttestError, AttestSiteError
+from attest.predict import Transport
+
+EXPECTATION_TYPE = "doorstep/expectation/v1"
+
+
+class SetState(Enum):
+    """What a site says of a boot set it knows."""
+
+    SERVED = "served"
+    ACCEPTED = "accepted"
+    WITHDRAWN = "withdrawn"
+    OLDER = "older"
+
+    @property
+    def acceptable(self) -> bool:
+        """Tell whether a box that booted it may be let in."""
+        return self in (SetState.SERVED, SetState.ACCEPTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceSet:
+    """One boot set: its digest (32 bytes), its files' facts, and how boxes may have got them.
+
+    `servers` are addresses as GRUB names them.
+    """
+
+    digest: bytes
+    name: str
+    version: int
+    state: SetState
+    facts: FileFacts
+    transports: tuple[Transport, ...]
+    servers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxRecord:
+    """What the site knows of this box beside its evidence.
+
+    `listed`: the signed delivery note or an approval names it. `note_names_ek`: the signed note
+    holds the hash of this very EK, which stands in for a maker's certificate. `differences`: what
+    its facts and the note or role disagree about. `replaces`: another box that has its place.
+    Counters, clock (ms) and TPM firmware version are those last accepted. `firmware`: digest of the
+    firmware measurements that headquarters released for this EK alone (`attest.baseline`).
+    """
+
+    listed: bool = False
+    note_names_ek: bool = False
+    differences: tuple[str, ...] = ()
+    replaces: str = ""
+    reset_count: int | None = None
+    restart_count: int | None = None
+    clock: int | None = None
+    tpm_firmware: int | None = None
+    firmware: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """Reference values, endorsements and the box's record, for one appraisal."""
+
+    sets: tuple[ReferenceSet, ...] | None
+    anchors: Anchors | None
+    record: BoxRecord | None = BoxRecord()
+    baseline: Baseline = Baseline()
+
+    def to_json(self) -> str:
+        """Give what a later appraisal needs to be repeated, as JSON with sorted keys."""
+        anchors = self.anchors
+        roots = None if anchors is None else sorted(c.der.hex() for c in anchors.certificates)
+        document = {
+            "type": EXPECTATION_TYPE,
+            "sets": None if self.sets is None else [_set_plain(known) for known in self.sets],
+            "anchors": roots,
+            "record": None if self.record is None else _record_plain(self.record),
+            "baseline": self.baseline.plain(),
+        }
+        return json.dumps(document, sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, rehearsal: bool) -> Expectation:
+        """Read what `to_json` gave; AttestSiteError on anything else.
+
+        `rehearsal` as for `attest.ekcert.decode_anchors`.
+        """
+        try:
+            document = json.loads(text)
+            if document["type"] != EXPECTATION_TYPE:
+                raise AttestSiteError("the expectation is of another type or version")
+            sets, record = document["sets"], document["record"]
+            return cls(
+                sets=None if sets is None else tuple(_set_of(item) for item in sets),
+                anchors=_anchors_of(document, rehearsal=rehearsal),
+                record=None if record is None else _record_of(record),
+                baseline=Baseline.from_plain(document.get("baseline", [])),
+            )
+        except AttestError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise AttestSiteError(f"the expectation cannot be read: {error!r}") from error
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the JSON form."""
+        return hashlib.sha256(self.to_json().encode()).digest()
+
+
+def _set_plain(known: ReferenceSet) -> dict[str, Any]:
+    return {
+        "digest": known.digest.hex(),
+        "name": known.name,
+        "version": known.version,
+        "state": known.state.value,
+        "facts": json.loads(known.facts.to_json()),
+        "transports": [transport.value for transport in known.transports],
+        "servers": list(known.servers),
+    }
+
+
+def _set_of(plain: Mapping[str, Any]) -> ReferenceSet:
+    return ReferenceSet(
+        digest=bytes.fromhex(plain["digest"]),
+        name=plain["name"],
+        version=plain["version"],
+        state=SetState(plain["state"]),
+        facts=FileFacts.from_json(json.dumps(plain["facts"])),
+        transports=tuple(Transport(value) for value in plain["transports"]),
+        servers=tuple(plain["servers"]),
+    )
+
+
+def _record_plain(record: BoxRecord) -> dict[str, Any]:
+    plain = {item.name: getattr(record, item.name) for item in fields(record)}
+    return {**plain, "firmware": record.firmware.hex()}
+
+
+def _record_of(plain: Mapping[str, Any]) -> BoxRecord:
+    firmware = bytes.fromhex(plain.get("firmware", ""))
+    differences = tuple(plain.get("differences", ()))
+    return BoxRecord(**{**plain, "differences": differences, "firmware": firmware})
+
+
+def _anchors_of(document: Mapping[str, Any], *, rehearsal: bool) -> Anchors | None:
+    certificates = document["anchors"]
+    if certificates is None:
+        return None
+    files = [*certificates, *document.get("crls", [])]
+    return decode_anchors(
+        (("the expectation's anchors", bytes.fromhex(der)) for der in files), rehearsal=rehearsal
+    )

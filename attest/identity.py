@@ -1,0 +1,159 @@
+"""Whose evidence it is: EK, AK and device key, and the proof that one TPM holds them.
+
+Without the EK's public area (evidence made elsewhere) it is computed from the EK certificate and
+the TCG templates, and counts only where the signed qualifiedSigner fits. It never trusts a name.
+TPM 2.0 Library, Part 1, 16 and 36.7; TCG EK Credential Profile 2.5, B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attest.ak import check_ak, check_under_ek
+from attest.certify import check_device_key
+from attest.ekcert import EkTrust, check_ek_certificate
+from attest.ektemplate import check_ek_template
+from attest.errors import CheckError, EvidenceError
+from attest.evidence import Evidence
+from attest.expectation import Expectation
+from attest.policy import Policy
+from attest.quote import VerifiedQuote, check_quote, join_quotes
+from attest.reasons import Reason
+from attest.transcript import device_data
+from attest.wire import decode_attest
+from keys.errors import PeerError
+from keys.tpm_public import PublicArea
+
+__all__ = ["Identity", "check_device", "check_identity", "check_quotes", "join_quotes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The keys of a box; `ek` is None where nothing tells it, `guesses` where a certificate does.
+
+    `trust` is None where there was nothing to judge it by.
+    """
+
+    ek: PublicArea | None
+    ak: PublicArea | None
+    guesses: tuple[PublicArea, ...] = ()
+    trust: EkTrust | None = None
+    not_checked: tuple[str, ...] = ()
+
+
+def check_identity(
+    evidence: Evidence, expectation: Expectation, policy: Policy, now: float
+) -> Identity:
+    """Decode the keys and judge the EK certificate; CheckError for keys that cannot be."""
+    missing: list[str] = []
+    ek = None if evidence.ek_public is None else _ek(evidence.ek_public)
+    ak = None if evidence.ak_public is None else _ak(evidence.ak_public)
+    if ak is None:
+        missing.append("the attestation key (ak.pub)")
+    guesses = _guesses(evidence.ek_certificates) if ek is None else ()
+    subject = ek or (guesses[0] if guesses else None)
+    trust = None
+    if subject is None:
+        missing.append("the endorsement key (ek.pub, ek*.crt)")
+    elif expectation.anchors is None:
+        missing.append("who vouches for the endorsement key (trust anchors)")
+    else:
+        trust = check_ek_certificate(
+            evidence.ek_certificates,
+            expectation.anchors,
+            subject,
+            now,
+            rehearsal=policy.rehearsal,
+        )
+    return Identity(ek=ek, ak=ak, guesses=guesses, trust=trust, not_checked=tuple(missing))
+
+
+def _ek(public: bytes) -> PublicArea:
+    try:
+        area = PublicArea.decode(public)
+        check_ek_template(area)
+    except PeerError as error:
+        raise CheckError(Reason.EK_STRUCTURE, str(error)) from None
+    return area
+
+
+def _ak(public: bytes) -> PublicArea:
+    try:
+        area = PublicArea.decode(public)
+        check_ak(area)
+        area.public_key()
+    except PeerError as error:
+        raise CheckError(Reason.AK_ATTRIBUTES, str(error)) from None
+    return area
+
+
+def _guesses(certificates: tuple[bytes, ...]) -> tuple[PublicArea, ...]:
+    """Compute what EK each certificate could be for; one that cannot be read is for none."""
+    found: list[PublicArea] = []
+    for stored in certificates:
+        try:
+            found += ()
+        except EvidenceError:
+            continue
+    return tuple(found)
+
+
+def check_quotes(evidence: Evidence, identity: Identity) -> tuple[VerifiedQuote, ...]:
+    """Verify every quote and whose it is; CheckError otherwise.
+
+    Without `evidence.nonce` a quote is taken for whatever it was made for: nobody may call that
+    fresh (see `attest.appraise`).
+    """
+    if identity.ak is None or evidence.quotes is None or evidence.pcrs is None:
+        return ()
+    quotes = tuple(
+        check_quote(
+            attest=signed.attest,
+            signature=signed.signature,
+            ak=identity.ak,
+            extra_data=_nonce(evidence.nonce, signed.attest),
+            values=evidence.pcrs,
+            any_pcr=not evidence.is_whole,
+        )
+        for signed in evidence.quotes
+    )
+    for quote in quotes:
+        _check_signer(quote, identity, identity.ak)
+    return quotes
+
+
+def _nonce(expected: bytes | None, attest: bytes) -> bytes:
+    if expected is not None:
+        return expected
+    try:
+        return decode_attest(attest).extra_data
+    except EvidenceError as error:
+        raise CheckError(Reason.QUOTE_STRUCTURE, str(error)) from None
+
+
+def _check_signer(quote: VerifiedQuote, identity: Identity, ak: PublicArea) -> None:
+    parents = (identity.ek,) if identity.ek is not None else identity.guesses
+    for place, parent in enumerate(parents):
+        try:
+            check_under_ek(quote.qualified_signer, parent, ak)
+        except CheckError:
+            if place + 1 == len(parents):
+                raise
+        else:
+            return
+
+
+def check_device(evidence: Evidence, identity: Identity, quote: VerifiedQuote) -> None:
+    """Check that the device key was certified by this AK in this boot; CheckError otherwise."""
+    if evidence.device is None or evidence.nonce is None or identity.ak is None:
+        raise CheckError(Reason.DEVICE_KEY, "none was sent")
+    _, certified = check_device_key(
+        public=evidence.device_public or b"",
+        attest=evidence.device.attest,
+        signature=evidence.device.signature,
+        ak=identity.ak,
+        extra_data=device_data(evidence.nonce),
+    )
+    ours, quoted = certified.clock, quote.clock
+    if (ours.reset_count, ours.restart_count) != (quoted.reset_count, quoted.restart_count):
+        raise CheckError(Reason.DEVICE_KEY, "it was certified in another boot")

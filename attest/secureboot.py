@@ -1,0 +1,78 @@
+"""Which Secure Boot keys a box trusts: PK, KEK and db against a list, dbx against a minimum.
+
+The databases come from a log that replays to the quote, so they are what the firmware measured. It
+never says who may own a key: the policy and the firmware baseline list them by digest.
+UEFI 2.10, 32.4.1 (signature databases); rules of PCR 7 in docs/verifier.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attest.bootfacts import FileFacts
+from attest.reasons import Finding, Reason
+from attest.uefi import CERT_SHA256, CERT_X509, decode_signatures
+from attest.variables import SecureBootVariables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLists:
+    """SHA-256 of every certificate (DER) in PK, KEK and db with its database, and dbx's digests."""
+
+    certificates: tuple[tuple[str, bytes], ...]
+    other_entries: tuple[str, ...]
+    forbidden: frozenset[bytes]
+
+    @property
+    def fingerprints(self) -> frozenset[bytes]:
+        """The certificates alone."""
+        return frozenset(fingerprint for _, fingerprint in self.certificates)
+
+
+def key_lists(variables: SecureBootVariables) -> KeyLists:
+    """Read the databases; EvidenceError where one is no signature list."""
+    certificates: list[tuple[str, bytes]] = []
+    others: list[str] = []
+    for name, data in (("PK", variables.pk), ("KEK", variables.kek), ("db", variables.db)):
+        for entry in decode_signatures(data):
+            if entry.type == CERT_X509:
+                certificates.append((name, hashlib.sha256(entry.data).digest()))
+            else:
+                others.append(f"{name}: {entry.data.hex()}")
+    forbidden = frozenset(
+        entry.data for entry in decode_signatures(variables.dbx) if entry.type == CERT_SHA256
+    )
+    return KeyLists(
+        certificates=tuple(certificates), other_entries=tuple(others), forbidden=forbidden
+    )
+
+
+def check_keys(
+    lists: KeyLists, allowed: frozenset[bytes] | None, minimum: frozenset[bytes]
+) -> Iterator[Finding]:
+    """Find keys that no list allows, and digests that dbx lacks; None allows every key."""
+    if allowed is not None:
+        for database, fingerprint in lists.certificates:
+            if fingerprint not in allowed:
+                detail = (
+                    f"{database} holds the certificate {fingerprint.hex()}, which is not listed"
+                )
+                yield Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail)
+        for entry in lists.other_entries:
+            detail = f"an entry that is no certificate and is not listed: {entry[:80]}"
+            yield Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail)
+    missing = minimum - lists.forbidden
+    if missing:
+        detail = f"dbx lacks {len(missing)} of {len(minimum)} digests, {min(missing).hex()} first"
+        yield Finding(reason=Reason.DBX_OUTDATED, detail=detail)
+
+
+def check_not_forbidden(lists: KeyLists, facts: FileFacts) -> Iterator[Finding]:
+    """Find a firmware that started a program although its own dbx forbids it."""
+    for name in ("shim", "grub", "kernel"):
+        image = getattr(facts, name, None)
+        if image is not None and image.image["sha256"] in lists.forbidden:
+            detail = f"dbx forbids the {name} that the firmware started"
+            yield Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail)
