@@ -1,6 +1,6 @@
 # The commands of this project; each installs what it needs first (.ci/setup, root).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-evidence check bench clean
+.PHONY: help setup demo test test-evidence check mutants fuzz bench clean
 EVIDENCE ?= ../shared/evidence
 BIN := .venv/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/doorstep
@@ -29,6 +29,12 @@ check: setup ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutants: setup ## delete each check of the verifier in turn: a test must fail (ONLY=quote,ak)
+	$(BIN)/python -m tests.mutants $(ONLY)
+
+fuzz: setup ## any bytes into each wire format (TIME=60 seconds each, ONLY=NAME, EVIDENCE=DIR)
+	$(BIN)/python -m tests.fuzz run --seconds $(or $(TIME),60) $(if $(wildcard $(EVIDENCE)),--evidence $(EVIDENCE)) $(ONLY)
 
 bench: setup ## figures beside their peers' (build/bench.json)
 	@mkdir -p $(CACHE)
