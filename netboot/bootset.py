@@ -49,7 +49,10 @@ class BootSetError(PeerError):
 
 
 class Role(StrEnum):
-    """What a file is for. `cdgrub` starts from an ISO, `grub` from the network."""
+    """What a file is for. `cdgrub` starts from an ISO, `grub` from the network.
+
+    `modules` lists the kernel modules in `generic`, for whoever judges a boot; it is not booted.
+    """
 
     SHIM = "shim"
     GRUB = "grub"
@@ -58,6 +61,7 @@ class Role(StrEnum):
     ANCHOR = "anchor"
     MOKMANAGER = "mokmanager"
     CDGRUB = "cdgrub"
+    MODULES = "modules"
 
 
 REQUIRED = frozenset({Role.SHIM, Role.GRUB, Role.KERNEL, Role.GENERIC, Role.ANCHOR})
@@ -216,7 +220,8 @@ def files_to_serve(
     """
     paths: dict[str, bytes] = {}
     for manifest in (*accepted, served):
-        paths.update({file.path: file.sha256 for file in manifest.roles.values()})
+        files = (file for role, file in manifest.roles.items() if role is not Role.MODULES)
+        paths.update({file.path: file.sha256 for file in files})
     for path, role in FIXED_NAMES.items():
         if role in served.roles:
             paths[path] = served.roles[role].sha256

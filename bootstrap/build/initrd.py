@@ -175,7 +175,8 @@ def _system_entries(
     yield from (file_entry(name, data) for name, data in compiled.items())
 
 
-def _module_entries(kernel: Path) -> Iterator[CpioEntry]:
+def read_modules(kernel: Path) -> dict[str, bytes]:
+    """Give the modules that go into the initrd, in load order: file name and unpacked bytes."""
     files = read_deb(kernel)
     modules = {
         Path(name).name.partition(".ko")[0].replace("-", "_"): entry.data
@@ -185,9 +186,14 @@ def _module_entries(kernel: Path) -> Iterator[CpioEntry]:
     lists = [e.data.decode() for n, e in files.items() if n.endswith("/modules.builtin")]
     builtin = {Path(p).stem.replace("-", "_") for text in lists for p in text.split()}
     order = tree.order_modules(tree.MODULES, modules, builtin)
-    for name in order:
-        yield file_entry(f"doorstep/{name}.ko", tree.plain_module(modules[name]))
-    yield file_entry("doorstep/modules", "".join(f"{name}.ko\n" for name in order).encode())
+    return {f"{name}.ko": tree.plain_module(modules[name]) for name in order}
+
+
+def _module_entries(kernel: Path) -> Iterator[CpioEntry]:
+    modules = read_modules(kernel)
+    for name, data in modules.items():
+        yield file_entry(f"doorstep/{name}", data)
+    yield file_entry("doorstep/modules", "".join(f"{name}\n" for name in modules).encode())
 
 
 def _fixed_entries(agent: str) -> Iterator[CpioEntry]:

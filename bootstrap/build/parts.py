@@ -12,9 +12,10 @@ from importlib import resources
 from pathlib import Path
 
 from bootstrap.build import apt, tree
-from bootstrap.build.initrd import AGENT, build_generic, read_deb
+from bootstrap.build.initrd import AGENT, build_generic, read_deb, read_modules
 from bootstrap.build.lock import Lock, decode_lock
 from bootstrap.errors import SiteError
+from bootstrap.module_list import encode_modules
 from netboot.bootset import (
     COMMAND_LINE,
     GRUB_CFG,
@@ -39,6 +40,7 @@ NAMES = {
     Role.KERNEL: "vmlinuz",
     Role.GENERIC: "generic.img",
     Role.ANCHOR: "anchor.img",
+    Role.MODULES: "modules.json",
 }
 
 
@@ -86,6 +88,7 @@ def build_parts(
     files[Role.KERNEL] = _file_of(packages[kernel], f"boot/vmlinuz-{image}")
     own = source or Path(__file__).parents[2]
     files[Role.GENERIC] = build_generic(packages, kernel, own, agent=agent)
+    files[Role.MODULES] = encode_modules(read_modules(packages[kernel]))
     return Parts(files=files, kernel_version=lock.package(kernel).version)
 
 
