@@ -11,6 +11,9 @@ import hashlib
 import struct
 from dataclasses import dataclass, replace
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from attest.der import Certificate, public_key
 from attest.errors import CheckError
 from attest.reasons import Reason
 from keys.tpm_public import (
@@ -154,6 +157,36 @@ def check_ek_template(ek: PublicArea) -> EkTemplate:
         Reason.EK_TEMPLATE,
         f"attributes 0x{ek.attributes:08x}, name hash {HASHES[ek.name_alg]}",
     )
+
+
+def reconstruct_ek(certificate: Certificate) -> tuple[PublicArea, ...]:
+    """Give the public areas that an EK with a certificate's key has, one for each template.
+
+    So a verifier without ek.pub can compute the names that its EK may have. EvidenceError for a
+    key of an unknown kind.
+    """
+    return tuple(public for _, public in fitting_templates(certificate))
+
+
+def fitting_templates(certificate: Certificate) -> tuple[tuple[EkTemplate, PublicArea], ...]:
+    """Give the templates that a certificate's key fits, each with the EK's public area."""
+    key = public_key(certificate)
+    found = []
+    for known in TEMPLATES:
+        template = known.public.key
+        if isinstance(template, RsaPublic) and isinstance(key, rsa.RSAPublicKey):
+            numbers = key.public_numbers()
+            if (key.key_size, numbers.e) == (template.bits, 65537):
+                modulus = numbers.n.to_bytes(template.bits // 8, "big")
+                found.append((known, replace(known.public, key=replace(template, modulus=modulus))))
+        elif isinstance(template, EccPublic) and not isinstance(key, rsa.RSAPublicKey):
+            if key.curve.name == template.curve.algorithm().name:
+                x, y = (
+                    number.to_bytes(template.curve.size, "big")
+                    for number in (key.public_numbers().x, key.public_numbers().y)
+                )
+                found.append((known, replace(known.public, key=replace(template, x=x, y=y))))
+    return tuple(found)
 
 
 def _without_unique(area: PublicArea) -> PublicArea:
