@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from attest.der import Certificate, public_key
+from attest.der import Certificate, PublicKey, public_key
 from attest.errors import CheckError
 from attest.reasons import Reason
 from keys.tpm_public import (
@@ -24,6 +24,7 @@ from keys.tpm_public import (
     Attributes,
     Curve,
     EccPublic,
+    Key,
     KeyedHashPublic,
     PublicArea,
     RsaPublic,
@@ -171,22 +172,25 @@ def reconstruct_ek(certificate: Certificate) -> tuple[PublicArea, ...]:
 def fitting_templates(certificate: Certificate) -> tuple[tuple[EkTemplate, PublicArea], ...]:
     """Give the templates that a certificate's key fits, each with the EK's public area."""
     key = public_key(certificate)
-    found = []
-    for known in TEMPLATES:
-        template = known.public.key
-        if isinstance(template, RsaPublic) and isinstance(key, rsa.RSAPublicKey):
-            numbers = key.public_numbers()
-            if (key.key_size, numbers.e) == (template.bits, 65537):
-                modulus = numbers.n.to_bytes(template.bits // 8, "big")
-                found.append((known, replace(known.public, key=replace(template, modulus=modulus))))
-        elif isinstance(template, EccPublic) and not isinstance(key, rsa.RSAPublicKey):
-            if key.curve.name == template.curve.algorithm().name:
-                x, y = (
-                    number.to_bytes(template.curve.size, "big")
-                    for number in (key.public_numbers().x, key.public_numbers().y)
-                )
-                found.append((known, replace(known.public, key=replace(template, x=x, y=y))))
-    return tuple(found)
+    filled = [(known, _filled(known.public.key, key)) for known in TEMPLATES]
+    return tuple(
+        (known, replace(known.public, key=made)) for known, made in filled if made is not None
+    )
+
+
+def _filled(template: Key, key: PublicKey) -> Key | None:
+    """Put a key into a template's unique field; None where it has another kind or size."""
+    if isinstance(key, rsa.RSAPublicKey):
+        rsa_numbers = key.public_numbers()
+        if not isinstance(template, RsaPublic) or rsa_numbers.e != 65537:
+            return None
+        if key.key_size != template.bits:
+            return None
+        return replace(template, modulus=rsa_numbers.n.to_bytes(template.bits // 8, "big"))
+    if not isinstance(template, EccPublic) or key.curve.name != template.curve.algorithm().name:
+        return None
+    numbers, size = key.public_numbers(), template.curve.size
+    return replace(template, x=numbers.x.to_bytes(size, "big"), y=numbers.y.to_bytes(size, "big"))
 
 
 def _without_unique(area: PublicArea) -> PublicArea:

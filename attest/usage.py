@@ -12,7 +12,7 @@ from attest.der import Certificate
 from attest.errors import EvidenceError
 
 # RFC 5280, 4.2.1.3: bit numbers of KeyUsage.
-KEY_ENCIPHERMENT, KEY_AGREEMENT, CERT_SIGN, CRL_SIGN = 2, 4, 5, 6
+DIGITAL_SIGNATURE, KEY_ENCIPHERMENT, KEY_AGREEMENT, CERT_SIGN, CRL_SIGN = 0, 2, 4, 5, 6
 ANY_USAGE = "2.5.29.37.0"
 MAX_DEPTH = 6
 BASIC, KEY_USAGE, EXTENDED, SAN = "2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17"
