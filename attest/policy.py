@@ -103,7 +103,7 @@ class Policy:
         `name` is what messages call the file.
         """
         try:
-            document = tomllib.loads(text) if len(text) <= MAX_POLICY else {}
+            document = tomllib.loads(_bounded(text, name))
         except tomllib.TOMLDecodeError as error:
             raise AttestSiteError(f"{name}: it is not TOML: {error}") from None
         if document.pop("type", None) != POLICY_TYPE:
@@ -120,6 +120,12 @@ class Policy:
     def digest(self) -> bytes:
         """SHA-256 of the TOML form."""
         return hashlib.sha256(self.to_toml().encode()).digest()
+
+
+def _bounded(text: str, name: str) -> str:
+    if len(text) > MAX_POLICY:
+        raise AttestSiteError(f"{name}: it is larger than {MAX_POLICY} characters")
+    return text
 
 
 def _known() -> str:

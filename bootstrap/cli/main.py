@@ -32,6 +32,13 @@ COMMANDS = {
     "events": Entry("bootstrap.cli.box:events", "Show what happened, and what happens."),
     "secret": Entry("bootstrap.cli.secret:secret", "Store, list and remove secrets."),
     "note": Entry("bootstrap.cli.site:note", "Sign the delivery note with the offline key."),
+    "trust": Entry("bootstrap.cli.trust:trust", "Import, list and remove TPM makers' CAs."),
+    "firmware": Entry("bootstrap.cli.firmware:firmware", "Keep the signed firmware baseline."),
+    "policy": Entry("bootstrap.cli.policy:policy", "Show and check how evidence is judged."),
+    "verify": Entry("bootstrap.cli.verify:verify", "Judge kept evidence again, offline."),
+    "eventlog": Entry("bootstrap.cli.eventlog:eventlog", "Read and replay a boot event log."),
+    "ek": Entry("bootstrap.cli.trust:ek", "Judge endorsement certificates."),
+    "pe": Entry("bootstrap.cli.pe:pe", "Show what a boot program is and how it is measured."),
     "ca": Entry("bootstrap.cli.secret:authority", "Answer the appliance's certificate requests."),
     "service": Entry("bootstrap.cli.run:service", "Run one process in the foreground.", True),
 }
