@@ -143,8 +143,6 @@ def _aggregate(entry: ImaEntry, values: Values, workarounds: list[str]) -> str:
     file = entry.file
     if file is None or file.name != "boot_aggregate":
         return "the list does not begin with boot_aggregate"
-    if entry.violation:
-        return ""
     held = values.get(file.algorithm)
     if held is None:
         return f"boot_aggregate is over the bank {file.algorithm!r}, which was not quoted"

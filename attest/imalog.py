@@ -41,7 +41,6 @@ _OLD = "ima"
 _OLD_DIGEST = 20
 _OLD_NAME = 256
 """Template `ima` hashes SHA-1 or MD5 and a name filled up to 256 bytes, without lengths."""
-_MAX_NAME = 255
 _NAME = re.compile(rb"[!-~]{1,255}")
 _HEX = re.compile(rb"(?:[0-9a-f]{2})*")
 _U32 = struct.Struct("<I")
@@ -125,8 +124,7 @@ def _find_bank(data: bytes) -> str:
     for bank, size in _SIZES.items():
         if 4 + size + 4 <= len(data):
             (length,) = _U32.unpack_from(data, 4 + size)
-            name = data[8 + size : 8 + size + length] if length <= _MAX_NAME else b""
-            if len(name) == length and _NAME.fullmatch(name):
+            if _NAME.fullmatch(data[8 + size : 8 + size + length]):
                 return bank
     if data:
         raise EvidenceError("the IMA list does not begin with an entry")
@@ -140,7 +138,7 @@ def _binary_records(data: bytes, size: int) -> Iterator[_Record]:
         while offset < end:
             pcr, digest, length = head.unpack_from(data, offset)
             offset += head.size
-            name = data[offset : offset + length] if length <= _MAX_NAME else b""
+            name = data[offset : offset + length]
             if not _NAME.fullmatch(name):
                 raise EvidenceError(f"the IMA list has no template name at offset {offset}")
             offset += length
@@ -230,8 +228,6 @@ def _file(template: str, fields: list[bytes]) -> ImaFile:
     """Read digest and name, the first two fields of every known template."""
     if template == _OLD:
         label, digest, name = b"sha1", fields[0], fields[1]
-        if len(digest) != _OLD_DIGEST:
-            raise EvidenceError("the digest of an ima entry has a wrong size")
     else:
         label, _, digest = fields[0].partition(b":\0")
         name = fields[1][:-1]

@@ -24,6 +24,7 @@ VECTORS = Path(__file__).parent / "vectors" / "ima"
 PATHS = sorted(VECTORS.glob("*.toml"))
 GOOD = make_ima_vectors.GOOD
 FIRST = GOOD[0]
+DIGEST, NAME = b"sha256:\0" + bytes(32), b"/x.ko\0"
 
 
 def quoted(vector: dict) -> Values:
@@ -156,9 +157,11 @@ def test_templates_give_digest_and_name() -> None:
         *forge.modules("failover", template="ima-modsig"),
         forge.make_entry(b"buffer".ljust(32), ".ima", "ima-buf", rest=[b"key"]),
         forge.make_entry(b"other", "/x", algorithm="streebog256"),
+        forge.make_entry(bytes(32), "/x", "ima-modsig", rest=[b"sig", DIGEST, b"\x30\0"]),
     ):
-        log = forge.make_list([entry])
-        assert decode_ima(forge.encode(log)) == log
+        for form in ImaForm:
+            log = replace(forge.make_list([entry]), form=form)
+            assert decode_ima(forge.encode(log)) == log
 
 
 def test_an_empty_list_is_one() -> None:
@@ -169,7 +172,6 @@ def fields(*parts: bytes) -> ImaEntry:
     return forge.unknown_entry("ima-sig", b"".join(forge.sized(part) for part in parts))
 
 
-DIGEST, NAME = b"sha256:\0" + bytes(32), b"/x.ko\0"
 V2 = replace(fields(b"ima:" + DIGEST, NAME), template="ima-ngv2")
 BAD_ENTRIES = [
     ("cut off", replace(FIRST, data=FIRST.data[:50])),
@@ -221,8 +223,11 @@ def test_the_old_template_is_read_strictly() -> None:
 
 
 def test_every_cut_of_a_list_is_refused_or_shorter() -> None:
-    data = forge.encode(forge.make_list(GOOD))
-    ends = {len(forge.encode(forge.make_list(GOOD[:count]))) for count in range(len(GOOD) + 1)}
+    # The data of a violation are covered by no digest.
+    entries = [*GOOD, replace(forge.unknown_entry("site-own", b"whatever"), violation=True)]
+    data = forge.encode(forge.make_list(entries))
+    counts = range(len(entries) + 1)
+    ends = {len(forge.encode(forge.make_list(entries[:count]))) for count in counts}
     for cut in range(len(data)):
         if cut in ends:
             assert decode_ima(data[:cut])
