@@ -92,6 +92,7 @@ class Expectation:
             "type": EXPECTATION_TYPE,
             "sets": None if self.sets is None else [_set_plain(known) for known in self.sets],
             "anchors": roots,
+            "crls": [] if anchors is None else sorted(crl.der.hex() for crl in anchors.crls),
             "record": None if self.record is None else _record_plain(self.record),
             "baseline": self.baseline.plain(),
         }

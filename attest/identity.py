@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from attest.ak import check_ak, check_under_ek
 from attest.certify import check_device_key
+from attest.der import decode_certificate
 from attest.ekcert import EkTrust, check_ek_certificate
-from attest.ektemplate import check_ek_template
+from attest.ektemplate import check_ek_template, reconstruct_ek
 from attest.errors import CheckError, EvidenceError
 from attest.evidence import Evidence
 from attest.expectation import Expectation
@@ -64,6 +65,7 @@ def check_identity(
             subject,
             now,
             rehearsal=policy.rehearsal,
+            crl_max_age=policy.crl_max_age,
         )
     return Identity(ek=ek, ak=ak, guesses=guesses, trust=trust, not_checked=tuple(missing))
 
@@ -92,7 +94,7 @@ def _guesses(certificates: tuple[bytes, ...]) -> tuple[PublicArea, ...]:
     found: list[PublicArea] = []
     for stored in certificates:
         try:
-            found += ()
+            found += reconstruct_ek(decode_certificate(stored))
         except EvidenceError:
             continue
     return tuple(found)

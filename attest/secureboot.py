@@ -12,41 +12,59 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attest.bootfacts import FileFacts
+from attest.der import decode_certificate
+from attest.errors import EvidenceError
 from attest.reasons import Finding, Reason
 from attest.uefi import CERT_SHA256, CERT_X509, decode_signatures
 from attest.variables import SecureBootVariables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyLists:
-    """SHA-256 of every certificate (DER) in PK, KEK and db with its database, and dbx's digests."""
+class Key:
+    """One certificate in PK, KEK or db; `fingerprint` is SHA-256 of its DER."""
 
-    certificates: tuple[tuple[str, bytes], ...]
-    other_entries: tuple[str, ...]
+    database: str
+    fingerprint: bytes
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLists:
+    """What the databases hold: certificates, other entries as text, and dbx's SHA-256 digests."""
+
+    keys: tuple[Key, ...]
+    others: tuple[str, ...]
     forbidden: frozenset[bytes]
 
     @property
     def fingerprints(self) -> frozenset[bytes]:
-        """The certificates alone."""
-        return frozenset(fingerprint for _, fingerprint in self.certificates)
+        """The fingerprints alone, whatever the database."""
+        return frozenset(key.fingerprint for key in self.keys)
 
 
 def key_lists(variables: SecureBootVariables) -> KeyLists:
     """Read the databases; EvidenceError where one is no signature list."""
-    certificates: list[tuple[str, bytes]] = []
+    keys: list[Key] = []
     others: list[str] = []
     for name, data in (("PK", variables.pk), ("KEK", variables.kek), ("db", variables.db)):
         for entry in decode_signatures(data):
             if entry.type == CERT_X509:
-                certificates.append((name, hashlib.sha256(entry.data).digest()))
+                digest = hashlib.sha256(entry.data).digest()
+                keys.append(Key(database=name, fingerprint=digest, title=_title(entry.data)))
             else:
-                others.append(f"{name}: {entry.data.hex()}")
+                others.append(f"{name}: {entry.data[:32].hex()}")
     forbidden = frozenset(
         entry.data for entry in decode_signatures(variables.dbx) if entry.type == CERT_SHA256
     )
-    return KeyLists(
-        certificates=tuple(certificates), other_entries=tuple(others), forbidden=forbidden
-    )
+    return KeyLists(keys=tuple(keys), others=tuple(others), forbidden=forbidden)
+
+
+def _title(certificate: bytes) -> str:
+    """Name a certificate for people; firmware takes some that are none."""
+    try:
+        return decode_certificate(certificate).title
+    except EvidenceError:
+        return "unreadable"
 
 
 def check_keys(
@@ -54,14 +72,12 @@ def check_keys(
 ) -> Iterator[Finding]:
     """Find keys that no list allows, and digests that dbx lacks; None allows every key."""
     if allowed is not None:
-        for database, fingerprint in lists.certificates:
-            if fingerprint not in allowed:
-                detail = (
-                    f"{database} holds the certificate {fingerprint.hex()}, which is not listed"
-                )
+        for key in lists.keys:
+            if key.fingerprint not in allowed:
+                detail = f"{key.database}: {key.title}, SHA-256 {key.fingerprint.hex()}: not listed"
                 yield Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail)
-        for entry in lists.other_entries:
-            detail = f"an entry that is no certificate and is not listed: {entry[:80]}"
+        for entry in lists.others:
+            detail = f"{entry}: no certificate and not listed"
             yield Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail)
     missing = minimum - lists.forbidden
     if missing:
