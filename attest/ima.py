@@ -48,11 +48,12 @@ def check_ima(
 ) -> CheckedIma:
     """Judge a list against quoted values and the modules of the boot set that matched.
 
-    `values` hold PCR 0 to 10 of each quoted bank; `modules` is empty for a set without a list;
-    `secure_boot` is what the boot log proved.
+    Banks of `values` without PCR 10 prove nothing here; `modules` is empty for a set without a
+    list; `secure_boot` is what the boot log proved.
     """
+    values = {bank: held for bank, held in values.items() if PCR in held}
     extended = any(any(held[PCR]) for held in values.values())
-    if not extended and not (secure_boot and modules):
+    if not values or not (extended or (secure_boot and modules)):
         return CheckedIma()
     if not data or not extended:
         told = "" if extended else _NOT_MEASURED
@@ -143,20 +144,21 @@ def _aggregate(entry: ImaEntry, values: Values, workarounds: list[str]) -> str:
     file = entry.file
     if file is None or file.name != "boot_aggregate":
         return "the list does not begin with boot_aggregate"
-    held = values.get(file.algorithm)
-    if held is None:
-        return f"boot_aggregate is over the bank {file.algorithm!r}, which was not quoted"
-    old = HASHERS[file.algorithm](b"".join(held[index] for index in range(8))).digest()
+    held = values.get(file.algorithm, {})
+    if not held.keys() >= set(range(10)):
+        return f"boot_aggregate is over PCRs of {file.algorithm!r} that were not quoted"
+    old, whole = (
+        HASHERS[file.algorithm](b"".join(held[index] for index in range(count))).digest()
+        for count in (8, 10)
+    )
     if file.algorithm == "sha1":
         workarounds.append(AGGREGATE_SHA1)
         return "" if file.digest == old else "boot_aggregate is not over the quoted PCR 0 to 7"
-    whole = HASHERS[file.algorithm](b"".join(held[index] for index in range(10))).digest()
-    if file.digest == whole:
-        return ""
     if file.digest == old:
         workarounds.append(AGGREGATE_0_7)
-        return ""
-    return "boot_aggregate is not over the quoted PCR 0 to 9"
+    elif file.digest != whole:
+        return "boot_aggregate is not over the quoted PCR 0 to 9"
+    return ""
 
 
 def _modules(

@@ -97,6 +97,8 @@ def accepted() -> Iterator[Vector]:
     yield of("accepted-longer-than-quoted", GOOD, measured=GOOD[:3], lines=(47,))
     strange = [forge.make_entry(bytes(32), "/tmp/x.ko")]
     yield of("accepted-unknown-after-quote", GOOD + strange, measured=GOOD, lines=(47,))
+    good = of("accepted-one-bank-of-two", GOOD)
+    yield replace(good, pcrs={**good.pcrs, "sha384": PCRS["sha384"]})
     yield of("accepted-list-of-sha256", GOOD, bank="sha256")
     yield of("accepted-list-of-sha384", GOOD, bank="sha384")
     for template in ("ima-ng", "ima-ngv2", "ima-sigv2", "ima-modsig"):
@@ -110,6 +112,7 @@ def accepted() -> Iterator[Vector]:
     yield of("accepted-secure-boot-off", [FIRST], secure_boot=False)
     zero = {bank: {**held, 10: bytes(len(held[0]))} for bank, held in PCRS.items()}
     yield Vector(name="nothing-measured", expect="", sent=None, pcrs=zero, listed=False)
+    yield Vector(name="nothing-quoted", expect="", sent=None, pcrs=PCRS)
     off = {"secure_boot": False}
     yield Vector(name="nothing-measured-secure-boot-off", expect="", sent=None, pcrs=zero, **off)
 
@@ -179,13 +182,17 @@ def not_replaying() -> Iterator[Vector]:
 
 def aggregates() -> Iterator[Vector]:
     """Give first entries that do not stand for this boot."""
-    says = "boot_aggregate is over the bank 'sha1'"
+    says = "boot_aggregate is over PCRs of 'sha1'"
     both = forge.boot_pcrs(("sha1", "sha256"))
     sha1 = [forge.aggregate(both, bank="sha1"), *GOOD[1:]]
     yield of("aggregate-bank-not-quoted", sha1, "IMA-REPLAY", lines=(48,), says=says)
     wrong = [forge.aggregate(both, bank="sha1", label="sha256", count=10), *GOOD[1:]]
     says = "boot_aggregate is not over the quoted PCR 0 to 9"
     yield of("aggregate-of-wrong-bank", wrong, "IMA-REPLAY", base=both, lines=(48,), says=says)
+    few = {"sha256": {n: value for n, value in PCRS["sha256"].items() if n != 9}}
+    says = "boot_aggregate is over PCRs of 'sha256'"
+    yield of("aggregate-of-pcrs-not-quoted", GOOD, "IMA-REPLAY", base=few, says=says)
+    says = "boot_aggregate is not over the quoted PCR 0 to 9"
     later = {bank: {**held, 9: held[8]} for bank, held in PCRS.items()}
     yield of("aggregate-of-earlier-boot", GOOD, "IMA-REPLAY", base=later, says=says)
     says = "boot_aggregate is not over the quoted PCR 0 to 7"
