@@ -34,7 +34,7 @@ from attest.wire import (
     selected_values,
 )
 from keys.errors import PeerError
-from keys.tpm_public import HASHES, EccPublic, KeyedHashPublic, PublicArea
+from keys.tpm_public import HASHES, KeyedHashPublic, PublicArea
 
 Values = Mapping[str, Mapping[int, bytes]]
 """PCR values: bank name, then index."""
@@ -147,7 +147,7 @@ def _check_signature(attest: bytes, signature: Signature, ak: PublicArea) -> Non
     algorithm = _HASHES[signature.hash_name]
     try:
         if isinstance(signature, EcdsaSignature) and isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(_dss(signature, ak), attest, ec.ECDSA(algorithm))
+            key.verify(_dss(signature, key), attest, ec.ECDSA(algorithm))
         elif isinstance(signature, RsaSignature) and isinstance(key, rsa.RSAPublicKey):
             key.verify(signature.signature, attest, _padding(signature, algorithm), algorithm)
         else:
@@ -170,11 +170,11 @@ def _check_scheme(signature: Signature, ak: PublicArea) -> None:
         raise CheckError(Reason.QUOTE_SIGNATURE, "the scheme is not that of the key")
 
 
-def _dss(signature: EcdsaSignature, ak: PublicArea) -> bytes:
-    size = ak.key.curve.size if isinstance(ak.key, EccPublic) else 0
+def _dss(signature: EcdsaSignature, key: ec.EllipticCurvePublicKey) -> bytes:
+    """Encode the numbers for `cryptography`; one that is longer than the curve is two spellings."""
     numbers = []
     for number in (signature.r, signature.s):
-        if not 0 < len(number) <= size or not any(number):
+        if len(number) > (key.key_size + 7) // 8 or not any(number):
             raise CheckError(Reason.QUOTE_SIGNATURE, "a number of the signature is out of range")
         numbers.append(int.from_bytes(number, "big"))
     return encode_dss_signature(numbers[0], numbers[1])
