@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from attest.errors import EvidenceError
 
@@ -96,13 +97,14 @@ def decode_ima(data: bytes) -> ImaLog:
         bank = _find_bank(data)
         records, form = _binary_records(data, _SIZES[bank]), ImaForm.BINARY
     entries: list[ImaEntry] = []
+    new, zeros = HASHERS[bank], bytes(_SIZES[bank])
     for pcr, digest, template, content, fields in records:
         if len(entries) == MAX_ENTRIES:
             raise EvidenceError(f"the IMA list holds more than {MAX_ENTRIES} entries")
         if pcr != PCR:
             raise EvidenceError(f"the IMA list has an entry for PCR {pcr}")
-        violation = not any(digest)
-        if not violation and HASHERS[bank](content).digest() != digest:
+        violation = digest == zeros
+        if not violation and new(content).digest() != digest:
             raise EvidenceError(f"the digest of IMA entry {len(entries)} is not that of its data")
         entries.append(
             ImaEntry(
@@ -235,15 +237,21 @@ def _file(template: str, fields: list[bytes]) -> ImaFile:
             raise EvidenceError(f"the name of an {template} entry does not end")
     if b"\0" in name:
         raise EvidenceError(f"the name of an {template} entry has an end in its middle")
-    first, separator, last = label.rpartition(b":")
-    if bool(separator) != template.endswith("v2") or not digest:
-        raise EvidenceError(f"the digest of an {template} entry is malformed")
-    algorithm = last.decode("ascii", "replace")
-    if len(digest) != _SIZES.get(algorithm, len(digest)):
+    kind, algorithm = _label(label, versioned=template.endswith("v2"))
+    if not digest or len(digest) != _SIZES.get(algorithm, len(digest)):
         raise EvidenceError(f"the {algorithm} digest of an {template} entry has a wrong size")
     return ImaFile(
-        kind=first.decode("ascii", "replace") or "ima",
+        kind=kind,
         algorithm=algorithm,
         digest=digest,
         name=name.decode("utf-8", "backslashreplace"),
     )
+
+
+@lru_cache(maxsize=64)
+def _label(label: bytes, *, versioned: bool) -> tuple[str, str]:
+    """Read what stands before a digest: kind of digest and hash, or (before v2) the hash alone."""
+    first, separator, last = label.rpartition(b":")
+    if bool(separator) != versioned:
+        raise EvidenceError("the digest of an IMA entry is malformed")
+    return first.decode("ascii", "replace") or "ima", last.decode("ascii", "replace")
