@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from attest.bootfacts import BootFiles, FileFacts
+from attest.bootfacts import BootFiles, Digests, FileFacts
 from attest.errors import AttestError
 from attest.expectation import ReferenceSet, SetState
 from attest.predict import Transport
 from bootstrap.errors import BootstrapError, SiteError
+from bootstrap.module_list import decode_modules
 from bootstrap.published import Published, PublishedSet, PublishedState, decode_published
 from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, decode_record
 from bootstrap.site import Site
@@ -153,6 +154,13 @@ def _facts(store: BootSetStore, manifest: BootSetManifest, grub: Role, config: b
             initrds=(content(Role.GENERIC), content(Role.ANCHOR)),
         )
     )
+
+
+def known_modules(store: BootSetStore, manifest: BootSetManifest) -> tuple[Digests, ...]:
+    """Give the modules that a set's initrd may load; none for a set built without a list."""
+    if Role.MODULES not in manifest.roles:
+        return ()
+    return decode_modules(store.file(manifest.roles[Role.MODULES].sha256).read_bytes())
 
 
 def _state(one: PublishedSet, now: float) -> SetState:
