@@ -450,6 +450,15 @@ def test_an_ak_that_is_no_point_of_its_curve_is_refused():
     refused(Reason.AK_ATTRIBUTES, "curve", check_keys, BOX.ek.encode(), off.encode())
 
 
+def test_keys_of_a_hello_that_cannot_be_are_refused():
+    ek, ak = BOX.ek.encode(), BOX.ak.encode()
+    assert check_keys(ek, ak).template is TEMPLATES[0]
+    refused(Reason.EK_STRUCTURE, "cut short", check_keys, ek[:-1], ak)
+    refused(Reason.EK_TEMPLATE, "attributes", check_keys, ak, ak)
+    refused(Reason.AK_ATTRIBUTES, "cut short", check_keys, ek, ak[:-1])
+    refused(Reason.AK_ATTRIBUTES, "lacks", check_keys, ek, ek)
+
+
 # --- device key
 
 
@@ -483,6 +492,7 @@ def test_a_device_key_of_another_algorithm_is_refused():
     attributes = DEVICE_TEMPLATE.attributes
     for area in (
         ak_of(rsa_key(2048), scheme(RSASSA), attributes=attributes),
+        ak_of(rsa_key(2048), scheme(ECDSA), attributes=attributes),
         ak_of(ecc_key(Curve.P384), scheme(ECDSA), attributes=attributes),
         ak_of(ecc_key(Curve.P256), scheme(ECDSA, "sha384"), attributes=attributes),
         ak_of(ecc_key(Curve.P256), None, attributes=attributes),
