@@ -22,15 +22,21 @@ from eventlog_forge import encode, with_events  # noqa: E402
 
 from attest import eventlog, transcript  # noqa: E402
 from attest.ak import qualified_name  # noqa: E402
+from attest.baseline import firmware_digest  # noqa: E402
 from attest.eventlog import Event, EventType  # noqa: E402
 from attest.evidence import Evidence, Signed  # noqa: E402
+from attest.policy import Policy  # noqa: E402
+from attest.reasons import Reason  # noqa: E402
+from attest.secureboot import key_lists  # noqa: E402
 from attest.uefi import EFI_GLOBAL, IMAGE_SECURITY, Variable  # noqa: E402
+from attest.variables import variables_from_log  # noqa: E402
 from attest.wire import BankSelection, ClockInfo, QuoteInfo, encode_signature  # noqa: E402
 from keys.tpm_public import Attributes  # noqa: E402
 
 VECTORS = HERE / "vectors"
 LOGS = VECTORS / "eventlog"
 BASE_LOG = (LOGS / "debian12-tftp.bin").read_bytes()
+WAIVED = frozenset({Reason.FIRMWARE_UNKNOWN})
 BOX_FIELDS = tuple(item.name for item in fields(transcript.Enrolment))
 
 
@@ -190,7 +196,7 @@ def attest() -> tuple[dict[str, dict], dict[str, bytes]]:
     good = forge.evidence(BASE_LOG)
     vectors = {"accepted": vector(good, "", verdict="accepted")}
     logs: dict[str, bytes] = {}
-    for group in (keys, quotes, device, banks, counters, boots, certificates, site):
+    for group in (keys, quotes, device, banks, counters, boots, certificates, site, policies):
         for name, (made, expect, extra) in group(good).items():
             log = made.event_log
             if log not in (BASE_LOG, b"") and "log" not in extra:
@@ -406,7 +412,7 @@ def counters(good: Evidence) -> dict:
         "clock-fell-in-power-cut": (
             cut,
             "",
-            known(11, 9, 90_000 + (1 << 22)) | accepted,
+            known(11, 9, 90_000 + (1 << 22)) | accepted | {"notes": ["POWER-CUT"]},
         ),
         "reboot-after-suspend": (good, "", known(11, 9, 80_000) | accepted),
         "tpm-cleared": (good, "TPM-CLEARED", known(40, 3, 9_000_000) | {"verdict": "held"}),
@@ -642,6 +648,38 @@ def site(good: Evidence) -> dict:
             "FACTS-DIFFER",
             held | {"record": {"differences": ["memory_mib is 512"]}},
         ),
+        "place-taken": (good, "BOX-REPLACES", held | {"record": {"replaces": "pos-1"}}),
+    }
+
+
+def policies(good: Evidence) -> dict:
+    """What a policy demands beside the values."""
+    held, accepted = {"verdict": "held"}, {"verdict": "accepted"}
+    firmware = 0x2000_1234_0000_0001
+    bad = Policy(bad_tpm_firmware=frozenset({f"4E544300:{firmware:016x}"}), waived=WAIVED)
+    log = eventlog.decode(BASE_LOG)
+    variables = variables_from_log(log, "sha256")
+    keys = key_lists(variables).fingerprints
+    forbidden = key_lists(variables).forbidden
+    listed = Policy(allowed_keys=keys, waived=WAIVED)
+    unlisted = Policy(allowed_keys=frozenset(sorted(keys)[1:]), waived=WAIVED)
+    minimum = Policy(dbx_minimum=frozenset(sorted(forbidden)[:2]), waived=WAIVED)
+    newer = Policy(dbx_minimum=frozenset({sha256(b"a forbidden image")}), waived=WAIVED)
+    known = {"record": {"tpm_firmware": firmware - 1}}
+    released = firmware_digest(forge.values_of(BASE_LOG), (0, 2, 3, 6), keys)
+    return {
+        "tpm-firmware-bad": (good, "TPM-FIRMWARE-BAD", held | {"policy": bad}),
+        "tpm-firmware-changed": (good, "", accepted | known | {"notes": ["TPM-FIRMWARE-CHANGED"]}),
+        "secure-boot-keys-listed": (good, "", accepted | {"policy": listed}),
+        "secure-boot-key-unlisted": (good, "SECURE-BOOT-KEYS", {"policy": unlisted}),
+        "dbx-minimum-held": (good, "", accepted | {"policy": minimum}),
+        "dbx-too-old": (good, "DBX-OUTDATED", {"policy": newer}),
+        "firmware-unknown": (good, "FIRMWARE-UNKNOWN", held | {"policy": Policy()}),
+        "firmware-released-for-this-box": (
+            good,
+            "",
+            accepted | {"policy": Policy(), "record": {"firmware": released}},
+        ),
     }
 
 
@@ -650,6 +688,8 @@ def vector(made: Evidence, expect: str, **extra: object) -> dict:
     found: dict = {
         "expect": expect,
         "verdict": extra.pop("verdict", "refused"),
+        "notes": extra.pop("notes", []),
+        "policy": extra.pop("policy", Policy(waived=WAIVED)).to_toml(),
         "log": extra.pop("log", "eventlog/debian12-tftp.bin" if made.event_log else ""),
         "sets": extra.pop("sets", ["debian12-tftp"]),
         "state": extra.pop("state", "served"),
