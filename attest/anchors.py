@@ -17,7 +17,7 @@ from attest.asn1 import OID, SEQUENCE, children, header, oid_text, read
 from attest.crl import Crl, decode_crl, is_crl, is_list_of
 from attest.der import Certificate, decode_certificate, public_key
 from attest.errors import AttestSiteError, EvidenceError
-from attest.usage import is_ca
+from attest.usage import DIGITAL_SIGNATURE, is_ca, usage
 
 MAX_BLOCKS = 4096
 VIRTUAL = re.compile(
@@ -41,8 +41,12 @@ class Anchors:
     crls: tuple[Crl, ...] = ()
 
 
-def decode_anchors(files: Iterable[tuple[str, bytes]], *, rehearsal: bool) -> Anchors:
+def decode_anchors(
+    files: Iterable[tuple[str, bytes]], *, rehearsal: bool, platform: bool = False
+) -> Anchors:
     """Read anchor files (PEM with any number of parts, or DER) given by name.
+
+    `platform`: they are for platform certificates, not for EKs.
 
     AttestSiteError names the file that holds nothing of use, an end entity, the CA of a virtual
     TPM outside a rehearsal, or a revocation list that its CA did not sign.
@@ -54,20 +58,26 @@ def decode_anchors(files: Iterable[tuple[str, bytes]], *, rehearsal: bool) -> An
             if isinstance(part, Crl):
                 lists[part.der] = (name, part)
             else:
-                check_anchor(name, part, rehearsal=rehearsal)
+                check_anchor(name, part, rehearsal=rehearsal, platform=platform)
                 found[part.der] = part
     for name, crl in lists.values():
         check_list(name, crl, found.values())
     return Anchors(certificates=tuple(found.values()), crls=tuple(crl for _, crl in lists.values()))
 
 
-def check_anchor(name: str, certificate: Certificate, *, rehearsal: bool) -> None:
-    """Check that a certificate may be an anchor; AttestSiteError says why not."""
+def check_anchor(
+    name: str, certificate: Certificate, *, rehearsal: bool, platform: bool = False
+) -> None:
+    """Check that a certificate may be an anchor; AttestSiteError says why not.
+
+    A maker of machines may sign with a certificate that is no CA (RFC 5755, 4.5).
+    """
     try:
         public_key(certificate)
     except EvidenceError as error:
         raise AttestSiteError(f"{name}: {error}") from None
-    if not is_ca(certificate):
+    signs = platform and usage(certificate, DIGITAL_SIGNATURE) is True
+    if not is_ca(certificate) and not signs:
         raise AttestSiteError(
             f"{name}: {certificate.title} is not a CA certificate, so it cannot be a trust anchor"
         )

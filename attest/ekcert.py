@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from attest.anchors import VIRTUAL, Anchors, decode_anchors
+from attest.anchors import VIRTUAL, Anchors, decode_anchors, is_virtual_ca
 from attest.chain import expired, find_path
 from attest.crl import check_revocation
 from attest.der import Certificate, join, public_key, weak_signature
@@ -104,9 +104,10 @@ def check_ek_leaf(
     """Judge an EK certificate by itself, whichever key the box uses."""
     findings = [Finding(reason=Reason.EK_CERT_INVALID, detail=text) for text in _leaf_faults(leaf)]
     maker, model, version = description(leaf)
-    if _is_virtual(leaf, maker, model) and not rehearsal:
-        findings.append(Finding(reason=Reason.EK_VIRTUAL, detail=f"{maker} {model}"))
     path = find_path(leaf, sent, anchors.certificates, EK_USAGE, now) or ()
+    virtual = _is_virtual(leaf, maker, model) or any(is_virtual_ca(each) for each in path[1:])
+    if virtual and not rehearsal:
+        findings.append(Finding(reason=Reason.EK_VIRTUAL, detail=f"{maker} {model}"))
     if not path:
         issuer = ", ".join(text for _, text in leaf.issuer)
         findings.append(Finding(reason=Reason.EK_UNKNOWN, detail=f"issued by {issuer!r}"))
