@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keys.errors import PeerError
-from keys.policy import CommandCode, Comparison, TimeField, TpmPolicy
+from keys.policy import CommandCode, Comparison, TimeField, TpmPolicy, pcr_digest
 from keys.protect import RANDOM_BYTES, duplicate
 from keys.secret import Secret
 from keys.tpm_public import PublicArea, sealed_object, sealed_sensitive, sealed_unique, sized
@@ -55,6 +55,18 @@ def unb64u(text: str) -> bytes:
     return data
 
 
+def sealed_pcrs(pcrs: Mapping[int, bytes]) -> Mapping[int, bytes]:
+    """Pick the values that a share is sealed to; PeerError when one is missing."""
+    if missing := [index for index in SEALED_PCRS if index not in pcrs]:
+        raise PeerError(f"the quote says nothing about PCR {missing[0]} of the SHA-256 bank")
+    return {index: pcrs[index] for index in SEALED_PCRS}
+
+
+def sealed_digest(pcrs: Mapping[int, bytes]) -> bytes:
+    """Hash the values that a share is sealed to: what an allowance is bound to."""
+    return pcr_digest(sealed_pcrs(pcrs))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
     """The boot that was attested: what the policy of the sealed share demands."""
@@ -66,11 +78,9 @@ class Boot:
 
     def policy(self) -> TpmPolicy:
         """Walk the policy in the order of the specification; PeerError when a PCR is missing."""
-        if missing := [index for index in SEALED_PCRS if index not in self.pcrs]:
-            raise PeerError(f"the quote says nothing about PCR {missing[0]} of the SHA-256 bank")
-        if self.pcrs[OPENED_PCR] != ZERO_PCR:
+        selected = sealed_pcrs(self.pcrs)
+        if selected[OPENED_PCR] != ZERO_PCR:
             raise PeerError("PCR 15 is not zero: this boot has opened a hand-over already")
-        selected = {index: self.pcrs[index] for index in SEALED_PCRS}
         return (
             TpmPolicy()
             .counter_timer(TimeField.RESET_COUNT, self.reset_count, Comparison.EQUAL)

@@ -105,6 +105,7 @@ def device_area(key: ec.EllipticCurvePrivateKey) -> PublicArea:
 
 EK = ek_area(ec.generate_private_key(ec.SECP256R1()))
 OTHER_EK = ek_area(ec.generate_private_key(ec.SECP256R1()))
+THIRD_EK = ek_area(ec.generate_private_key(ec.SECP256R1()))
 DEVICE = device_area(ec.generate_private_key(ec.SECP256R1()))
 BOX_KEY = X25519PrivateKey.generate()
 
@@ -278,6 +279,7 @@ def request(ek: PublicArea = EK, **changes):
         "pcrs": {str(index): b64u(bytes(32)) for index in SEALED_PCRS},
         "boot_set": b64u(b"b" * 32),
         "role": "pos",
+        "reasons": [],
         "handoff": {"hostname": "pos-01", "fqdn": "pos-01.shop-0417.example.net"},
     } | changes
 

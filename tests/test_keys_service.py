@@ -1,6 +1,7 @@
 """The keys process under its own uid, called by the real uids of the others."""
 
 import json
+import sqlite3
 import stat
 import subprocess
 import time
@@ -20,6 +21,7 @@ from keys_site import (
     OTHER_EK,
     SITE_TOML,
     STRANGER,
+    THIRD_EK,
     USERS,
     KeysSite,
     code,
@@ -30,10 +32,20 @@ from software_tpm import SoftwareTpm
 from test_keys_envelope import TEMPLATES, Box
 
 from keys import ca
-from keys.envelope import Bundle, answer_digest, b64u, bind, content_key, secret_digest, unb64u
+from keys.envelope import (
+    Bundle,
+    answer_digest,
+    b64u,
+    bind,
+    content_key,
+    sealed_digest,
+    secret_digest,
+    unb64u,
+)
 from keys.errors import SiteError
 from keys.io.rpc import RpcError
-from keys.io.service import main
+from keys.io.service import MAX_ALLOWANCE, main
+from keys.io.store import MIGRATIONS, Allowance, Store
 from keys.rules import HANDOVERS_PER_MINUTE
 from keys.secret import Secret
 
@@ -306,24 +318,102 @@ def test_what_published_json_withdrew_stays_withdrawn(site):
 
 def test_an_allowance_serves_once_and_for_its_role(site):
     site.ready()
-    name = b64u(OTHER_EK.name())
-    reasons = ["EK-NOT-ON-NOTE"]
-    allow = {"ek_name": name, "role": "kiosk", "reasons": reasons, "seconds": 3600}
-    assert code(site.operator, "allow", **allow | {"role": "none"}) == "ROLE-DIFFERS"
-    assert code(site.operator, "allow", **allow | {"seconds": 0}) == "MALFORMED"
-    assert code(site.operator, "allow", **allow | {"ek_name": "AA"}) == "MALFORMED"
-    site.operator("allow", **allow)
-    assert code(site.control, "handover", **request(OTHER_EK)) == "ROLE-DIFFERS"
-    given = site.control("handover", **request(OTHER_EK, role="kiosk"))
+    for wrong, expected in (
+        ({"role": "none"}, "ROLE-DIFFERS"),
+        ({"seconds": 0}, "MALFORMED"),
+        ({"seconds": MAX_ALLOWANCE + 1}, "MALFORMED"),
+        ({"ek_name": "AA"}, "MALFORMED"),
+        ({"reasons": []}, "MALFORMED"),
+        ({"sealed": "AA"}, "MALFORMED"),
+        ({"claim": "x" * 501}, "MALFORMED"),
+    ):
+        assert code(site.operator, "allow", **ALLOWED | wrong) == expected, wrong
+    site.operator("allow", **ALLOWED, claim="the label says S-2")
+    (event,) = [one for one in site.operator("events")["events"] if one["kind"] == "allowed"]
+    assert event["detail"]["reasons"] == ["BOX-REPLACES", "EK-UNLISTED"]
+    assert event["detail"]["claim"] == "the label says S-2"
+    assert event["detail"]["sealed"] == SEALED.hex()
+    assert code(site.control, "handover", **request(OTHER_EK, reasons=REASONS)) == "ROLE-DIFFERS"
+    given = site.control("handover", **KIOSK)
     assert given["withheld"] == []
-    again = request(OTHER_EK, role="kiosk", reset_count=8)
+    again = KIOSK | {"reset_count": 8, "session": b64u(bytes(16))}
     assert code(site.control, "handover", **again) == "EK-NOT-ALLOWED"
-    site.operator("allow", **allow)
-    assert site.operator("disallow", ek_name=name) == {"disallowed": True}
+    site.operator("allow", **ALLOWED)
+    assert site.operator("disallow", ek_name=ALLOWED["ek_name"]) == {"disallowed": True}
     assert code(site.control, "handover", **again) == "EK-NOT-ALLOWED"
-    site.operator("allow", **allow | {"seconds": 1})
+    site.operator("allow", **ALLOWED | {"seconds": 1})
     time.sleep(1.1)
     assert code(site.control, "handover", **again) == "EK-NOT-ALLOWED"
+
+
+REASONS = ["BOX-REPLACES", "EK-UNLISTED"]
+SEALED = sealed_digest({int(index): unb64u(value) for index, value in request()["pcrs"].items()})
+ALLOWED = {
+    "ek_name": b64u(OTHER_EK.name()),
+    "role": "kiosk",
+    "reasons": REASONS,
+    "sealed": b64u(SEALED),
+    "seconds": MAX_ALLOWANCE,
+}
+KIOSK = request(OTHER_EK, role="kiosk", reasons=REASONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"pcrs": request()["pcrs"] | {"0": b64u(b"1" * 32)}}, "EK-NOT-ALLOWED"),
+        ({"reasons": [*REASONS, "FACTS-DIFFER"]}, "EK-NOT-ALLOWED"),
+        ({"reasons": ["EK-UNLISTED"]}, "EK-NOT-ALLOWED"),
+        ({"reasons": []}, "EK-NOT-ALLOWED"),
+        ({"ek_public": b64u(THIRD_EK.encode())}, "EK-NOT-ALLOWED"),
+        ({"role": "pos"}, "ROLE-DIFFERS"),
+    ],
+    ids=[
+        "other-measurements",
+        "a-superset-of-reasons",
+        "a-subset-of-reasons",
+        "no-reason",
+        "another-ek",
+        "another-role",
+    ],
+)
+def test_an_allowance_is_for_exactly_what_it_names(allowed, change, expected):
+    assert code(allowed.control, "handover", **KIOSK | change) == expected
+    # and what it did not serve did not use it up
+    assert allowed.operator("disallow", ek_name=ALLOWED["ek_name"]) == {"disallowed": True}
+
+
+@pytest.fixture
+def allowed(shared):
+    """The shared site, which allows the other EK."""
+    shared.operator("allow", **ALLOWED)
+    return shared
+
+
+def test_an_allowance_ends_after_24_hours_exactly(allowed):
+    (event,) = [one for one in allowed.operator("events")["events"] if one["kind"] == "allowed"][
+        -1:
+    ]
+    until = event["detail"]["until"]
+    assert until == event["at"] + 86400
+    one = Allowance(role="kiosk", reasons=frozenset(REASONS), sealed=SEALED, until=until)
+    assert one.covers(frozenset(REASONS), SEALED, until - 0.001)
+    assert not one.covers(frozenset(REASONS), SEALED, until)
+
+
+def test_allowances_of_an_older_schema_are_asked_for_again(tmp_path):
+    """They said nothing of what was measured."""
+    path = tmp_path / "keys.db"
+    database = sqlite3.connect(path, isolation_level=None)
+    database.executescript(MIGRATIONS[0] + "PRAGMA user_version=1;")
+    database.execute("INSERT INTO allowed VALUES(?,?,?,?)", (EK.name(), "pos", "[]", 2e10))
+    database.close()
+    store = Store(path)
+    assert store.allowance(EK.name()) is None
+    one = Allowance(role="pos", reasons=frozenset({"A"}), sealed=SEALED, until=2e10)
+    store.allow(EK.name(), one)
+    assert store.allowance(EK.name()) == one
+    store.close()
 
 
 def test_hand_overs_are_limited_for_the_whole_site(site):

@@ -24,6 +24,7 @@ from keys.envelope import (
     Randomness,
     b64u,
     seal,
+    sealed_digest,
     secret_digest,
     unb64u,
 )
@@ -62,6 +63,7 @@ class Request:
     pcrs: Mapping[int, bytes]
     boot_set: bytes
     role: str
+    reasons: frozenset[str]
     handoff: Mapping[str, Any]
 
     @classmethod
@@ -90,6 +92,7 @@ class Request:
             pcrs={int(index): sized(value, 32) for index, value in params["pcrs"].items()},
             boot_set=sized(params["boot_set"], 32),
             role=_text(params["role"]),
+            reasons=frozenset(map(_text, params["reasons"])),
             handoff=handoff,
         )
 
@@ -140,7 +143,8 @@ class Desk:
     def _check_allowed(self, request: Request, now: float) -> Entry | None:
         """Check EK and role by allowance, then by delivery note; gives the entry that is used."""
         allowance = self.store.allowance(request.ek_name)
-        if allowance is not None and now < allowance.until:
+        sealed = sealed_digest(request.pcrs)
+        if allowance is not None and allowance.covers(request.reasons, sealed, now):
             entry, wanted = None, allowance.role
         else:
             entry = self._entry(request)

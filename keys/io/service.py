@@ -29,7 +29,7 @@ from keys.io.handover import Desk, Request, sized
 from keys.io.layout import OPERATOR, Layout
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
-from keys.io.store import Event, Store
+from keys.io.store import Allowance, Event, Store
 from keys.io.vault import NOT_COVERED, Vault
 from keys.note import Floor
 from keys.rules import SecretRule, Tier
@@ -41,7 +41,8 @@ MARK_SECONDS = 30.0
 MARK = "time-mark"
 FLOOR = "note-floor"
 MAX_EVENTS = 1000
-MAX_ALLOWANCE = 7 * 86400
+MAX_ALLOWANCE = 86400
+MAX_REASONS, MAX_CLAIM = 64, 500
 CONTROL = "control"
 BOTH = frozenset({CONTROL, OPERATOR})
 ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
@@ -227,16 +228,21 @@ class Service:
 
     def _allow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         ek_name, role, seconds = _ek_name(params), params["role"], params["seconds"]
-        reasons = [_named(reason) for reason in params["reasons"]]
+        reasons = frozenset(_named(reason) for reason in params["reasons"])
+        sealed, claim = sized(params["sealed"], 32), _named(params.get("claim", ""))
+        if not reasons or len(reasons) > MAX_REASONS or len(claim) > MAX_CLAIM:
+            raise Refusal("MALFORMED", f"1 to {MAX_REASONS} reasons, {MAX_CLAIM} letters of claim")
         if role not in self._files.rules.roles:
             raise Refusal("ROLE-DIFFERS", f"site.toml has no role {role!r}")
         if not isinstance(seconds, int) or not 1 <= seconds <= MAX_ALLOWANCE:
             raise Refusal("MALFORMED", f"seconds is a number from 1 to {MAX_ALLOWANCE}")
         until = now + seconds
         with self._store.transaction():
-            self._store.allow(ek_name, role, reasons, until)
-            about = {"ek_name": ek_name.hex(), "role": role, "reasons": reasons, "until": until}
-            self._record(now, user, "allowed", **about)
+            one = Allowance(role=role, reasons=reasons, sealed=sealed, until=until)
+            self._store.allow(ek_name, one)
+            about = {"ek_name": ek_name.hex(), "role": role, "reasons": sorted(reasons)}
+            bound = {"until": until, "sealed": sealed.hex(), "claim": claim}
+            self._record(now, user, "allowed", **about, **bound)
         return {"until": until}
 
     def _disallow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:

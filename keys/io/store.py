@@ -20,7 +20,7 @@ from keys.envelope import bind
 from keys.errors import SiteError
 from keys.rules import Tier
 
-SCHEMA = 1
+SCHEMA = 2
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -48,6 +48,11 @@ MIGRATIONS: Sequence[str] = (
     CREATE TABLE audit(
         n INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
     """,
+    # An allowance of before said nothing of what was measured: it is asked for again.
+    """
+    DELETE FROM allowed;
+    ALTER TABLE allowed ADD COLUMN sealed BLOB NOT NULL DEFAULT x'';
+    """,
 )
 """Number n of these brings a database from schema n to n + 1."""
 
@@ -67,10 +72,19 @@ class Handover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """What an operator allowed one EK, once, until a time."""
+    """What an operator allowed one EK, once, until a time: `docs/architecture.md`, `allow`.
+
+    `sealed` is the digest of the PCR values that its bundle is to be sealed to.
+    """
 
     role: str
+    reasons: frozenset[str]
+    sealed: bytes
     until: float
+
+    def covers(self, reasons: frozenset[str], sealed: bytes, now: float) -> bool:
+        """Tell whether it allows exactly this, now; EK and role are compared elsewhere."""
+        return now < self.until and self.reasons == reasons and self.sealed == sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,16 +248,21 @@ class Store:
         """Count hand-overs after a time."""
         return int(self._one("SELECT count(*) FROM handovers WHERE at>?", at)[0])
 
-    def allow(self, ek_name: bytes, role: str, reasons: Sequence[str], until: float) -> None:
+    def allow(self, ek_name: bytes, one: Allowance) -> None:
         """Write an allowance, which also lifts a revocation."""
         self._do("DELETE FROM revoked WHERE ek_name=?", ek_name)
-        text = json.dumps(list(reasons))
-        self._do("INSERT OR REPLACE INTO allowed VALUES(?,?,?,?)", ek_name, role, text, until)
+        values = (one.role, json.dumps(sorted(one.reasons)), one.until, one.sealed)
+        self._do("INSERT OR REPLACE INTO allowed VALUES(?,?,?,?,?)", ek_name, *values)
 
     def allowance(self, ek_name: bytes) -> Allowance | None:
         """Find an allowance, also one that has ended."""
-        found = self._one("SELECT role, until FROM allowed WHERE ek_name=?", ek_name)
-        return Allowance(role=found[0], until=found[1]) if found else None
+        query = "SELECT role, reasons, sealed, until FROM allowed WHERE ek_name=?"
+        found = self._one(query, ek_name)
+        if found is None:
+            return None
+        role, reasons, sealed, until = found
+        said = frozenset(json.loads(reasons))
+        return Allowance(role=role, reasons=said, sealed=sealed, until=until)
 
     def disallow(self, ek_name: bytes) -> bool:
         """Forget an allowance; False when there was none."""
