@@ -35,13 +35,17 @@ _MAX_CONFIG = 16 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootFiles:
-    """The contents of the files of one boot set for one transport."""
+    """The contents of the files of one boot set for one transport.
+
+    `modules` are the kernel module files that the initrd may load, as the kernel reads them.
+    """
 
     shim: bytes
     grub: bytes
     grub_cfg: bytes
     kernel: bytes
     initrds: tuple[bytes, ...]
+    modules: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,7 @@ class FileFacts:
     `commands` are GRUB's command texts as measured. `initrd_loaded` is over what the kernel gets:
     the files in order, each but the last padded with zeros to four bytes. `signers` are the
     certificates (DER) of each signature of shim; `grub_signers` and `kernel_signers` likewise.
+    `modules` are the kernel modules that the initrd may load; facts kept before have none.
     """
 
     shim: ImageFacts
@@ -79,6 +84,7 @@ class FileFacts:
     grub_kind: GrubKind
     grub_prefix: str
     grub_commands: tuple[str, ...]
+    modules: tuple[Digests, ...] = ()
 
     @classmethod
     def compute(cls, files: BootFiles) -> "FileFacts":
@@ -109,6 +115,7 @@ class FileFacts:
             grub_kind=loader.kind,
             grub_prefix=loader.prefix,
             grub_commands=loader.commands,
+            modules=tuple(digests(module) for module in files.modules),
         )
 
     def to_json(self) -> str:
@@ -127,6 +134,11 @@ class FileFacts:
             return cls(**{name: _FIELDS[name](value) for name, value in document.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise AttestSiteError("the boot facts cannot be read") from error
+
+
+def facts_from_json(text: str | bytes) -> FileFacts:
+    """Read kept facts of any type; raise AttestSiteError on anything else."""
+    return FileFacts.from_json(text)
 
 
 def digests(data: bytes) -> dict[str, bytes]:
@@ -294,4 +306,5 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "grub_kind": GrubKind,
     "grub_prefix": _text,
     "grub_commands": _tuple_of(_text),
+    "modules": _tuple_of(_by_bank),
 }

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attest import eventlog
-from attest.bootfacts import flat_commands
+from attest.bootfacts import facts_from_json, flat_commands
 from attest.errors import AttestSiteError, EvidenceError
 from attest.eventlog import Event, EventLog, EventType
 from attest.grub import inspect
@@ -92,6 +92,17 @@ def test_facts_round_trip_and_stay_small() -> None:
         facts = facts_of(name)
         assert FileFacts.from_json(facts.to_json()) == facts
         assert len(facts.to_json()) < 32 << 10
+
+
+def test_kept_facts_without_modules_still_read() -> None:
+    facts = facts_of("debian12-tftp")
+    assert facts.modules == ()
+    assert facts_from_json(facts.to_json().replace('"modules":[],', "")) == facts
+    more = FileFacts.compute(host_files(modules=(b"virtio_net", b"tpm")))
+    assert [module["sha1"] for module in more.modules] == [
+        hashlib.sha1(content).digest() for content in (b"virtio_net", b"tpm")
+    ]
+    assert facts_from_json(more.to_json()) == more
 
 
 def host_files(grub: str = "grubnetx64.efi.signed", **changes: object) -> BootFiles:
