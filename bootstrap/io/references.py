@@ -7,7 +7,7 @@ what was sent to a box. A set that does not verify is left out, with a sentence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -145,7 +145,7 @@ def _facts(store: BootSetStore, manifest: BootSetManifest, grub: Role, config: b
         return store.file(manifest.roles[role].sha256).read_bytes()
 
     store.check_files(manifest)
-    return FileFacts.compute(
+    facts = FileFacts.compute(
         BootFiles(
             shim=content(Role.SHIM),
             grub=content(grub),
@@ -154,6 +154,7 @@ def _facts(store: BootSetStore, manifest: BootSetManifest, grub: Role, config: b
             initrds=(content(Role.GENERIC), content(Role.ANCHOR)),
         )
     )
+    return replace(facts, modules=known_modules(store, manifest))
 
 
 def known_modules(store: BootSetStore, manifest: BootSetManifest) -> tuple[Digests, ...]:
