@@ -23,6 +23,8 @@ from attest.eventlog import EventLog
 from attest.evidence import BootSetMatch, Change, Evidence, Outcome
 from attest.expectation import Expectation, ReferenceSet
 from attest.explain import Explanation, explain_mismatch, withdrawn
+from attest.firmware import Measured, check_firmware, machine_of
+from attest.ima import check_ima
 from attest.logcheck import check_log
 from attest.policy import BOOT_PCRS, Policy, Rule
 from attest.predict import PREDICTED_PCRS
@@ -31,6 +33,7 @@ from attest.reasons import Finding, Reason
 from attest.secureboot import KeyLists, check_keys, check_not_forbidden, key_lists
 from attest.variables import SecureBootVariables, variables_from_log
 
+_IMA_TRUTH = (Reason.IMA_MALFORMED, Reason.IMA_REPLAY, Reason.IMA_VIOLATION)
 _STRONGEST = ("sha384", "sha256", "sha512", "sha1")
 
 
@@ -71,13 +74,64 @@ def check_boot(
         raise AttestSiteError("no boot set is known here")
     else:
         _check_sets(checks, values, log, variables, bank, expectation.sets, policy)
-    if Rule.BASELINE in policy.rules.values():
-        checks.add(Reason.FIRMWARE_UNKNOWN)
     if lists is not None:
         checks.findings += check_keys(lists, policy.allowed_keys, policy.dbx_minimum)
         if checks.reference is not None:
             checks.findings += check_not_forbidden(lists, checks.reference.facts)
+    keys = frozenset() if lists is None or policy.allowed_keys is not None else lists.fingerprints
+    measured = Measured(values=values, log=log, keys=keys)
+    _check_firmware(checks, measured, evidence, expectation, policy)
+    secure_boot = variables is not None and variables.secure_boot
+    _check_ima(checks, evidence.ima_log, values, secure_boot=secure_boot)
     return checks
+
+
+def _check_firmware(
+    checks: BootChecks,
+    measured: Measured,
+    evidence: Evidence,
+    expectation: Expectation,
+    policy: Policy,
+) -> None:
+    indices = [index for index, rule in policy.rules.items() if rule is Rule.BASELINE]
+    record = expectation.record
+    if record is None and not expectation.baseline.entries:
+        checks.not_checked.append("the firmware (no baseline is given)")
+        return
+    checked = check_firmware(
+        measured,
+        baseline=expectation.baseline,
+        machine=machine_of(evidence.facts),
+        indices=indices,
+        released=b"" if record is None else record.firmware,
+    )
+    checks.findings += checked.findings
+    checks.pcrs.update(checked.outcomes)
+    checks.firmware = checked.digest
+
+
+def _check_ima(
+    checks: BootChecks, data: bytes | None, values: Values, *, secure_boot: bool
+) -> None:
+    """Judge PCR 10; without a boot set only whether the list explains it."""
+    if not all(index in given for given in values.values() for index in range(11)):
+        checks.not_checked.append("the kernel's measurements (PCR 0 to 10 are not all quoted)")
+        return
+    extended = any(any(given[10]) for given in values.values())
+    if extended and data is None:
+        checks.not_checked.append("the kernel's measurements (ima.bin)")
+        return
+    reference = checks.reference
+    modules = () if reference is None else reference.facts.modules
+    checked = check_ima(data, values, modules, secure_boot=secure_boot)
+    checks.workarounds += checked.workarounds
+    if reference is not None:
+        checks.findings += checked.findings
+        checks.pcrs[10] = checked.outcome
+        return
+    # Which modules belong to the boot nobody can say; the list must be true all the same.
+    checks.not_checked.append("what the kernel loaded (no boot set to compare with)")
+    checks.findings += (each for each in checked.findings if each.reason in _IMA_TRUTH)
 
 
 def _check_log(checks: BootChecks, data: bytes | None, values: Values) -> EventLog | None:
