@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import lzma
@@ -18,13 +17,14 @@ from hypothesis import strategies as st
 
 from bootstrap.build.initrd import read_modules
 from bootstrap.errors import SiteError
-from bootstrap.io.references import known_modules
+from bootstrap.io.references import iso_facts, known_modules, network_facts
 from bootstrap.module_list import MAX_FILE, decode_modules, encode_modules
 from netboot.bootset import BootSetManifest, Role, files_to_serve
 from netboot.io.bootsets import BootSetStore
 
 DATA = {"virtio_net.ko": b"\x7fELF net", "efivarfs.ko": b"\x7fELF efivarfs"}
 LIST = encode_modules(DATA)
+NET, MEDIUM = "grubnetx64.efi", "gcdx64.efi"
 
 
 def test_each_module_has_its_digest_in_every_bank() -> None:
@@ -98,6 +98,21 @@ def test_the_list_comes_from_the_signed_set(tmp_path: Path) -> None:
     assert known_modules(store, make_set(store)) == ()
 
 
+def test_reference_values_hold_the_list_however_a_box_boots(tmp_path: Path) -> None:
+    grubs = Path("/usr/lib/grub/x86_64-efi-signed")
+    net, medium = ((grubs / name).read_bytes() for name in (f"{NET}.signed", f"{MEDIUM}.signed"))
+    shim = Path("/usr/lib/shim/shimx64.efi.signed").read_bytes()
+    programs = {"shim": shim, "grub": net, "cdgrub": medium, "kernel": medium}
+    store = BootSetStore(tmp_path)
+    for more, wanted in (({"modules": LIST}, decode_modules(LIST)), ({}, ())):
+        manifest = make_set(store, **programs, **more)
+        for facts in (
+            network_facts(store, manifest, IPv4Address("10.41.7.2")),
+            iso_facts(store, manifest),
+        ):
+            assert facts.modules == wanted
+
+
 def test_the_list_is_covered_by_the_digest_and_not_served(tmp_path: Path) -> None:
     store = BootSetStore(tmp_path)
     without, with_list = make_set(store), make_set(store, modules=LIST)
@@ -105,7 +120,7 @@ def test_the_list_is_covered_by_the_digest_and_not_served(tmp_path: Path) -> Non
     assert len({one.digest for one in (without, with_list, other)}) == 3
     address = IPv4Address("10.41.7.2")
     named = files_to_serve(with_list, (other,), address)
-    assert named == files_to_serve(dataclasses.replace(without), (), address)
+    assert named == files_to_serve(without, (), address)
 
 
 def package(directory: Path, files: dict[str, bytes]) -> Path:
