@@ -19,7 +19,7 @@ from attest.bootmatch import (
     unknown_variables,
 )
 from attest.errors import AttestSiteError, EvidenceError
-from attest.eventlog import EventLog
+from attest.eventlog import EventLog, decode
 from attest.evidence import BootSetMatch, Change, Evidence, Outcome
 from attest.expectation import Expectation, ReferenceSet
 from attest.explain import Explanation, explain_mismatch, withdrawn
@@ -63,6 +63,7 @@ def check_boot(
     checks = BootChecks(pcrs=dict.fromkeys(BOOT_PCRS, Outcome.UNCHECKED))
     if not values:
         checks.not_checked.append("what was booted (no quoted values)")
+        _check_form(checks, evidence.event_log)
         return checks
     log = _check_log(checks, evidence.event_log, values)
     bank = next(name for name in _STRONGEST if name in values)
@@ -142,6 +143,15 @@ def _check_log(checks: BootChecks, data: bytes | None, values: Values) -> EventL
     checks.findings += checked.findings
     checks.workarounds += checked.workarounds
     return checked.log
+
+
+def _check_form(checks: BootChecks, data: bytes | None) -> None:
+    """Without quoted values a log can be found to be none, and nothing more."""
+    try:
+        if data:
+            decode(data)
+    except EvidenceError as error:
+        checks.add(Reason.LOG_MALFORMED, str(error))
 
 
 def _variables(

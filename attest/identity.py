@@ -18,14 +18,12 @@ from attest.errors import CheckError, EvidenceError
 from attest.evidence import Evidence
 from attest.expectation import Expectation
 from attest.policy import Policy
-from attest.quote import VerifiedQuote, check_quote, join_quotes
+from attest.quote import VerifiedQuote, check_quote, check_signed
 from attest.reasons import Reason
 from attest.transcript import device_data
-from attest.wire import decode_attest
+from attest.wire import QuoteInfo, decode_attest
 from keys.errors import PeerError
 from keys.tpm_public import PublicArea
-
-__all__ = ["Identity", "check_device", "check_identity", "check_quotes", "join_quotes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +104,10 @@ def check_quotes(evidence: Evidence, identity: Identity) -> tuple[VerifiedQuote,
     Without `evidence.nonce` a quote is taken for whatever it was made for: nobody may call that
     fresh (see `attest.appraise`).
     """
-    if identity.ak is None or evidence.quotes is None or evidence.pcrs is None:
+    if identity.ak is None or evidence.quotes is None:
+        return ()
+    if evidence.pcrs is None:
+        _check_without_values(evidence, identity, identity.ak)
         return ()
     quotes = tuple(
         check_quote(
@@ -120,8 +121,19 @@ def check_quotes(evidence: Evidence, identity: Identity) -> tuple[VerifiedQuote,
         for signed in evidence.quotes
     )
     for quote in quotes:
-        _check_signer(quote, identity, identity.ak)
+        _check_signer(quote.qualified_signer, identity, identity.ak)
     return quotes
+
+
+def _check_without_values(evidence: Evidence, identity: Identity, ak: PublicArea) -> None:
+    """Check whose quotes they are, and for what, where nobody kept the values they are over."""
+    for signed in evidence.quotes or ():
+        decoded = check_signed(signed.attest, signed.signature, ak)
+        if not isinstance(decoded.attested, QuoteInfo):
+            raise CheckError(Reason.QUOTE_STRUCTURE, "it is a certification, no quote")
+        if evidence.nonce is not None and decoded.extra_data != evidence.nonce:
+            raise CheckError(Reason.QUOTE_NONCE, "extraData differs")
+        _check_signer(decoded.qualified_signer, identity, ak)
 
 
 def _nonce(expected: bytes | None, attest: bytes) -> bytes:
@@ -133,11 +145,11 @@ def _nonce(expected: bytes | None, attest: bytes) -> bytes:
         raise CheckError(Reason.QUOTE_STRUCTURE, str(error)) from None
 
 
-def _check_signer(quote: VerifiedQuote, identity: Identity, ak: PublicArea) -> None:
+def _check_signer(qualified_signer: bytes, identity: Identity, ak: PublicArea) -> None:
     parents = (identity.ek,) if identity.ek is not None else identity.guesses
     for place, parent in enumerate(parents):
         try:
-            check_under_ek(quote.qualified_signer, parent, ak)
+            check_under_ek(qualified_signer, parent, ak)
         except CheckError:
             if place + 1 == len(parents):
                 raise

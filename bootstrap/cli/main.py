@@ -37,7 +37,7 @@ COMMANDS = {
     "policy": Entry("bootstrap.cli.policy:policy", "Show and check how evidence is judged."),
     "verify": Entry("bootstrap.cli.verify:verify", "Judge kept evidence again, offline."),
     "eventlog": Entry("bootstrap.cli.eventlog:eventlog", "Read and replay a boot event log."),
-    "ek": Entry("bootstrap.cli.trust:ek", "Judge endorsement certificates."),
+    "ek": Entry("bootstrap.cli.ek:ek", "Judge endorsement certificates."),
     "pe": Entry("bootstrap.cli.pe:pe", "Show what a boot program is and how it is measured."),
     "ca": Entry("bootstrap.cli.secret:authority", "Answer the appliance's certificate requests."),
     "service": Entry("bootstrap.cli.run:service", "Run one process in the foreground.", True),

@@ -15,13 +15,13 @@ from typing import Any
 
 import click
 
+from attest.anchors import Anchors, decode_anchors
 from attest.appraise import appraise
-from attest.ekcert import Anchors
 from attest.errors import EvidenceError
 from attest.evidence import AttestationResult, Tier, Verdict
 from attest.expectation import Expectation
 from attest.io.archive import Kept, read_kept
-from attest.io.trust import load_trust
+from attest.io.trust import read_files
 from attest.policy import Policy
 from attest.reasons import Finding, Reason
 from bootstrap.cli.common import as_json, plain, print_json, print_table
@@ -69,14 +69,13 @@ def verify(
 
 
 def _anchors(paths: tuple[Path, ...], *, rehearsal: bool) -> Anchors | None:
+    """Read trust stores and single files."""
     if not paths:
         return None
-    loaded = [load_trust(path, rehearsal=rehearsal) for path in paths]
-    return replace(
-        loaded[0],
-        certificates=tuple(one for each in loaded for one in each.certificates),
-        crls=tuple(one for each in loaded for one in each.crls),
-    )
+    files: list[tuple[str, bytes]] = []
+    for path in paths:
+        files += read_files(path) if path.is_dir() else [(str(path), path.read_bytes())]
+    return decode_anchors(files, rehearsal=rehearsal)
 
 
 def _expectation(kept: Kept, trusted: Anchors | None) -> Expectation:
