@@ -93,6 +93,8 @@ def decode_crl(data: bytes) -> Crl:
     if len(data) > MAX_CRL:
         raise EvidenceError("a revocation list is too long")
     whole = read(data)
+    if whole.tag != SEQUENCE:
+        raise EvidenceError("a revocation list has not the shape of one")
     try:
         tbs, algorithm, signature = children(whole.content)
         fields = list(children(tbs.content))
