@@ -8,8 +8,9 @@ PCR 7 proves; every other expected value is computed from the files. It explains
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from attest.bootfacts import FileFacts
 from attest.errors import AttestSiteError, EvidenceError
@@ -42,6 +43,13 @@ class Candidate:
     transport: Transport
     server: str
     prediction: Prediction
+    _expected: dict[str, Mapping[int, tuple[bytes, ...]]] = field(default_factory=dict)
+
+    def expected(self, bank: str) -> Mapping[int, tuple[bytes, ...]]:
+        """Give the values of each predicted PCR; of PCR 4 one for each count of earlier options."""
+        if bank not in self._expected:
+            self._expected[bank] = _values(self.prediction, bank)
+        return self._expected[bank]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +66,28 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Predict every set by each of its ways, with the key databases that `variables` gives."""
     for reference in references:
+        known = variables(reference.facts)
         for transport, server, drive in _ways(reference):
             try:
-                prediction = predict(
-                    reference.facts,
-                    transport=transport,
-                    server=server,
-                    variables=variables(reference.facts),
-                    drive=drive,
-                )
+                yield _candidate(reference, transport, server, drive, known)
             except (AttestSiteError, EvidenceError):
                 # This set cannot have started there; another one may have.
                 continue
-            yield Candidate(
-                reference=reference, transport=transport, server=server, prediction=prediction
-            )
+
+
+@lru_cache(maxsize=256)
+def _candidate(
+    reference: ReferenceSet,
+    transport: Transport,
+    server: str,
+    drive: int,
+    variables: SecureBootVariables,
+) -> Candidate:
+    """Predict once: a site's boxes mostly have the same key databases."""
+    prediction = predict(
+        reference.facts, transport=transport, server=server, variables=variables, drive=drive
+    )
+    return Candidate(reference=reference, transport=transport, server=server, prediction=prediction)
 
 
 def _ways(reference: ReferenceSet) -> Iterator[tuple[Transport, str, int]]:
@@ -107,7 +122,7 @@ def compare_values(
     """Compare predicted with quoted values, in all quoted banks, with the named workarounds."""
     differing, workarounds = [], []
     for index in indices:
-        told = _compare_pcr(candidate.prediction, values, index)
+        told = _compare_pcr(candidate, values, index)
         if told is None:
             differing.append(index)
         elif told:
@@ -115,26 +130,36 @@ def compare_values(
     return Match(candidate=candidate, differing=tuple(differing), workarounds=tuple(workarounds))
 
 
-def _compare_pcr(prediction: Prediction, values: Values, index: int) -> str | None:
+def _compare_pcr(candidate: Candidate, values: Values, index: int) -> str | None:
     """Give the workaround that makes a PCR equal in every bank, "" for none, None if unequal."""
-    for earlier in range(MAX_EARLIER_OPTIONS + 1 if index == 4 else 1):
-        if all(
-            given[index] == _value(prediction, bank, index, earlier)
-            for bank, given in values.items()
-        ):
+    tables = [(given[index], candidate.expected(bank)[index]) for bank, given in values.items()]
+    for earlier in range(len(tables[0][1])):
+        if all(value == expected[earlier] for value, expected in tables):
             return f"PCR 4: {earlier} earlier boot options gave up" if earlier else ""
     return None
 
 
-def _value(prediction: Prediction, bank: str, index: int, earlier: int) -> bytes:
-    """Compute a PCR; `earlier` boot options returned to the firmware before ours was called."""
-    value = start_value(index, bank)
+def _values(prediction: Prediction, bank: str) -> Mapping[int, tuple[bytes, ...]]:
+    """Compute every PCR; before ours was called, 0 to 3 boot options returned to the firmware."""
     separator = hashlib.new(bank, _SEPARATOR).digest()
+    pair = [hashlib.new(bank, text).digest() for text in (_RETURNING, _CALLING)]
+    digests: dict[int, list[bytes]] = {index: [] for index in PREDICTED_PCRS}
     for event in prediction.events(bank):
-        if event.pcr != index:
-            continue
-        value = extend(value, event.digest, bank)
-        if event.digest == separator:
-            for text in (_RETURNING, _CALLING) * earlier:
-                value = extend(value, hashlib.new(bank, text).digest(), bank)
+        digests[event.pcr].append(event.digest)
+    found: dict[int, tuple[bytes, ...]] = {
+        index: (_extended(index, bank, given),) for index, given in digests.items()
+    }
+    started = digests[4].index(separator) + 1 if separator in digests[4] else 0
+    before, after = digests[4][:started], digests[4][started:]
+    found[4] = tuple(
+        _extended(4, bank, [*before, *pair * earlier, *after])
+        for earlier in range(MAX_EARLIER_OPTIONS + 1)
+    )
+    return found
+
+
+def _extended(index: int, bank: str, digests: Sequence[bytes]) -> bytes:
+    value = start_value(index, bank)
+    for digest in digests:
+        value = extend(value, digest, bank)
     return value

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cached_property, lru_cache
 from typing import Any
 
+from attest.anchors import Anchors, decode_anchors
 from attest.baseline import Baseline
-from attest.bootfacts import FileFacts
-from attest.ekcert import Anchors, decode_anchors
+from attest.bootfacts import FileFacts, facts_from_json
+from attest.crl import Crl
+from attest.der import Certificate
 from attest.errors import AttestError, AttestSiteError
 from attest.predict import Transport
 
@@ -37,11 +40,12 @@ class SetState(Enum):
         return self in (SetState.SERVED, SetState.ACCEPTED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ReferenceSet:
     """One boot set: its digest (32 bytes), its files' facts, and how boxes may have got them.
 
-    `servers` are addresses as GRUB names them.
+    `servers` are addresses as GRUB names them. It has no slots, so that its JSON, of which every
+    verdict needs the digest, is made once.
     """
 
     digest: bytes
@@ -51,6 +55,15 @@ class ReferenceSet:
     facts: FileFacts
     transports: tuple[Transport, ...]
     servers: tuple[str, ...]
+
+    @cached_property
+    def text(self) -> str:
+        """The set as JSON: equal sets have equal texts."""
+        return _json(_set_plain(self))
+
+    def __hash__(self) -> int:
+        """Hash the text, because facts hold mappings."""
+        return hash(self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +99,16 @@ class Expectation:
 
     def to_json(self) -> str:
         """Give what a later appraisal needs to be repeated, as JSON with sorted keys."""
-        anchors = self.anchors
-        roots = None if anchors is None else sorted(c.der.hex() for c in anchors.certificates)
-        document = {
-            "type": EXPECTATION_TYPE,
-            "sets": None if self.sets is None else [_set_plain(known) for known in self.sets],
-            "anchors": roots,
-            "crls": [] if anchors is None else sorted(crl.der.hex() for crl in anchors.crls),
-            "record": None if self.record is None else _record_plain(self.record),
-            "baseline": self.baseline.plain(),
+        sets = "null" if self.sets is None else f"[{','.join(one.text for one in self.sets)}]"
+        parts = {
+            "anchors": _ders(None if self.anchors is None else self.anchors.certificates),
+            "baseline": _json(self.baseline.plain()),
+            "crls": _ders(() if self.anchors is None else self.anchors.crls),
+            "record": _json(None if self.record is None else _record_plain(self.record)),
+            "sets": sets,
+            "type": _json(EXPECTATION_TYPE),
         }
-        return json.dumps(document, sort_keys=True, indent=1) + "\n"
+        return "{" + ",\n".join(f'"{name}":{text}' for name, text in parts.items()) + "}\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, *, rehearsal: bool) -> Expectation:
@@ -126,6 +138,20 @@ class Expectation:
         return hashlib.sha256(self.to_json().encode()).digest()
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _ders(parts: Sequence[Certificate | Crl] | None) -> str:
+    return "null" if parts is None else _hex_list(tuple(part.der for part in parts))
+
+
+@lru_cache(maxsize=16)
+def _hex_list(ders: tuple[bytes, ...]) -> str:
+    """Write a list of hexadecimal texts; a site's anchors are the same for all its boxes."""
+    return _json(sorted(der.hex() for der in ders))
+
+
 def _set_plain(known: ReferenceSet) -> dict[str, Any]:
     return {
         "digest": known.digest.hex(),
@@ -144,7 +170,7 @@ def _set_of(plain: Mapping[str, Any]) -> ReferenceSet:
         name=plain["name"],
         version=plain["version"],
         state=SetState(plain["state"]),
-        facts=FileFacts.from_json(json.dumps(plain["facts"])),
+        facts=facts_from_json(json.dumps(plain["facts"])),
         transports=tuple(Transport(value) for value in plain["transports"]),
         servers=tuple(plain["servers"]),
     )

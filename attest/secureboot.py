@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from attest.bootfacts import FileFacts
 from attest.der import decode_certificate
@@ -42,6 +43,7 @@ class KeyLists:
         return frozenset(key.fingerprint for key in self.keys)
 
 
+@lru_cache(maxsize=64)
 def key_lists(variables: SecureBootVariables) -> KeyLists:
     """Read the databases; EvidenceError where one is no signature list."""
     keys: list[Key] = []
