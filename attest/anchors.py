@@ -54,11 +54,10 @@ def decode_anchors(
     found: dict[bytes, Certificate] = {}
     lists: dict[bytes, tuple[str, Crl]] = {}
     for name, data in files:
-        for part in decode_parts(name, data):
+        for part in _checked_parts(name, data, rehearsal, platform):
             if isinstance(part, Crl):
                 lists[part.der] = (name, part)
             else:
-                check_anchor(name, part, rehearsal=rehearsal, platform=platform)
                 found[part.der] = part
     for name, crl in lists.values():
         check_list(name, crl, found.values())
@@ -119,6 +118,16 @@ def decode_parts(name: str, data: bytes) -> tuple[Part, ...]:
         raise AttestSiteError(f"{name}: it holds damaged base64") from None
     if not parts:
         raise AttestSiteError(f"{name}: there is no certificate in it")
+    return parts
+
+
+# A site decodes the same files for each verdict.
+@lru_cache(maxsize=1024)
+def _checked_parts(name: str, data: bytes, rehearsal: bool, platform: bool) -> tuple[Part, ...]:
+    parts = decode_parts(name, data)
+    for part in parts:
+        if isinstance(part, Certificate):
+            check_anchor(name, part, rehearsal=rehearsal, platform=platform)
     return parts
 
 
