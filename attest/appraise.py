@@ -23,6 +23,7 @@ from attest.evidence import (
 from attest.expectation import BoxRecord, Expectation
 from attest.identity import Identity, check_device, check_identity, check_quotes
 from attest.logcheck import check_banks
+from attest.platformcheck import CheckedPlatform, check_platform
 from attest.policy import BOOT_PCRS, Policy, Rule
 from attest.quote import Values, VerifiedQuote, check_coverage, join_quotes
 from attest.reasons import Finding, Reason, Releaser
@@ -41,6 +42,7 @@ class _Draft:
     quote: VerifiedQuote | None = None
     since: Since | None = None
     boot: BootChecks = field(default_factory=BootChecks)
+    platform: CheckedPlatform = field(default_factory=CheckedPlatform)
 
 
 def appraise(
@@ -70,6 +72,11 @@ def _check(
     draft.not_checked += draft.identity.not_checked
     _check_quotes(draft, evidence)
     _check_device(draft, evidence)
+    trust = draft.identity.trust
+    draft.platform = check_platform(
+        evidence, expectation, None if trust is None else trust.fingerprint, now
+    )
+    draft.findings += draft.platform.findings
     _check_record(draft, expectation.record, policy)
     if draft.values:
         draft.findings += check_banks(draft.values, sha1_alone=policy.sha1_alone)
@@ -170,6 +177,7 @@ def _result(draft: _Draft, expectation: Expectation, policy: Policy) -> Attestat
         firmware=boot.firmware,
         workarounds=(*boot.workarounds, *(trust.workarounds if trust else ())),
         tpm=" ".join(filter(None, (trust.maker, trust.model, trust.version))) if trust else "",
+        platform=draft.platform.facts,
         policy_digest=policy.digest,
         expectation_digest=expectation.digest,
     )

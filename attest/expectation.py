@@ -96,14 +96,18 @@ class Expectation:
     anchors: Anchors | None
     record: BoxRecord | None = BoxRecord()
     baseline: Baseline = Baseline()
+    platform_anchors: Anchors | None = None
 
     def to_json(self) -> str:
         """Give what a later appraisal needs to be repeated, as JSON with sorted keys."""
+        platform = self.platform_anchors
         sets = "null" if self.sets is None else f"[{','.join(one.text for one in self.sets)}]"
         parts = {
             "anchors": _ders(None if self.anchors is None else self.anchors.certificates),
             "baseline": _json(self.baseline.plain()),
             "crls": _ders(() if self.anchors is None else self.anchors.crls),
+            "platform_anchors": _ders(None if platform is None else platform.certificates),
+            "platform_crls": _ders(() if platform is None else platform.crls),
             "record": _json(None if self.record is None else _record_plain(self.record)),
             "sets": sets,
             "type": _json(EXPECTATION_TYPE),
@@ -123,7 +127,8 @@ class Expectation:
             sets, record = document["sets"], document["record"]
             return cls(
                 sets=None if sets is None else tuple(_set_of(item) for item in sets),
-                anchors=_anchors_of(document, rehearsal=rehearsal),
+                anchors=_anchors_of(document, "", rehearsal=rehearsal),
+                platform_anchors=_anchors_of(document, "platform_", rehearsal=rehearsal),
                 record=None if record is None else _record_of(record),
                 baseline=Baseline.from_plain(document.get("baseline", [])),
             )
@@ -187,11 +192,13 @@ def _record_of(plain: Mapping[str, Any]) -> BoxRecord:
     return BoxRecord(**{**plain, "differences": differences, "firmware": firmware})
 
 
-def _anchors_of(document: Mapping[str, Any], *, rehearsal: bool) -> Anchors | None:
-    certificates = document["anchors"]
+def _anchors_of(document: Mapping[str, Any], kind: str, *, rehearsal: bool) -> Anchors | None:
+    certificates = document.get(f"{kind}anchors")
     if certificates is None:
         return None
-    files = [*certificates, *document.get("crls", [])]
+    files = [*certificates, *document.get(f"{kind}crls", [])]
     return decode_anchors(
-        (("the expectation's anchors", bytes.fromhex(der)) for der in files), rehearsal=rehearsal
+        (("the expectation's anchors", bytes.fromhex(der)) for der in files),
+        rehearsal=rehearsal,
+        platform=bool(kind),
     )

@@ -58,6 +58,7 @@ def test_each_part_of_it_is_under_its_digest() -> None:
         replace(expectation, baseline=Baseline()),
         replace(expectation, anchors=replace(expectation.anchors, certificates=())),
         replace(expectation, anchors=None),
+        replace(expectation, platform_anchors=expectation.anchors),
         replace(expectation, sets=()),
         replace(expectation, sets=(replace(sets[0], version=8),)),
         replace(expectation, sets=(replace(sets[0], servers=("10.0.0.1",)),)),
