@@ -2,15 +2,19 @@
 
 import base64
 import re
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from attest.chain import find_path
 from attest.der import Certificate, decode_certificate, is_signed_by, public_key
-from attest.ekcert import Anchors, check_ek_certificate, decode_anchors
-from attest.ektemplate import TEMPLATES
+from attest.ekcert import EK_USAGE, Anchors, check_ek_certificate, decode_anchors
+from attest.ektemplate import TEMPLATES, reconstruct_ek
 from attest.errors import AttestSiteError
+from attest.io.trust import Kind, Outcome, import_trust, list_trust, load_trust
 from attest.reasons import Reason
 from keys.tpm_public import EccPublic, PublicArea, RsaPublic
 
@@ -49,18 +53,54 @@ def test_all_known_roots_are_anchors(evidence: Path) -> None:
             assert is_signed_by(root, root), root.title
 
 
-def test_every_intermediate_is_signed_by_one_that_is_known(evidence: Path) -> None:
+def test_every_intermediate_leads_to_a_root(evidence: Path) -> None:
     roots = pems(evidence / "roots" / "tpm-roots.pem")
     between = pems(evidence / "roots" / "tpm-intermediates.pem")
     assert len(between) == 143
     for certificate in between:
-        issuers = [each for each in roots + between if each.subject == certificate.issuer]
-        assert any(is_signed_by(certificate, issuer) for issuer in issuers), certificate.title
+        path = find_path(certificate, (), [*roots, *between], EK_USAGE, NOW)
+        assert path is not None, certificate.title
+        assert path[-1] in roots, certificate.title
+        assert all(is_signed_by(one, other) for one, other in pairwise(path)), certificate.title
+    lengths = Counter(len(find_path(each, between, roots, EK_USAGE, NOW) or ()) for each in between)
+    assert sum(lengths.values()) == 143
+    assert max(lengths) <= 5
+
+
+def test_no_intermediate_leads_to_the_roots_of_others(evidence: Path) -> None:
+    roots = pems(evidence / "roots" / "tpm-roots.pem")
+    between = pems(evidence / "roots" / "tpm-intermediates.pem")
+    for certificate in between:
+        path = find_path(certificate, (), [*roots, *between], EK_USAGE, NOW)
+        assert path is not None
+        own = {each.subject for each in path}
+        others = [root for root in roots if root.subject not in own]
+        away = find_path(certificate, (), [*others, *between], EK_USAGE, NOW)
+        assert away is None or away[-1] in between, certificate.title
 
 
 def test_intermediates_are_anchors_too(evidence: Path) -> None:
     path = evidence / "roots" / "tpm-intermediates.pem"
-    assert len(decode_anchors([(path.name, path.read_bytes())], rehearsal=False).certificates) > 100
+    found = decode_anchors([(path.name, path.read_bytes())], rehearsal=False)
+    assert len(found.certificates) == 143
+
+
+def test_the_whole_bundle_is_imported_and_listed_again(evidence: Path, tmp_path: Path) -> None:
+    files = [(path.name, path.read_bytes()) for path in (evidence / "roots").glob("*.pem")]
+    answers = import_trust(tmp_path, files, source="the evidence", now=NOW)
+    assert len(answers) == 169
+    assert {answer.outcome for answer in answers} == {Outcome.STORED}
+    # Microsoft's root of AMD's Pluton CA is not in the bundle.
+    alone = [answer.title for answer in answers if answer.told]
+    assert alone == ["AMD Pluton Global Factory ICA"]
+    listed = list_trust(tmp_path)
+    assert len(listed) == 169
+    assert {entry.source for entry in listed} == {"the evidence"}
+    assert sum(entry.kind is Kind.ROOT for entry in listed) == 23
+    loaded = load_trust(tmp_path, rehearsal=False)
+    assert len(loaded.certificates) == 169
+    again = import_trust(tmp_path, files, source="again", now=NOW)
+    assert {answer.outcome for answer in again} == {Outcome.KNOWN}
 
 
 def cloud(evidence: Path) -> Anchors:
@@ -93,3 +133,29 @@ def test_a_certificate_of_an_ak_is_not_one_of_an_ek(evidence: Path) -> None:
 def test_cloud_certificates_are_no_anchors_of_a_site(evidence: Path, name: str) -> None:
     with pytest.raises(AttestSiteError, match=name):
         decode_anchors([(name, stored(evidence / "certificates" / name))], rehearsal=False)
+
+
+@pytest.mark.parametrize("name", ["uca_tpm_rsa_enc_cert.pem", "uca_tpm_ecc_enc_cert.pem"])
+def test_the_public_area_of_a_cloud_ek_is_found(evidence: Path, name: str) -> None:
+    certificate = decode_certificate(stored(evidence / "certificates" / name))
+    assert area_of(certificate) in reconstruct_ek(certificate)
+
+
+def test_cloud_eks_without_extended_key_usage_are_borne_and_told(evidence: Path) -> None:
+    data = stored(evidence / "certificates" / "uca_tpm_rsa_enc_cert.pem")
+    ek = area_of(decode_certificate(data))
+    trust = check_ek_certificate((data,), cloud(evidence), ek, NOW, rehearsal=True)
+    usage = decode_certificate(data).extensions.get("2.5.29.37")
+    assert ("no extended key usage" in " ".join(trust.workarounds)) is (usage is None)
+
+
+def test_a_chain_goes_up_to_the_root_of_the_cloud(evidence: Path) -> None:
+    data = stored(evidence / "certificates" / "uca_tpm_ecc_enc_cert.pem")
+    ek = area_of(decode_certificate(data))
+    trust = check_ek_certificate((data,), cloud(evidence), ek, NOW, rehearsal=True)
+    assert [title.startswith("tpm_ek_v1_cloud_host") for title in trust.chain] == [
+        False,
+        True,
+        True,
+    ]
+    assert trust.unrevoked == "no list"
