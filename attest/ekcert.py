@@ -148,8 +148,7 @@ def _holds(certificate: Certificate, ek: PublicArea) -> bool:
         key = public_key(certificate)
     except EvidenceError:
         return False
-    wanted = ek.public_key()
-    return type(key) is type(wanted) and key.public_numbers() == wanted.public_numbers()
+    return key.public_numbers() == ek.public_key().public_numbers()
 
 
 def _no_leaf(decoded: list[Certificate], broken: list[str]) -> Finding:

@@ -27,7 +27,6 @@ from attest.asn1 import (
     oid_text,
     read,
     serial_number,
-    text,
     time,
 )
 from attest.chain import expired, find_path
@@ -40,6 +39,7 @@ from attest.der import (
     public_key,
 )
 from attest.errors import EvidenceError
+from attest.platformfacts import PlatformFacts, decode_facts
 from attest.reasons import Finding, Reason
 from attest.usage import (
     ANY_USAGE,
@@ -54,47 +54,13 @@ from attest.usage import (
 from attest.x509keys import decode_spki, verifies
 
 MAX_PLATFORM = 1 << 16
-MAX_COMPONENTS = 1024
 PLATFORM_USAGE = "2.23.133.8.2"
 _USAGES = frozenset({PLATFORM_USAGE, "2.23.133.8.4", ANY_USAGE})
 _DELTAS = frozenset({"2.23.133.8.5", "2.23.133.8.6"})
 _CREDENTIAL_TYPE = "2.23.133.2.25"
 _DIRECTORY_ATTRIBUTES = "2.5.29.9"
 _NO_REVOCATION = "2.5.29.56"
-# Profile 1.1, 3.1.6, and the numbers of the profile for TPM 1.2, which swtpm still writes.
-_MAKER, _MODEL, _VERSION, _SERIAL = (
-    ("2.23.133.5.1.1", "2.23.133.2.4"),
-    ("2.23.133.5.1.4", "2.23.133.2.5"),
-    ("2.23.133.5.1.5", "2.23.133.2.6"),
-    ("2.23.133.5.1.6", "2.23.133.2.23"),
-)
-_CONFIGURATIONS = {"2.23.133.5.1.7.1": 1, "2.23.133.5.1.7.2": 2}
 _STORED = b"\x10\x01\x00"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
-    """One part of a machine; class as registry and number, addresses as (kind, text)."""
-
-    registry: str
-    kind: str
-    manufacturer: str
-    model: str
-    serial: str
-    revision: str
-    addresses: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlatformFacts:
-    """What a platform certificate says of a machine; `configuration` is its version, 0 for none."""
-
-    manufacturer: str
-    model: str
-    version: str
-    serial: str
-    configuration: int = 0
-    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +163,7 @@ def _decode_attributes(whole: Element) -> PlatformCertificate:
     values = dict(_attributes(attributes.content))
     san = extensions.get(SAN)
     return PlatformCertificate(
-        facts=_facts(general_names(san.value) if san else {}, values),
+        facts=decode_facts(general_names(san.value) if san else {}, values),
         holder=_holder(holder),
         key=None,
         issuer=_issuer(issuer),
@@ -222,7 +188,7 @@ def _decode_key_form(certificate: Certificate) -> PlatformCertificate:
     values = dict(_attributes(read(directory.value).content)) if directory else {}
     san = certificate.extensions.get(SAN)
     return PlatformCertificate(
-        facts=_facts(general_names(san.value) if san else {}, values),
+        facts=decode_facts(general_names(san.value) if san else {}, values),
         holder=None,
         key=certificate.spki,
         issuer=certificate.issuer,
@@ -279,61 +245,6 @@ def _is_delta(values: Mapping[str, Element]) -> bool:
     return oid_text(read(kind.content).content) in _DELTAS
 
 
-def _facts(names: Mapping[str, str], values: Mapping[str, Element]) -> PlatformFacts:
-    def first(numbers: Sequence[str]) -> str:
-        return next((names[number] for number in numbers if number in names), "")
-
-    configuration = max(
-        (version for oid, version in _CONFIGURATIONS.items() if oid in values), default=0
-    )
-    components: tuple[Component, ...] = ()
-    for oid, version in _CONFIGURATIONS.items():
-        if version == configuration:
-            components = tuple(_components(values[oid], version))
-    return PlatformFacts(
-        manufacturer=first(_MAKER),
-        model=first(_MODEL),
-        version=first(_VERSION),
-        serial=first(_SERIAL),
-        configuration=configuration,
-        components=components,
-    )
-
-
-def _components(configuration: Element, version: int) -> Iterator[Component]:
-    """Read PlatformConfiguration: componentIdentifiers [0] (profile 1.1, 3.1.7 and 3.1.8)."""
-    for part in children(configuration.content):
-        if part.tag == 0xA0:
-            for component in children(part.content, MAX_COMPONENTS):
-                yield _component(component, version)
-
-
-def _component(element: Element, version: int) -> Component:
-    fields = list(children(element.content))
-    registry, kind = "", ""
-    if version == 2:
-        number, value = children(fields.pop(0).content)
-        registry, kind = oid_text(number.content), value.content[:16].hex()
-    manufacturer, model, *rest = fields
-    optional = {part.tag: part for part in rest}
-    addresses = optional.get(0xA4)
-    return Component(
-        registry=registry,
-        kind=kind,
-        manufacturer=text(manufacturer),
-        model=text(model),
-        serial=text(optional[0x80]) if 0x80 in optional else "",
-        revision=text(optional[0x81]) if 0x81 in optional else "",
-        addresses=tuple(_addresses(addresses.content)) if addresses else (),
-    )
-
-
-def _addresses(content: bytes) -> Iterator[tuple[str, str]]:
-    for address in children(content):
-        kind, value = children(address.content)
-        yield oid_text(kind.content), text(value)
-
-
 def _find_signer(
     found: PlatformCertificate, anchors: Anchors, sent: Sequence[Certificate], now: float
 ) -> tuple[Certificate, ...]:
@@ -388,7 +299,7 @@ def _is_of(found: PlatformCertificate, ek: Certificate) -> bool:
         ours, theirs = decode_spki(found.key), public_key(ek)
     except EvidenceError:
         return False
-    return type(ours) is type(theirs) and ours.public_numbers() == theirs.public_numbers()
+    return ours.public_numbers() == theirs.public_numbers()
 
 
 def _path_faults(

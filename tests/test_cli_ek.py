@@ -51,7 +51,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def codes(document: dict) -> list[str]:
-    return [finding["code"] for finding in document["findings"]]
+    return [finding["reason"] for finding in document["findings"]]
 
 
 def test_a_chain_that_holds_is_told(desk: Desk) -> None:

@@ -16,14 +16,13 @@ from attest.anchors import Anchors, decode_anchors
 from attest.der import decode_certificate
 from attest.errors import EvidenceError
 from attest.platformcert import (
-    MAX_COMPONENTS,
     MAX_PLATFORM,
-    Component,
     PlatformCertificate,
     check_platform_certificate,
     decode_platform_certificate,
     is_platform_certificate,
 )
+from attest.platformfacts import MAX_COMPONENTS, Component
 
 LEAF = decode_certificate(make.ek())
 

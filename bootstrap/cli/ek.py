@@ -336,7 +336,7 @@ def _platform(trust: PlatformTrust) -> dict[str, Any]:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {
-        "code": finding.reason.code,
+        "reason": finding.reason.code,
         "sentence": finding.sentence,
         "detail": finding.detail,
         "releasable_by": finding.reason.releasable_by.value,
@@ -381,7 +381,7 @@ def _print(report: dict[str, Any]) -> None:
     for label, value in lines:
         click.echo(f"{label:14}{plain(value)}")
     for finding in report["findings"]:
-        told = f"{finding['code']}: {finding['sentence']} {finding['detail']}"
+        told = f"{finding['reason']}: {finding['sentence']} {finding['detail']}"
         click.echo(f"{plain(told)} [release: {finding['releasable_by']}]")
     if not report["findings"]:
         click.echo("nothing is against it")
