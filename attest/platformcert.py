@@ -53,6 +53,15 @@ from attest.usage import (
 )
 from attest.x509keys import decode_spki, verifies
 
+__all__ = [
+    "PlatformCertificate",
+    "PlatformFacts",
+    "PlatformTrust",
+    "check_platform_certificate",
+    "decode_platform_certificate",
+    "is_platform_certificate",
+]
+
 MAX_PLATFORM = 1 << 16
 PLATFORM_USAGE = "2.23.133.8.2"
 _USAGES = frozenset({PLATFORM_USAGE, "2.23.133.8.4", ANY_USAGE})
