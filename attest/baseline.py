@@ -24,6 +24,15 @@ class Machine:
     version: str
 
 
+MAX_TEXT = 60
+
+
+def machine_text(text: str) -> str:
+    """Give a text of SMBIOS in the one form that is compared and shown: a line, at most 60 long."""
+    printable = "".join(char if char.isprintable() else "?" for char in text[: 4 * MAX_TEXT])
+    return " ".join(printable.split())[:MAX_TEXT].rstrip()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareEntry:
     """What one firmware version of a model measures.
