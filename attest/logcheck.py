@@ -57,12 +57,15 @@ def check_log(data: bytes, values: Values) -> CheckedLog:
     )
 
 
-def check_banks(values: Values) -> Iterator[Finding]:
-    """Find banks that prove nothing: left empty by the firmware, or SHA-1 alone."""
-    if set(values) == {"sha1"}:
+def check_banks(values: Values, *, sha1_alone: bool = False) -> Iterator[Finding]:
+    """Find banks that prove nothing: left empty by the firmware, or SHA-1 alone.
+
+    `sha1_alone`: the policy takes SHA-1 for want of better.
+    """
+    if set(values) == {"sha1"} and not sha1_alone:
         yield Finding(reason=Reason.BANK_SHA1_ONLY)
     for bank, given in sorted(values.items()):
-        empty = [index for index in _FIRMWARE_PCRS if not any(given[index])]
+        empty = [index for index in _FIRMWARE_PCRS if index in given and not any(given[index])]
         if empty:
             detail = f"{bank}: PCR {', '.join(map(str, empty))} never extended"
             yield Finding(reason=Reason.BANK_UNEXTENDED, detail=detail)
@@ -71,8 +74,11 @@ def check_banks(values: Values) -> Iterator[Finding]:
 def _compare(
     replayed: dict[int, bytes], values: Values, bank: str, workarounds: list[str]
 ) -> Iterator[Finding]:
-    differing = [index for index in REPLAYED_PCRS if replayed[index] != values[bank][index]]
-    if 5 in differing and _with_exit_events(replayed[5], bank) == values[bank][5]:
+    given = values[bank]
+    differing = [
+        index for index in REPLAYED_PCRS if index in given and replayed[index] != given[index]
+    ]
+    if 5 in differing and _with_exit_events(replayed[5], bank) == given[5]:
         # Kernels without the final events table, and some firmware, do not log these two.
         differing.remove(5)
         workarounds.append(f"{bank}: the log lacks the exit boot services events of PCR 5")
