@@ -43,10 +43,15 @@ class Step(StrEnum):
     REPORTED_GOOD = "reported-good"
     REPORTED_WANTING = "reported-wanting"
     TAKEN_AWAY = "taken-away"
+    DOUBTED = "doubted"
+    PLACE_TAKEN = "place-taken"
 
 
 _BEFORE_CONTACT = (Stage.HEARD, Stage.BOOTING)
-_LIVE = tuple(stage for stage in Stage if stage not in (Stage.REVOKED, Stage.REPLACED))
+GONE = (Stage.REVOKED, Stage.REPLACED)
+"""What no proof brings back."""
+_LIVE = tuple(stage for stage in Stage if stage not in GONE)
+_TRUSTED = (Stage.VERIFIED, Stage.HELD, Stage.ENROLLED, Stage.READY, Stage.STALE)
 
 _TABLE: Mapping[Step, tuple[tuple[Stage, ...], Stage]] = {
     Step.ASKED_FOR_ADDRESS: ((), Stage.HEARD),
@@ -59,6 +64,8 @@ _TABLE: Mapping[Step, tuple[tuple[Stage, ...], Stage]] = {
     Step.REPORTED_GOOD: ((Stage.ENROLLED, Stage.READY), Stage.READY),
     Step.REPORTED_WANTING: ((Stage.ENROLLED, Stage.READY), Stage.ENROLLED),
     Step.TAKEN_AWAY: (_LIVE, Stage.REVOKED),
+    Step.DOUBTED: (_TRUSTED, Stage.REFUSED),
+    Step.PLACE_TAKEN: (_LIVE, Stage.REPLACED),
 }
 
 
@@ -97,8 +104,14 @@ class Release(Enum):
 
     NEVER = "nobody may release it"
     NOTE = "only a signed delivery note that names the EK"
+    CLAIM = "a person's approval, with the word of the technician beside the box"
     PERSON = "a person's approval"
     FREE = "nothing is needed"
+
+    @property
+    def by_person(self) -> bool:
+        """Tell whether an approval can release it."""
+        return self in (Release.PERSON, Release.CLAIM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +121,7 @@ class Finding:
     code: str
     sentence: str
     release: Release
+    detail: str = ""
 
     @property
     def gates(self) -> bool:
@@ -117,7 +131,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """A person's release: one EK, one exact set of reasons, one measurement, one day, one use."""
+    """A person's release: one EK, one exact set of reasons, one measurement, one day, one use.
+
+    `claim` is what the technician beside the box said of it, where a reason asks for that.
+    """
 
     ek_name: bytes
     reasons: frozenset[str]
@@ -125,6 +142,7 @@ class Approval:
     role: str
     expires: float
     used: bool
+    claim: str = ""
 
     def covers(
         self, ek_name: bytes, reasons: frozenset[str], measurements: bytes, now: float
@@ -174,7 +192,7 @@ def decide(
         return Decision(outcome=Outcome.REFUSE, findings=kept)
     reasons = frozenset(finding.code for finding in gating)
     for approval in approvals:
-        by_person = all(finding.release is Release.PERSON for finding in gating)
+        by_person = all(finding.release.by_person for finding in gating)
         if by_person and approval.covers(ek_name, reasons, measurements, now):
             return Decision(outcome=Outcome.ACCEPT, findings=kept, approval=approval)
     return Decision(outcome=Outcome.HOLD, findings=kept)

@@ -14,7 +14,14 @@ from bootstrap.enrolment import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxRow:
-    """All that control knows of one box; times are unix seconds, the clock milliseconds."""
+    """All that control knows of one box; times are unix seconds, the clock milliseconds.
+
+    `measurements` is what an approval is bound to at control, `sealed` the same at keys (digest of
+    the SHA-256 bank alone). `place` is the serial of the entry of the note that it was accepted
+    under, `replaces` the box whose place it was given and has not taken yet. `firmware` is the
+    digest of the measurements that a person released for this EK, `tpm_firmware` the version last
+    accepted. `basis` names policy and baseline of the last appraisal, `tier` what that proved.
+    """
 
     box: str
     ek_name: bytes
@@ -38,6 +45,13 @@ class BoxRow:
     evidence: str | None = None
     withheld: tuple[Mapping[str, Any], ...] = ()
     certificate_until: float | None = None
+    tier: str | None = None
+    sealed: bytes | None = None
+    place: str | None = None
+    replaces: str | None = None
+    firmware: bytes | None = None
+    tpm_firmware: int | None = None
+    basis: bytes | None = None
     facts: Mapping[str, Any]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from attest.evidence import Tier
 from bootstrap.cards import SILENT_CODE, Card, full_sentence, harmless, next_step, quiet
 from bootstrap.enrolment import Stage
 from bootstrap.next_steps import NEXT_STEP
@@ -16,6 +17,7 @@ from bootstrap.rows import BoxRow, Sighting
 
 _BEFORE = (Stage.HEARD, Stage.BOOTING)
 _SHORT, _NAME = 40, 63
+_FIRMWARE = {Tier.VERIFIED.value: "known", Tier.PROVISIONAL.value: "not confirmed yet"}
 _STOPPED = {Stage.HELD: Stage.CONTACTED, Stage.REFUSED: Stage.CONTACTED}
 
 
@@ -63,6 +65,7 @@ def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
         "Address": harmless(box.address or "", _SHORT),
         "MAC": harmless(box.mac or "", _SHORT),
         "Role": harmless(box.role or "", _SHORT),
+        "Firmware": _FIRMWARE.get(box.tier or "", ""),
         "Withheld": harmless(", ".join(str(item["name"]) for item in box.withheld), 200),
     }
     return Card(
@@ -174,6 +177,10 @@ _SENTENCES = {
     "trouble": "says of itself: {sentence}",
     "approved": "was approved by a person",
     "revoked": "was taken out of service by a person",
+    "replaced": "was taken out of service: another box took its place",
+    "firmware-known": "its firmware is known now: {source}",
+    "doubted": "was judged again and is refused: {sentence}",
+    "not-appraised": "was not judged again: {sentence}",
     "replay": "sent another answer to an old question",
     "handover": "a hand-over was sealed for it",
     "handover-refused": "the key service refused a hand-over",

@@ -34,6 +34,7 @@ from typing import Any
 
 import eventlog_forge
 from attest_box import measure
+from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -56,6 +57,7 @@ from bootstrap.agent import protocol
 from bootstrap.agent.errors import BoxError
 from bootstrap.agent.tpm import Tpm
 from bootstrap.build.parts import Parts, assemble
+from bootstrap.cli.main import main
 from bootstrap.io import control, site_dir
 from bootstrap.io.publishing import Shelf
 from bootstrap.io.references import network_facts
@@ -94,6 +96,9 @@ after = "stay"
 [role.require]
 memory_mib_min = 16000
 """
+
+
+CLAIM = "the label says S-2, beside the till"
 
 
 class Forked:
@@ -186,7 +191,7 @@ def _courier(layout: Layout, sock: socket.socket) -> None:
 class ControlSite:
     """A site in a directory; `start` runs keys, control and what stands for netboot."""
 
-    def __init__(self, *, settings: str = KIOSK) -> None:
+    def __init__(self, *, settings: str = KIOSK, rehearsal: bool = True) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="doorstep-control-"))
         self.base.chmod(0o755)
         self.layout = Layout(
@@ -206,8 +211,9 @@ class ControlSite:
         site_dir.write(self.layout.site / "templates/kiosk.yaml.j2", template.encode())
         self.add_settings(settings)
         self.layout.state.mkdir(mode=0o755)
-        (self.layout.state / "rehearsal").write_text("test\n")
-        prepare(self.layout, rehearsal=True)
+        if rehearsal:
+            (self.layout.state / "rehearsal").write_text("test\n")
+        prepare(self.layout, rehearsal=rehearsal)
         self._heard = self.base / "netboot.jsonl"
         self._heard.write_text("")
         self.leases = self.base / "leases.json"
@@ -386,6 +392,17 @@ class ControlSite:
     def reload(self) -> dict[str, Any]:
         return self.operator("control", "reload")
 
+    def doorstep(self, *words: str) -> Result:
+        """Run the command line as the operator."""
+        layout = self.layout
+        places = {"--site": layout.site, "--state": layout.state, "--run": layout.run}
+        options = [str(one) for pair in places.items() for one in pair]
+        return CliRunner().invoke(main, [*words, *options])
+
+    def approve(self, box: Box, *words: str) -> Result:
+        """Approve a box as the operator does, with a technician's word."""
+        return self.doorstep("box", "approve", box.id, "--claim", CLAIM, "--yes", *words)
+
     # What netboot would have seen
 
     def heard(self, *events: dict[str, Any]) -> None:
@@ -494,7 +511,8 @@ class Box:
     def __init__(self, site: ControlSite, tpm: SoftwareTpm, *, mac: str, address: str) -> None:
         self.site, self.swtpm, self.mac, self.address = site, tpm, mac, address
         self.tpm: Tpm | None = None
-        self.memory = 2048
+        self.memory, self.with_certificate = 2048, True
+        self.serial, self.bios = f"S-{mac}", "1.0"
         root = site.root
         self.anchor = protocol.Anchor(
             site_id="shop-0417",
@@ -508,7 +526,7 @@ class Box:
         certificates = sorted(self.swtpm.directory.glob("*.ekcert"))
         area = ek_area(SimpleNamespace(ek_certificates=certificates))
         fields = {
-            "serial": f"S-{self.mac}",
+            "serial": self.serial,
             "model": "M",
             "ek_sha256": area.name()[2:],
             "role": role,
@@ -538,7 +556,12 @@ class Box:
 
     def facts(self) -> bytes:
         facts = {
-            "smbios": {"product_serial": f"S-{self.mac}", "product_name": "M"},
+            "smbios": {
+                "product_serial": self.serial,
+                "product_name": "M",
+                "sys_vendor": "V",
+                "bios_version": self.bios,
+            },
             "nics": [{"name": "eth0", "mac": self.mac, "carrier": True}],
             "used": {"mac": self.mac, "address": self.address},
             "memory_mib": self.memory,
@@ -551,7 +574,7 @@ class Box:
         self.last_hello = protocol.make_hello(
             ek_public=self.ek,
             ak_public=self.tpm.load_ak(),
-            certificates=self.tpm.ek_certificates(),
+            certificates=self.tpm.ek_certificates() if self.with_certificate else (),
             box_nonce=os.urandom(32),
         )
         return self.last_hello

@@ -37,6 +37,8 @@ OPERATOR_ONLY = {
     "NOT-HELD",
     "SECRET-UNKNOWN",
     "TIER",
+    "CHANGED",
+    "CLAIM-NEEDED",
     "UNKNOWN-BOX",
     "UNKNOWN-ROLE",
     "WRONG-STAGE",

@@ -8,7 +8,7 @@ import os
 import time
 
 import pytest
-from control_site import Box, ControlSite, boot_log, make_tpm, row
+from control_site import CLAIM, Box, ControlSite, boot_log, make_tpm, row
 from cryptography import x509
 from forge import Box as SoftwareBox
 from hypothesis import HealthCheck, given, settings
@@ -440,19 +440,13 @@ def test_unlisted_boxes_wait_for_a_person_and_pass_once(site, unlisted):
     shown = site.card(unlisted.id)
     assert shown["box"]["stage"] == "held"
     assert [one["code"] for one in shown["findings"]][0] == "EK-UNLISTED"
-    approved = site.operator("control", "approve", box=unlisted.id, role="pos")
+    approved = site.operator("control", "approve", box=unlisted.id, role="pos", claim=CLAIM)
     assert approved["reasons"] == ["EK-UNLISTED"]
     # keys has its own table: control alone cannot let anybody in
     _, answer = unlisted.attest()
     assert (answer.status, answer.reason) == ("refused", "EK-NOT-ALLOWED")
-    site.operator(
-        "keys",
-        "allow",
-        ek_name=approved["ek_name"],
-        role="pos",
-        reasons=approved["reasons"],
-        seconds=600,
-    )
+    allowed = {name: approved[name] for name in ("ek_name", "reasons", "sealed")}
+    site.operator("keys", "allow", **allowed, role="pos", seconds=600)
     receipt = unlisted.enrol()
     assert receipt.status == "ready"
     assert kinds(site, start, unlisted)[:3] == ["session", "held", "approved"]
@@ -465,8 +459,7 @@ def test_unlisted_boxes_wait_for_a_person_and_pass_once(site, unlisted):
 def test_an_approval_is_bound_to_what_was_measured(site, unlisted):
     _, answer = unlisted.attest()
     assert answer.reason == "EK-UNLISTED"
-    approved = site.operator("control", "approve", box=unlisted.id, role="pos")
-    site.operator("keys", "allow", ek_name=approved["ek_name"], role="pos", reasons=[], seconds=600)
+    assert site.approve(unlisted).exit_code == 0
     # the same set with another firmware (PCR 0): verified as before, but not what was approved
     unlisted.boot(with_another_firmware(site.log_of_boot))
     _, answer = unlisted.attest()

@@ -41,6 +41,15 @@ ARROWS = {
         for stage in Stage
         if stage not in (Stage.REVOKED, Stage.REPLACED)
     },
+    **{
+        (stage, Step.PLACE_TAKEN): Stage.REPLACED
+        for stage in Stage
+        if stage not in (Stage.REVOKED, Stage.REPLACED)
+    },
+    **{
+        (stage, Step.DOUBTED): Stage.REFUSED
+        for stage in (Stage.VERIFIED, Stage.HELD, Stage.ENROLLED, Stage.READY, Stage.STALE)
+    },
 }
 
 
@@ -55,9 +64,10 @@ def test_every_arrow_and_no_other(stage: Stage | None, step: Step) -> None:
         assert advance(stage, step) is expected
 
 
-def test_a_revoked_box_never_comes_back_by_proving_its_keys() -> None:
+@pytest.mark.parametrize("gone", [Stage.REVOKED, Stage.REPLACED])
+def test_a_box_that_was_taken_away_never_comes_back_by_proving_its_keys(gone: Stage) -> None:
     with pytest.raises(WrongStageError):
-        advance(Stage.REVOKED, Step.PROVED_KEYS)
+        advance(gone, Step.PROVED_KEYS)
 
 
 def test_box_id_is_the_uuid_of_the_ek_name() -> None:
@@ -114,6 +124,23 @@ def test_what_only_a_note_releases_holds_and_no_approval_helps() -> None:
         ek_name=EK, reasons=reasons, measurements=MEASURED, role="pos", expires=100.0, used=False
     )
     assert _decide([unknown, HELD], [broad]) is Outcome.HOLD
+
+
+def test_what_needs_a_claim_is_released_by_a_persons_approval() -> None:
+    claimed = Finding(code="EK-UNLISTED", sentence="", release=Release.CLAIM)
+    assert _decide([claimed], []) is Outcome.HOLD
+    assert _decide([claimed], [APPROVAL]) is Outcome.ACCEPT
+
+
+def test_an_approval_ends_at_its_last_second_exactly() -> None:
+    assert _decide([HELD], [APPROVAL], now=99.999) is Outcome.ACCEPT
+    assert _decide([HELD], [APPROVAL], now=100.0) is Outcome.HOLD
+
+
+def test_an_approval_names_the_role_it_is_for() -> None:
+    decision = decide([HELD], [APPROVAL], ek_name=EK, measurements=MEASURED, now=50.0)
+    assert decision.approval is not None
+    assert decision.approval.role == "pos"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from bootstrap.enrolment import Approval, Stage
 from bootstrap.errors import SiteError
-from bootstrap.io.site_store import SCHEMA, SiteStore
+from bootstrap.io.site_store import MIGRATIONS, SCHEMA, SiteStore
 from bootstrap.rows import BoxRow, Event, SessionRow, Sighting
 
 BOX = BoxRow(
@@ -25,6 +25,13 @@ BOX = BoxRow(
     sentence="It is not listed.",
     measurements=b"m" * 32,
     withheld=({"name": "x", "reason": "expired", "since": 1},),
+    tier="boot verified, firmware provisional",
+    sealed=b"s" * 32,
+    place="S-1",
+    replaces="b0",
+    firmware=b"f" * 32,
+    tpm_firmware=(1 << 64) - 1,
+    basis=b"b" * 32,
     facts={"smbios": {"product_serial": "S1"}, "memory_mib": 2048},
 )
 SESSION = SessionRow(
@@ -43,6 +50,7 @@ APPROVAL = Approval(
     role="pos",
     expires=9.0,
     used=False,
+    claim="the label says S-1",
 )
 
 
@@ -134,6 +142,31 @@ def test_the_database_of_a_newer_release(path: Path) -> None:
     database.close()
     with pytest.raises(SiteError, match="newer Doorstep"):
         SiteStore(path)
+
+
+def test_a_database_of_the_first_schema_is_copied_then_migrated(path: Path) -> None:
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(MIGRATIONS[0] + "PRAGMA user_version=1;")
+    old.execute("INSERT INTO meta VALUES ('K', x'01')")
+    old.execute(
+        "INSERT INTO boxes (box, ek_name, ek_public, stage, since, attempt, first, reasons,"
+        " withheld, facts) VALUES ('b1', x'01', x'02', 'ready', 2.0, 1, 1.0, '[]', '[]', '{}')"
+    )
+    old.execute(
+        "INSERT INTO approvals (ek_name, reasons, measurements, role, expires, used)"
+        " VALUES (x'01', '[\"EK-UNLISTED\"]', x'03', 'pos', 9.0, 0)"
+    )
+    old.close()
+    store = SiteStore(path)
+    (box,) = store.boxes()
+    assert (box.stage, box.tier, box.firmware, box.tpm_firmware) == (Stage.READY, None, None, None)
+    ((_, approval),) = store.approvals(b"\x01")
+    assert (approval.reasons, approval.claim) == ({"EK-UNLISTED"}, "")
+    copy = sqlite3.connect(path.with_name("site.db.schema1"))
+    assert copy.execute("PRAGMA user_version").fetchone()[0] == 1
+    assert copy.execute("SELECT box FROM boxes").fetchall() == [("b1",)]
+    copy.close()
+    assert SiteStore(path).boxes() == [box], "the second start migrates nothing"
 
 
 def test_it_survives_the_loss_of_power(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bootstrap.cli.common import Place, as_json, plain, print_json, print_table, with_place
+from keys.errors import KeysError
 
 APPROVAL_SECONDS = 86400
 FOLLOW_SECONDS = 1.0
@@ -49,10 +50,16 @@ def list_(place: Place, as_json: bool) -> None:
 @box.command(short_help="Everything about one box.")
 @with_place
 @click.argument("key", metavar="BOX")
+@click.option("--events", "--changes", "changes", is_flag=True, help="Event by event, with PCRs.")
 @as_json
-def show(place: Place, key: str, as_json: bool) -> None:
-    """Show a box's stage, findings, facts and story."""
-    answer = place.ask("control", "box", {"box": _full(place, key)})
+def show(place: Place, key: str, changes: bool, as_json: bool) -> None:
+    """Show a box's stage, findings, facts and story.
+
+    With --events also what the box measured in its last session: each event that differs from the
+    nearest boot set. What is not proven by a digest is marked as a claim.
+    """
+    asked = {"box": _full(place, key), "changes": changes or as_json}
+    answer = place.ask("control", "box", asked)
     if as_json:
         print_json(answer)
         return
@@ -60,36 +67,132 @@ def show(place: Place, key: str, as_json: bool) -> None:
     click.echo(f"{plain(card['title'])}: {card['stage']} for {_age(time.time() - card['since'])}")
     for name, text in card["facts"]:
         click.echo(f"  {plain(name)}: {plain(text)}")
-    for finding in answer["findings"]:
-        click.echo(f"  {plain(finding['code'])}: {plain(finding['sentence'])}")
     for label in ("sentence", "next_step", "quiet"):
         if card[label]:
             click.echo(f"  {label.replace('_', ' ')}: {plain(card[label])}")
+    if answer["box"] and answer["box"]["tier"]:
+        click.echo(f"  proved: {plain(answer['box']['tier'])}")
+    if answer["evidence"]:
+        click.echo(f"  judge it again: doorstep verify {plain(answer['evidence'])}")
+    _print_findings("findings", answer["findings"])
+    _print_findings("released by note or policy", answer["released"])
+    if changes and answer["result"]:
+        _print_result(answer["result"])
+    click.echo("\nstory:")
     for event in answer["events"]:
         _print_event(event)
+
+
+def _print_findings(title: str, findings: list[dict[str, Any]]) -> None:
+    if not findings:
+        return
+    click.echo(f"\n{title}:")
+    for one in findings:
+        click.echo(f"  {plain(one['code'])}: {plain(one['sentence'])}")
+        for label in ("detail", "releasable_by", "next_step"):
+            if one[label]:
+                click.echo(f"    {label.replace('_', ' ')}: {plain(one[label])}")
+
+
+_CHANGES = ("pcr", "kind", "what", "expected", "measured", "expected text", "proven", "unproven")
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    if result.get("problem"):
+        click.echo(f"\nthe archive: {plain(result['problem'])}")
+        return
+    click.echo(f"\nlast session: {plain(result['verdict'])}, {plain(result['tier'])}")
+    for title in ("not_checked", "workarounds", "not_covered"):
+        for one in result[title]:
+            click.echo(f"  {title.replace('_', ' ')}: {plain(one)}")
+    if not result["changes"]:
+        click.echo("no event of the boot differs from what was predicted")
+        return
+    click.echo(f"\nevents that differ from {plain(result['nearest'])}:")
+    rows = [
+        (
+            one.get("pcr"),
+            one.get("kind"),
+            one.get("label"),
+            str(one.get("expected") or "")[:16],
+            str(one.get("measured") or "")[:16],
+            one.get("expected_text"),
+            one.get("text"),
+            f"claim: {one['claim']}" if one.get("claim") else None,
+        )
+        for one in result["changes"]
+    ]
+    print_table(_CHANGES, rows)
+    if result["more_changes"]:
+        click.echo(f"and {result['more_changes']} more: see `doorstep verify`")
 
 
 @box.command(short_help="Let a box through in spite of what holds it.")
 @with_place
 @click.argument("key", metavar="BOX")
 @click.option("--role", help="What it becomes; the default role unless given.")
+@click.option("--claim", default="", help="What the technician beside the box reads on its label.")
+@click.option("--reason", "reasons", multiple=True, help="Only if exactly these hold it (repeat).")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def approve(place: Place, key: str, role: str | None, yes: bool) -> None:
+def approve(
+    place: Place, key: str, role: str | None, claim: str, reasons: tuple[str, ...], yes: bool
+) -> None:
     """Approve a held box: exactly what holds it now, for 24 hours and one use.
 
     Its next attempt, a new proof, goes through if nothing else is against it.
     """
     full = _full(place, key)
-    card = place.ask("control", "box", {"box": full})["card"]
+    answer = place.ask("control", "box", {"box": full})
+    card, offered = answer["card"], answer["approval"] or {}
     click.echo(f"{plain(card['title'])} is {card['stage']}: {plain(card['sentence'])}")
-    click.echo(f"reasons: {', '.join(map(plain, card['reasons'])) or '-'}")
+    _print_findings("reasons", answer["findings"])
+    _check_offer(card, offered, claim, reasons)
+    click.echo(f"measurements: {plain(offered['measurements'])}")
+    if claim:
+        click.echo(f"the technician says: {plain(claim)}")
     if not yes:
         click.confirm("Let it through?", abort=True)
-    params = {"box": full} | ({"role": role} if role else {})
-    answer = place.ask("control", "approve", params)
-    allowed = {"ek_name": answer["ek_name"], "role": answer["role"], "reasons": answer["reasons"]}
-    place.ask("keys", "allow", {**allowed, "seconds": APPROVAL_SECONDS})
-    click.echo(f"approved as {plain(answer['role'])} until {_time(answer['expires'])}")
+    seen = {name: offered[name] for name in ("reasons", "measurements")}
+    _allow(place, offered, role or offered["role"], claim)
+    try:
+        done = place.ask(
+            "control",
+            "approve",
+            {"box": full, "claim": claim, **seen, **({"role": role} if role else {})},
+        )
+    except KeysError:
+        # What control does not approve, keys is not to allow.
+        place.ask("keys", "disallow", {"ek_name": offered["ek_name"]})
+        raise
+    click.echo(f"approved as {plain(done['role'])} until {_time(done['expires'])}")
+
+
+def _check_offer(
+    card: dict[str, Any], offered: dict[str, Any], claim: str, reasons: tuple[str, ...]
+) -> None:
+    """Stop with a sentence before anything is allowed anywhere."""
+    if not offered:
+        offered = {"problem": f"only a held box can be approved: this one is {card['stage']}"}
+    if "problem" in offered:
+        raise click.ClickException(plain(offered["problem"]))
+    if reasons and set(reasons) != set(offered["reasons"]):
+        held = ", ".join(map(plain, offered["reasons"]))
+        raise click.ClickException(f"it is held for {held}: nothing was approved")
+    if offered["needs_claim"] and not claim.strip():
+        raise click.ClickException(
+            "a reason needs the word of the technician beside the box as well: say with --claim"
+            " what is written on its label"
+        )
+
+
+def _allow(place: Place, offered: dict[str, Any], role: str | None, claim: str) -> None:
+    """Tell keys first: a box that control lets through is not turned away there."""
+    if role is None:
+        raise click.ClickException("no role is the default: say with --role what it becomes")
+    params = {name: offered[name] for name in ("ek_name", "reasons", "sealed")}
+    place.ask(
+        "keys", "allow", {**params, "role": role, "claim": claim, "seconds": APPROVAL_SECONDS}
+    )
 
 
 @box.command(short_help="Take a box out of service.")

@@ -16,15 +16,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from attest.baseline import Baseline
 from attest.errors import AttestError
-from bootstrap.enrolment import Step, WrongStageError, advance
+from attest.firmwarefile import SignedBaseline
+from bootstrap.approval import (
+    ClaimNeededError,
+    NotReleasableError,
+    approve,
+    offer,
+)
+from bootstrap.details import box_json, findings_of, offer_json, story_detail
+from bootstrap.enrolment import Stage, Step, WrongStageError, advance
 from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.io.collector import Collector
-from bootstrap.io.decider import Decider, new_approval
+from bootstrap.io.decider import Decider
 from bootstrap.io.judge import ArchivingJudge
+from bootstrap.io.kept_result import read_result
 from bootstrap.io.live_settings import ROOT_KEY, LiveSettings
 from bootstrap.io.phonehome import PhoneHome, Reply
 from bootstrap.io.planner import PlanWriter
+from bootstrap.io.reappraise import Reappraiser
 from bootstrap.io.references import PUBLISHED, References, load_references
 from bootstrap.io.report import ReportDesk
 from bootstrap.io.site_store import SiteStore
@@ -32,11 +43,13 @@ from bootstrap.rows import BoxRow, Event
 from bootstrap.views import card_json, cards, event_sentence
 from keys.io.layout import Layout
 from keys.io.rpc import Handler, Method, Params, Refusal, RpcServer
+from keys.note import Floor
 from netboot.errors import NetbootError
 
 POLL_SECONDS = 1.0
 MAX_EVENTS = 500
 REHEARSAL_MARK = "rehearsal"
+BASELINE_FLOOR = "firmware-floor"
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 
 BOXES = frozenset({"enroll"})
@@ -53,8 +66,11 @@ class Control:
         """Read the site and open its state; SiteError says what is wrong."""
         self._layout = layout
         self._rehearsal = (layout.state / REHEARSAL_MARK).exists()
-        self._settings = LiveSettings(layout.site, rehearsal=self._rehearsal)
         self._store = SiteStore(layout.state / "site" / "site.db")
+        self._settings = LiveSettings(
+            layout.site, rehearsal=self._rehearsal, baseline_floor=self._baseline_floor()
+        )
+        self._keep_floor()
         self._started = time.time()
         self._bootsets = layout.state / "bootsets"
         self._references = References()
@@ -63,11 +79,16 @@ class Control:
         self._planner = PlanWriter(
             layout.state / "plan", self._settings, lambda: self._references, self._store
         )
+        self._archive = layout.state / "evidence"
         judge = ArchivingJudge(
             self._settings,
             lambda: self._references,
-            layout.state / "evidence",
+            self._store.boxes,
+            self._archive,
             rehearsal=self._rehearsal,
+        )
+        self._reappraiser = Reappraiser(
+            self._store, self._settings, self._archive, rehearsal=self._rehearsal
         )
         keys = layout.socket("keys")
         decider = Decider(self._store, self._settings, judge, self._planner, keys)
@@ -107,17 +128,31 @@ class Control:
         try:
             self._collector.poll(now)
             self._take_changes(force=False)
+            self._reappraiser.turn(now)
         except SITE_FAULTS as error:
             _complain(error)
 
     def _take_changes(self, *, force: bool) -> bool:
         changed = self._settings.refresh() or self._published_stamp() != self._published
+        self._keep_floor()
         ended = self._references.is_outdated(self._loaded, time.time())
         if changed or ended or force:
             self._load_references()
             self._planner.write(self._store.boxes())
             return True
         return False
+
+    def _baseline_floor(self) -> SignedBaseline | None:
+        floor = self._store.floor(BASELINE_FLOOR)
+        if floor is None:
+            return None
+        return SignedBaseline(baseline=Baseline(), counter=floor.counter, digest=floor.digest)
+
+    def _keep_floor(self) -> None:
+        """Remember the newest firmware baseline, so that no older one is taken after a restart."""
+        seen, floor = self._settings.baseline_floor, self._store.floor(BASELINE_FLOOR)
+        if seen is not None and (floor is None or seen.counter > floor.counter):
+            self._store.set_floor(BASELINE_FLOOR, Floor(counter=seen.counter, digest=seen.digest))
 
     def _load_references(self) -> None:
         """Load what is published; keep what was loaded before when that cannot be read."""
@@ -177,14 +212,42 @@ class Control:
         row = self._store.box(key)
         mac = row.mac if row else key
         events = self._store.box_events(row.box if row else "", mac, MAX_EVENTS)
-        told = (e["detail"]["findings"] for e in reversed(events) if "findings" in e["detail"])
-        findings: list[tuple[str, str]] = next(told, [])
         return {
             "card": card_json(card),
-            "box": _box_json(row) if row else None,
-            "findings": [{"code": code, "sentence": sentence} for code, sentence in findings],
-            "events": [{**event, "sentence": event_sentence(event)} for event in events],
+            "box": box_json(row) if row else None,
+            "findings": findings_of(events, "findings"),
+            "released": findings_of(events, "released"),
+            "approval": self._offered(row) if row else None,
+            "evidence": str(self._archive / row.evidence) if row and row.evidence else None,
+            "result": self._kept_result(row) if row and params.get("changes") else None,
+            "events": [
+                {
+                    **event,
+                    "detail": story_detail(event),
+                    "sentence": event_sentence(event),
+                }
+                for event in events
+            ],
         }
+
+    def _kept_result(self, row: BoxRow) -> Mapping[str, Any] | None:
+        if row.evidence is None:
+            return None
+        try:
+            return read_result(self._archive / row.evidence)
+        except SiteError as error:
+            return {"problem": str(error)}
+
+    def _offered(self, row: BoxRow) -> Mapping[str, Any] | None:
+        """Say what an approval would cover now, or why nobody may give one."""
+        if row.stage not in (Stage.HELD, Stage.REFUSED):
+            return None
+        try:
+            entry = self._settings().entry(row.ek_public)
+            role = self._settings().site.role(entry.role if entry else None)
+            return {**offer_json(row, offer(row)), "role": role.name if role else None}
+        except NotReleasableError as error:
+            return {"problem": str(error)}
 
     def _services(self, _: str, params: Params) -> Mapping[str, Any]:
         services = [{"name": "control", "ok": True, "since": None, "sentence": None}]
@@ -198,7 +261,7 @@ class Control:
             notices += [str(text) for text in status.get("sentences", []) if text]
             notices += [str(status[key]) for key in ("kept", "not_covered") if status.get(key)]
         settings = self._settings()
-        kept = (settings.note_problem, self._settings.kept, self._kept)
+        kept = (*settings.problems, self._settings.kept, self._kept)
         notices += [text for text in kept if text]
         if self._references.served() is None:
             notices.append("No boot set is served: publish one with `doorstep bootset publish`.")
@@ -227,19 +290,24 @@ class Control:
             raise Refusal("UNKNOWN-ROLE", f"site.toml has no role {role or 'by default'}")
         now = time.time()
         try:
-            approval = new_approval(row, found.name, now)
-        except ValueError as error:
+            approval = approve(row, found.name, str(params.get("claim") or ""), now)
+        except NotReleasableError as error:
             raise Refusal("NOT-HELD", str(error)) from None
-        with self._store.transaction():
-            self._store.add_approval(approval)
-            self._note(now, "approved", row, {"role": found.name, "reasons": list(row.reasons)})
-        return {
-            "box": row.box,
-            "ek_name": base64.urlsafe_b64encode(row.ek_name).rstrip(b"=").decode(),
+        except ClaimNeededError as error:
+            raise Refusal("CLAIM-NEEDED", str(error)) from None
+        offered = offer_json(row, offer(row))
+        if any(name in params and params[name] != offered[name] for name in _SEEN):
+            raise Refusal("CHANGED", "something else holds this box now: look at it again")
+        detail = {
             "role": found.name,
             "reasons": list(row.reasons),
-            "expires": approval.expires,
+            "measurements": approval.measurements.hex(),
+            "claim": approval.claim,
         }
+        with self._store.transaction():
+            self._store.add_approval(approval)
+            self._note(now, "approved", row, detail)
+        return {**offered, "box": row.box, "role": found.name, "expires": approval.expires}
 
     def _refuse(self, _: str, params: Params) -> Mapping[str, Any]:
         row = self._known(params)
@@ -261,7 +329,11 @@ class Control:
 
     def _known(self, params: Params) -> BoxRow:
         key = str(params["box"])
-        matches = [row for row in self._store.boxes() if key in (row.box, row.hostname)]
+        matches = [
+            row
+            for row in self._store.boxes()
+            if row.box == key or (row.hostname == key and row.stage is not Stage.REPLACED)
+        ]
         if len(key) >= 6:
             matches = matches or [row for row in self._store.boxes() if row.box.startswith(key)]
         if len(matches) != 1:
@@ -275,22 +347,8 @@ class Control:
 _REVOKED = "This box was taken out of service by a person"
 
 
-def _box_json(row: BoxRow) -> Mapping[str, Any]:
-    return {
-        "box": row.box,
-        "stage": row.stage.value,
-        "role": row.role,
-        "hostname": row.hostname,
-        "address": row.address,
-        "mac": row.mac,
-        "boot_set": row.boot_set.hex() if row.boot_set else None,
-        "reset_count": row.reset_count,
-        "restart_count": row.restart_count,
-        "evidence": row.evidence,
-        "withheld": list(row.withheld),
-        "certificate_until": row.certificate_until,
-        "facts": dict(row.facts),
-    }
+_SEEN = ("reasons", "measurements")
+"""What a person has seen before approving: when that has changed, they look again."""
 
 
 def _guarded(handler: Handler) -> Handler:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attest.reasons import Reason
+from bootstrap.approval import EACH_BY_A_PERSON
 from bootstrap.cards import next_step
 from bootstrap.enrolment import (
-    Approval,
+    GONE,
     Decision,
     Finding,
     Outcome,
@@ -29,9 +30,10 @@ from bootstrap.enrolment import (
 from bootstrap.errors import SiteError
 from bootstrap.handoff import handoff_document
 from bootstrap.io.site_store import SiteStore
-from bootstrap.judgement import RELEASE, Judgement, Proved
+from bootstrap.judgement import Judgement, Proved, told
 from bootstrap.naming import Given, choose
 from bootstrap.phonehome import b64u
+from bootstrap.record import place_holder
 from bootstrap.rows import BoxRow, Event, SessionRow
 from bootstrap.settings import Settings
 from bootstrap.site import Role
@@ -40,7 +42,6 @@ from keys.io.rpc import Refusal, RpcError, RpcUnavailableError, call
 from keys.note import Entry
 
 HELD_RETRY, REFUSED_RETRY = 10, 60
-APPROVAL_SECONDS = 86400.0
 _KEYS_SENTENCES = {
     "EK-NOT-ALLOWED": "The key service does not know this box from a signed delivery note.",
     "ROLE-DIFFERS": "The signed delivery note gives this box another role.",
@@ -49,11 +50,6 @@ _KEYS_SENTENCES = {
     "REVOKED": "This box was taken out of service.",
 }
 """What keys may answer and a box is refused for; any other code is a fault of the site."""
-_EACH_BY_A_PERSON = Finding(
-    code="APPROVAL-NEEDED",
-    sentence="At this site a person approves each box.",
-    release=Release.PERSON,
-)
 
 
 class Judge(Protocol):
@@ -105,7 +101,7 @@ class Decider:
         entry = self._settings().entry(box.ek_public)
         findings = judgement.findings
         if self._settings().site.trust.approve == "never":
-            findings = (*findings, _EACH_BY_A_PERSON)
+            findings = (*findings, EACH_BY_A_PERSON)
         approvals = self._store.approvals(box.ek_name)
         decision = decide(
             findings,
@@ -117,8 +113,11 @@ class Decider:
         box = replace(
             box,
             measurements=judgement.measurements,
+            sealed=judgement.sealed,
             boot_set=judgement.boot_set,
             evidence=judgement.archive,
+            tier=judgement.tier,
+            basis=judgement.basis,
         )
         used = (number for number, approval in approvals if approval is decision.approval)
         case = _Case(
@@ -140,8 +139,11 @@ class Decider:
         try:
             if role is None:
                 raise SiteError("site.toml: no role is the default, and the note names none")
+            replaced = self._replaced(case, box)
             box = replace(
-                self._name(box, role, case.entry), stage=advance(box.stage, Step.ACCEPTED)
+                self._name(box, role, case.entry, replaced),
+                stage=advance(box.stage, Step.ACCEPTED),
+                replaces=replaced.box if replaced else None,
             )
             document = handoff_document(self._settings(), box, role, case.session.session)
         except SiteError as error:
@@ -149,13 +151,39 @@ class Decider:
             return self._turn_away(case, box, Outcome.HOLD, (finding,))
         box = replace(box, since=case.now)
         with self._store.transaction():
+            if replaced is not None and replaced.stage not in GONE:
+                self._give_place(case, replaced, box)
             self._store.save_box(box)
-            self._event(case, box, "verified", {"tier": case.judgement.tier})
+            known = {"findings": told(case.judgement.findings)}
+            known |= {"released": told(case.judgement.released)}
+            self._event(case, box, "verified", {"tier": case.judgement.tier, **known})
         self._planner.write(self._store.boxes())
+        if replaced is not None:
+            self._call("revoke", {"ek_name": b64u(replaced.ek_name)})
         return self._hand_over(case, box, role, document)
+
+    def _replaced(self, case: _Case, box: BoxRow) -> BoxRow | None:
+        """Find the box whose place a person gave to this one."""
+        approval = case.decision.approval
+        if approval is None or Reason.BOX_REPLACES.code not in approval.reasons:
+            return None
+        return place_holder(self._store.boxes(), box, case.entry)
+
+    def _give_place(self, case: _Case, old: BoxRow, new: BoxRow) -> None:
+        """Take a box out of service because another has its place; inside the transaction."""
+        gone = replace(
+            old,
+            stage=advance(old.stage, Step.PLACE_TAKEN),
+            since=case.now,
+            reasons=("REPLACED",),
+            sentence=_REPLACED,
+        )
+        self._store.save_box(gone)
+        self._event(case, gone, "replaced", {"by": new.box, "hostname": old.hostname})
 
     def _hand_over(self, case: _Case, box: BoxRow, role: Role, document: Mapping[str, Any]) -> str:
         judgement, proved = case.judgement, case.proved
+        approval = case.decision.approval
         params = {
             "ek_public": b64u(box.ek_public),
             "box": box.box,
@@ -169,6 +197,7 @@ class Decider:
             "pcrs": {str(index): b64u(value) for index, value in judgement.pcrs.items()},
             "boot_set": b64u(judgement.boot_set or b""),
             "role": role.name,
+            "reasons": sorted(approval.reasons) if approval else [],
             "handoff": document,
         }
         try:
@@ -187,6 +216,10 @@ class Decider:
             reset_count=judgement.reset_count,
             restart_count=judgement.restart_count,
             clock=judgement.clock,
+            tpm_firmware=judgement.tpm_firmware,
+            firmware=_released_firmware(case) or box.firmware,
+            place=self._place(case, box),
+            replaces=None,
             withheld=tuple(given["withheld"]),
             certificate_until=float(given["certificate_not_after"]),
         )
@@ -227,11 +260,12 @@ class Decider:
         with self._store.transaction():
             self._store.save_box(box)
             self._store.save_session(replace(case.session, answer=answer))
-            told = dict.fromkeys((*findings, *case.decision.findings))
+            every = dict.fromkeys((*findings, *case.decision.findings))
             detail = {
                 "sentence": first.sentence,
                 "next_step": next_step(box.stage, reasons),
-                "findings": [[one.code, one.sentence] for one in told],
+                "findings": told(every),
+                "released": told(case.judgement.released),
             }
             self._event(case, box, status, detail, first.code)
         return answer
@@ -243,13 +277,28 @@ class Decider:
             "transcript": payload["transcript"],
             "payload": payload,
         }
+        return str(self._call("answer", params)["answer"])
+
+    def _call(self, method: str, params: Mapping[str, Any]) -> Any:
         try:
-            return str(call(self._keys, "answer", params)["answer"])
+            return call(self._keys, method, params)
         except KeysError as error:
             raise Refusal("KEYS-SILENT", "the key service does not answer") from error
 
-    def _name(self, box: BoxRow, role: Role, entry: Entry | None) -> BoxRow:
-        """Give a new box number, name and address; a known one keeps what it has."""
+    def _place(self, case: _Case, box: BoxRow) -> str | None:
+        """Say which place of the note a box has from now on."""
+        if case.entry is not None:
+            return case.entry.serial
+        replaced = self._store.box(box.replaces) if box.replaces else None
+        return replaced.place if replaced else box.place
+
+    def _name(
+        self, box: BoxRow, role: Role, entry: Entry | None, replaced: BoxRow | None
+    ) -> BoxRow:
+        """Give a new box number, name and address; a known one keeps what it has.
+
+        What a box had whose place was taken is free again.
+        """
         if box.hostname is not None and box.role == role.name:
             return box
         given = [
@@ -260,7 +309,10 @@ class Decider:
                 address=IPv4Address(other.address) if other.address else None,
             )
             for other in self._store.boxes()
-            if other.hostname is not None and other.box != box.box
+            if other.hostname is not None
+            and other.box != box.box
+            and other.stage is not Stage.REPLACED
+            and (replaced is None or other.box != replaced.box)
         ]
         present = ip_address(box.address) if box.address else None
         chosen = choose(
@@ -299,28 +351,15 @@ class Decider:
         )
 
 
-def new_approval(box: BoxRow, role: str, now: float) -> Approval:
-    """Make a person's release of a held box; ValueError when no person may release it."""
-    if box.stage is not Stage.HELD or box.measurements is None:
-        raise ValueError("only a held box can be approved")
-    for code in box.reasons:
-        if not _a_person_may_release(code):
-            raise ValueError(f"{code} is not for a person to release: {box.sentence}")
-    return Approval(
-        ek_name=box.ek_name,
-        reasons=frozenset(box.reasons),
-        measurements=box.measurements,
-        role=role,
-        expires=now + APPROVAL_SECONDS,
-        used=False,
-    )
+_REPLACED = "Another box took the place of this one"
 
 
-def _a_person_may_release(code: str) -> bool:
-    if code == _EACH_BY_A_PERSON.code:
-        return True
-    known = next((reason for reason in Reason if reason.code == code), None)
-    return known is not None and RELEASE[known.releasable_by] is Release.PERSON
+def _released_firmware(case: _Case) -> bytes | None:
+    """Give the firmware that the used approval releases, for this EK alone and for good."""
+    approval = case.decision.approval
+    if approval is None or Reason.FIRMWARE_UNKNOWN.code not in approval.reasons:
+        return None
+    return case.judgement.firmware or None
 
 
 def _gating(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -7,12 +7,12 @@ may release is held against the box, whatever the findings are: no verdict falls
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from attest.appraise import appraise
-from attest.ekcert import decode_anchors
-from attest.evidence import AttestationResult, Evidence, Signed
+from attest.evidence import AttestationResult, Evidence, Signed, Tier
 from attest.evidence import Verdict as AttestVerdict
 from attest.expectation import Expectation
 from attest.io.archive import transcript_fields, write_evidence
@@ -21,12 +21,16 @@ from attest.reasons import Finding as AttestFinding
 from attest.reasons import Reason
 from bootstrap.enrolment import Finding, Release
 from bootstrap.io.references import References
-from bootstrap.judgement import RELEASE, Judgement, Proved
+from bootstrap.judgement import MAX_DETAIL, RELEASE, Judgement, Proved
 from bootstrap.record import box_record
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
+from keys.envelope import sealed_digest
 
 _BINDING_BANK = "sha256"
+
+
+Appraiser = Callable[[Evidence, Expectation, Policy, float], AttestationResult]
 
 
 class ArchivingJudge:
@@ -36,28 +40,33 @@ class ArchivingJudge:
         self,
         settings: Callable[[], Settings],
         references: Callable[[], References],
+        boxes: Callable[[], Sequence[BoxRow]],
         archive: Path,
         *,
         rehearsal: bool,
+        appraiser: Appraiser = appraise,
     ) -> None:
         """Judge by the settings and references in force; keep evidence below `archive`."""
         self._settings = settings
         self._references = references
+        self._boxes = boxes
         self._archive = archive
         self._rehearsal = rehearsal
+        self._appraiser = appraiser
 
     def judge(self, proved: Proved, box: BoxRow, now: float) -> Judgement:
         """Appraise a proved session and keep everything that the verdict rests on."""
         settings = self._settings()
         expectation = Expectation(
             sets=self._references().sets,
-            anchors=decode_anchors(settings.anchors, rehearsal=self._rehearsal),
-            record=box_record(settings, box, settings.entry(box.ek_public)),
+            anchors=settings.anchors,
+            platform_anchors=settings.platform_anchors,
+            record=box_record(settings, box, settings.entry(box.ek_public), self._boxes()),
+            baseline=settings.baseline,
         )
-        waived = frozenset({Reason.FIRMWARE_UNKNOWN}) if self._rehearsal else frozenset()
-        policy = Policy(rehearsal=self._rehearsal, waived=waived)
+        policy = policy_in_force(settings.policy, rehearsal=self._rehearsal)
         evidence = _evidence(proved)
-        result = appraise(evidence, expectation, policy, now)
+        result = judged(self._appraiser, evidence, expectation, policy, now)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         name = self._new_name(box.box, f"{stamp}-{proved.session.session.hex()}")
         write_evidence(
@@ -71,12 +80,39 @@ class ArchivingJudge:
             result=result,
             appraised=now,
         )
-        return _judgement(result, f"{box.box}/{name}")
+        return judgement_of(result, f"{box.box}/{name}", settings.basis)
 
     def _new_name(self, box: str, name: str) -> str:
         """Find a name that is free: a session cut off before its answer is judged again."""
         taken = self._archive / box / name
         return name if not taken.exists() else self._new_name(box, f"{name}-again")
+
+
+def policy_in_force(policy: Policy, *, rehearsal: bool) -> Policy:
+    """Give the site's policy; a rehearsal lets its virtual boxes in, whose firmware nobody signs.
+
+    Nothing learned in a rehearsal enters the baseline.
+    """
+    if not rehearsal:
+        return replace(policy, rehearsal=False)
+    return replace(policy, rehearsal=True, waived=policy.waived | {Reason.FIRMWARE_UNKNOWN})
+
+
+def judged(
+    appraiser: Appraiser, evidence: Evidence, expectation: Expectation, policy: Policy, now: float
+) -> AttestationResult:
+    """Appraise; a fault of the verifier itself is a finding that nobody may release."""
+    try:
+        return appraiser(evidence, expectation, policy, now)
+    except Exception as error:  # noqa: BLE001 - whatever fails in there, the box is not verified
+        detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
+        return AttestationResult(
+            verdict=AttestVerdict.REFUSED,
+            tier=Tier.NOT_VERIFIED,
+            findings=(AttestFinding(reason=Reason.VERIFIER_FAULT, detail=detail),),
+            policy_digest=policy.digest,
+            expectation_digest=expectation.digest,
+        )
 
 
 def _evidence(proved: Proved) -> Evidence:
@@ -96,18 +132,25 @@ def _evidence(proved: Proved) -> Evidence:
     )
 
 
-def _judgement(result: AttestationResult, archive: str) -> Judgement:
+def judgement_of(result: AttestationResult, archive: str, basis: bytes) -> Judgement:
+    """Translate a result; what was not verified as a whole is never without a reason."""
     findings = [_finding(one) for one in result.findings]
     pcrs = dict(result.values.get(_BINDING_BANK, {}))
     proved = result.boot_set is not None and result.clock is not None and len(pcrs) == 16
     refused = result.verdict in (AttestVerdict.REFUSED, AttestVerdict.INCOMPLETE)
     never = any(one.release is Release.NEVER for one in findings)
-    if (refused or not proved) and not never:
-        findings.insert(0, _finding(AttestFinding(reason=Reason.VERIFIER_FAULT)))
+    unexplained = refused or not proved
+    if result.verdict is AttestVerdict.HELD:
+        unexplained |= not any(one.gates for one in findings)
+    if unexplained and not never:
+        detail = f"{result.verdict.value}; not checked: {', '.join(result.not_checked) or '-'}"
+        fault = AttestFinding(reason=Reason.VERIFIER_FAULT, detail=detail)
+        findings.insert(0, _finding(fault))
+    refused = any(one.release is Release.NEVER for one in findings)
     clock = result.clock
     return Judgement(
         findings=tuple(findings),
-        tier=result.tier.value,
+        tier=(Tier.NOT_VERIFIED if refused else result.tier).value,
         measurements=result.measurements,
         boot_set=result.boot_set.digest if result.boot_set else None,
         pcrs=pcrs,
@@ -115,6 +158,11 @@ def _judgement(result: AttestationResult, archive: str) -> Judgement:
         restart_count=clock.restart_count if clock else None,
         clock=clock.clock if clock else None,
         archive=archive,
+        released=tuple(map(_finding, result.released)),
+        sealed=sealed_digest(pcrs) if proved else None,
+        firmware=result.firmware,
+        tpm_firmware=result.firmware_version,
+        basis=basis,
     )
 
 
@@ -126,4 +174,5 @@ def _finding(finding: AttestFinding) -> Finding:
         code=finding.reason.code,
         sentence=sentence,
         release=RELEASE[finding.reason.releasable_by],
+        detail=finding.detail[:MAX_DETAIL],
     )

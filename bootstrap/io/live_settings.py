@@ -7,32 +7,44 @@ error.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attest.ekcert import decode_anchors
+from attest.anchors import Anchors
+from attest.baseline import Baseline
 from attest.errors import AttestError
+from attest.firmwarefile import SignedBaseline, verify_baseline
+from attest.io.trust import load_platform_trust, load_trust
+from attest.policy import Policy
 from attest.transcript import SiteIdentity
 from bootstrap.errors import SiteError
-from bootstrap.settings import Settings
+from bootstrap.settings import Settings, basis_of
 from bootstrap.site import SITE_FILE, Site, decode_site
 from keys.errors import KeysError
 from keys.note import DeliveryNote, Floor
 
 ROOT_CERTIFICATE, ROOT_KEY = "trust/root.pem", "trust/root.pub"
+POLICY = "policy.toml"
+FIRMWARE = "trust/firmware.toml"
 
 
 class LiveSettings:
     """Call it to get the settings in force; `refresh` looks whether a file changed."""
 
-    def __init__(self, directory: Path, *, rehearsal: bool) -> None:
-        """Read everything; SiteError names the file that does not hold."""
+    def __init__(
+        self, directory: Path, *, rehearsal: bool, baseline_floor: SignedBaseline | None = None
+    ) -> None:
+        """Read everything; SiteError names the file that does not hold.
+
+        `baseline_floor` is the newest firmware baseline that was seen before this start.
+        """
         self._directory = directory
         self._rehearsal = rehearsal
+        self.baseline_floor = baseline_floor
         self._floor: Floor | None = None
         self._stamp = self._stamps()
         self._settings = self._load()
@@ -81,8 +93,8 @@ class LiveSettings:
             root = x509.load_pem_x509_certificate(root_pem)
         except ValueError:
             raise SiteError(f"{ROOT_CERTIFICATE}: is no PEM certificate: restore it") from None
-        anchors = self._anchors(site.trust.ek_anchors)
         note, problem = self._note(site)
+        policy, (baseline, baseline_problem) = self._policy(), self._baseline()
         return Settings(
             site=site,
             note=note,
@@ -91,20 +103,56 @@ class LiveSettings:
             identity=SiteIdentity(
                 site_id=site.site.id, root=sha256(root.public_bytes(Encoding.DER)).digest()
             ),
-            anchors=anchors,
+            anchors=self._anchors(site.trust.ek_anchors, load_trust),
+            platform_anchors=self._anchors(site.trust.ek_anchors, load_platform_trust),
             templates={role.config: self._read_text(role.config) for role in site.roles},
+            policy=policy,
+            baseline=baseline,
+            baseline_problem=baseline_problem,
+            basis=basis_of(policy, baseline),
         )
 
-    def _anchors(self, folder: str) -> tuple[tuple[str, bytes], ...]:
-        paths = sorted((self._directory / folder).glob("*.pem"))
+    def _anchors(self, folder: str, load: Callable[..., Anchors]) -> Anchors:
         try:
-            files = tuple((f"{folder}/{path.name}", path.read_bytes()) for path in paths)
-            decode_anchors(files, rehearsal=self._rehearsal)
+            return load(self._directory / folder, rehearsal=self._rehearsal)
         except AttestError as error:
             raise SiteError(str(error)) from None
-        except OSError as error:
-            raise SiteError(f"{error.filename}: {error.strerror}: put it back") from error
-        return files
+
+    def _policy(self) -> Policy:
+        """Read the policy; the one built in where there is no file."""
+        if not (self._directory / POLICY).exists():
+            return Policy()
+        try:
+            policy = Policy.from_toml(self._read_text(POLICY), POLICY)
+        except AttestError as error:
+            raise SiteError(str(error)) from None
+        if policy.rehearsal and not self._rehearsal:
+            raise SiteError(
+                f"{POLICY}: rehearsal: this is a real site, where no TPM in software may pass: "
+                "remove the key"
+            )
+        return policy
+
+    def _baseline(self) -> tuple[Baseline, str | None]:
+        """Verify headquarters' firmware baseline; one that does not verify is none, and says why.
+
+        A site that never had one has none; one that had must keep the newest.
+        """
+        path, floor = self._directory / FIRMWARE, self.baseline_floor
+        if not path.exists():
+            lost = f"no firmware is known: {FIRMWARE} was here and is gone: put it back"
+            return Baseline(), lost if floor else None
+        try:
+            found = verify_baseline(
+                self._read(FIRMWARE),
+                self._read(f"{FIRMWARE}.minisig"),
+                public_key=self._read(ROOT_KEY),
+                floor=floor,
+            )
+        except (AttestError, KeysError, SiteError) as error:
+            return Baseline(), f"no firmware is known: {error}"
+        self.baseline_floor = found
+        return found.baseline, None
 
     def _note(self, site: Site) -> tuple[DeliveryNote | None, str | None]:
         """Verify the note; one that does not verify is none, and says why."""

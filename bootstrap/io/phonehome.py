@@ -31,7 +31,7 @@ from attest.transcript import (
     slot,
     transcript,
 )
-from bootstrap.enrolment import Stage, Step, WrongStageError, advance, box_id
+from bootstrap.enrolment import GONE, Stage, Step, WrongStageError, advance, box_id
 from bootstrap.io.site_store import SiteStore
 from bootstrap.judgement import Proved
 from bootstrap.phonehome import (
@@ -269,6 +269,7 @@ class PhoneHome:
             mac=self._mac(facts, address) or (old.mac if old else None),
             facts=_kept_facts(facts),
             withheld=(),
+            tier=None,
         )
         row = SessionRow(
             session=proved.session.session,
@@ -311,7 +312,7 @@ class PhoneHome:
     def _is_gone(self, known: SessionRow) -> bool:
         """Tell whether the box of a session was taken out of service since."""
         box = self._store.box(known.box)
-        return box is None or box.stage is Stage.REVOKED
+        return box is None or box.stage in GONE
 
     def _replayed(self, known: SessionRow, address: str, now: float) -> None:
         if not self._quota.admit(("replay", address), now):

@@ -18,8 +18,8 @@ from typing import Any
 from bootstrap.enrolment import Approval, Stage
 from bootstrap.errors import SiteError
 from bootstrap.rows import BoxRow, Event, SessionRow, Sighting
+from keys.note import Floor
 
-SCHEMA = 1
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE boxes (
@@ -50,6 +50,19 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX sessions_by_box ON sessions (box);
 """
+_TIERS = """
+ALTER TABLE boxes ADD COLUMN tier TEXT;
+ALTER TABLE boxes ADD COLUMN sealed BLOB;
+ALTER TABLE boxes ADD COLUMN place TEXT;
+ALTER TABLE boxes ADD COLUMN replaces TEXT;
+ALTER TABLE boxes ADD COLUMN firmware BLOB;
+ALTER TABLE boxes ADD COLUMN tpm_firmware BLOB;
+ALTER TABLE boxes ADD COLUMN basis BLOB;
+ALTER TABLE approvals ADD COLUMN claim TEXT NOT NULL DEFAULT '';
+"""
+MIGRATIONS: Sequence[str] = (_TABLES, _TIERS)
+"""Number n of these brings a database from schema n to n + 1."""
+SCHEMA = len(MIGRATIONS)
 
 
 class SiteStore:
@@ -68,11 +81,18 @@ class SiteStore:
                 f"{path}: made by a newer Doorstep (schema {version}, this one knows {SCHEMA}): "
                 "install that release again"
             )
-        if version == 0:
-            with self.transaction():
-                for statement in filter(str.strip, _TABLES.split(";")):
+        if 0 < version < SCHEMA:
+            self._copy(path.with_name(f"{path.name}.schema{version}"))
+        with self.transaction():
+            for number in range(version, SCHEMA):
+                for statement in filter(str.strip, MIGRATIONS[number].split(";")):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA}")
+                self._db.execute(f"PRAGMA user_version={number + 1}")
+
+    def _copy(self, path: Path) -> None:
+        """Keep the database as it is before a migration."""
+        path.unlink(missing_ok=True)
+        self._db.execute("VACUUM INTO ?", (str(path),))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -110,6 +130,19 @@ class SiteStore:
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value).encode())
             )
 
+    def floor(self, key: str) -> Floor | None:
+        """Read the counter and digest of the newest signed file that was seen."""
+        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        if row is None:
+            return None
+        return Floor(counter=int.from_bytes(row[0][:8], "big"), digest=bytes(row[0][8:]))
+
+    def set_floor(self, key: str, floor: Floor) -> None:
+        """Store what must not be fallen behind."""
+        value = floor.counter.to_bytes(8, "big") + floor.digest
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
     def boxes(self) -> list[BoxRow]:
         """All boxes, the one that changed last first."""
         return [_box(row) for row in self._db.execute("SELECT * FROM boxes ORDER BY since DESC")]
@@ -123,6 +156,8 @@ class SiteStore:
         """Insert or replace a box's row."""
         values = {field.name: getattr(row, field.name) for field in fields(row)}
         values["stage"] = row.stage.value
+        if row.tpm_firmware is not None:
+            values["tpm_firmware"] = row.tpm_firmware.to_bytes(8, "big")  # SQLite has no UINT64
         for name in ("reasons", "withheld", "facts"):
             values[name] = json.dumps(values[name])
         names = ", ".join(values)
@@ -175,6 +210,7 @@ class SiteStore:
                     role=row["role"],
                     expires=row["expires"],
                     used=bool(row["used"]),
+                    claim=row["claim"],
                 ),
             )
             for row in rows
@@ -184,14 +220,16 @@ class SiteStore:
         """Keep an approval."""
         with self.transaction():
             self._db.execute(
-                "INSERT INTO approvals (ek_name, reasons, measurements, role, expires, used) "
-                "VALUES (?, ?, ?, ?, ?, 0)",
+                "INSERT INTO approvals"
+                " (ek_name, reasons, measurements, role, expires, used, claim)"
+                " VALUES (?, ?, ?, ?, ?, 0, ?)",
                 (
                     approval.ek_name,
                     json.dumps(sorted(approval.reasons)),
                     approval.measurements,
                     approval.role,
                     approval.expires,
+                    approval.claim,
                 ),
             )
 
@@ -268,6 +306,8 @@ def _box(row: sqlite3.Row) -> BoxRow:
     for name in ("reasons", "withheld"):
         values[name] = tuple(json.loads(values[name]))
     values["facts"] = json.loads(values["facts"])
+    if values["tpm_firmware"] is not None:
+        values["tpm_firmware"] = int.from_bytes(values["tpm_firmware"], "big")
     return BoxRow(**values)
 
 
