@@ -22,7 +22,7 @@ from attest.usage import (
 
 _MAX_PATHS = 8
 # Each may be tried as the issuer of each other one: a box must not buy seconds of our time.
-_MAX_SENT = 10
+_MAX_SENT = 16
 
 
 def find_path(
@@ -38,7 +38,7 @@ def find_path(
     so that the root's revocation list is looked at too. `purpose` is the extended key usage that
     each issuer must not exclude.
     """
-    between = [certificate for certificate in sent if is_ca(certificate)][:_MAX_SENT]
+    between = sent[:_MAX_SENT]
     begun: list[tuple[tuple[Certificate, ...], bool]] = [((leaf,), False)]
     found: list[tuple[Certificate, ...]] = []
     for depth in range(MAX_DEPTH + 1):
@@ -47,10 +47,9 @@ def find_path(
             steps = [((*path, issuer), True) for issuer in _issuers(path, anchors, depth, purpose)]
             if anchored and not steps:
                 found.append(path)
-            if not anchored:
-                steps += [
-                    ((*path, issuer), False) for issuer in _issuers(path, between, depth, purpose)
-                ]
+            steps += [
+                ((*path, issuer), False) for issuer in _issuers(path, between, depth, purpose)
+            ]
             longer += steps
         begun = longer[:_MAX_PATHS]
     return min(found, key=lambda path: (expired(path, now) != (), len(path)), default=None)

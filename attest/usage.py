@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attest.asn1 import BOOLEAN, INTEGER, children, directory_name, is_true, oid_text, read
+from attest.asn1 import INTEGER, children, directory_name, is_true, oid_text, read
 from attest.der import Certificate
 from attest.errors import EvidenceError
 
@@ -33,16 +33,12 @@ def is_ca(certificate: Certificate) -> bool:
         flags = list(children(read(extension.value).content))
     except EvidenceError:
         return False
-    return bool(flags) and flags[0].tag == BOOLEAN and is_true(flags[0])
+    return bool(flags) and is_true(flags[0])
 
 
 def path_length(certificate: Certificate) -> int:
-    """Give how many further CA certificates may follow below this one."""
-    extension = certificate.extensions.get(BASIC)
-    try:
-        fields = list(children(read(extension.value).content)) if extension else []
-    except EvidenceError:
-        return -1
+    """Give how many further CA certificates may follow below a CA certificate."""
+    fields = children(read(certificate.extensions[BASIC].value).content)
     numbers = [field for field in fields if field.tag == INTEGER]
     return int.from_bytes(numbers[0].content[:8], "big") if numbers else MAX_DEPTH
 

@@ -98,9 +98,9 @@ def key_usage(*bits: int) -> bytes:
     return extension(KEY_USAGE, tlv(3, b"\0", bytes([mask])), TRUE)
 
 
-def extended(*usages: str) -> bytes:
+def extended(*usages: str, flag: bytes = b"") -> bytes:
     """Encode extended key usages."""
-    return extension(EXTENDED, seq(*(oid(usage) for usage in usages)))
+    return extension(EXTENDED, seq(*(oid(usage) for usage in usages)), flag)
 
 
 def san(*pairs: tuple[str, str], flag: bytes = TRUE, **shape: object) -> bytes:
@@ -272,12 +272,13 @@ def crl(
     extensions: Sequence[bytes] = (),
     hash_name: str = "sha256",
     inner: bytes | None = None,
+    version: bytes = b"\2\1\1",
 ) -> bytes:
     """Encode a revocation list by the contents of its serial numbers."""
     algorithm = seq(oid(ECDSA[hash_name]))
     entries = [seq(tlv(2, serial), time("260901000000Z"), entry) for serial in serials]
     body = seq(
-        integer(1),
+        version,
         algorithm if inner is None else inner,
         common(issuer),
         time(this_update),

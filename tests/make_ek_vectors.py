@@ -142,6 +142,15 @@ def shapes() -> dict[str, dict]:
         "serial-negative": vector("", ek(serial=b"\xff\x12")),
         "serial-zero": vector("", ek(serial=b"\0")),
         "serial-badly-padded": vector("", ek(serial=b"\0\0\0\6")),
+        "subject-as-its-issuer": vector("", ek(subject=make.common("Maker TPM Root CA"))),
+        "ca-false-written": vector(
+            "", ek(constraints=make.extension(make.BASIC, make.seq(make.FALSE), make.TRUE))
+        ),
+        "eku-critical-without-key-usage": vector(
+            "",
+            ek(use=b"", usages=make.extended(make.EK_USAGE, flag=make.TRUE)),
+            workarounds=[NO_KU],
+        ),
         "subject-named": vector("", ek(subject=make.common("TPM EK"))),
         "critical-false-written": vector("", ek(constraints=make.basic(flag=make.FALSE))),
         "critical-key-identifier": vector(
@@ -187,6 +196,13 @@ def chains() -> dict[str, dict]:
         "intermediate-cut-short": vector(UNKNOWN, middle[:200], LOW),
         "intermediate-in-store": vector("", LOW, anchors=[ROOT, middle]),
         "intermediate-alone-in-store": vector("", LOW, anchors=[middle]),
+        "intermediate-ca-false-written": vector(
+            UNKNOWN,
+            LOW,
+            between(basic=make.extension(make.BASIC, make.seq(make.FALSE), make.TRUE)),
+        ),
+        "intermediate-alone": vector(UNKNOWN, middle, lines=[26]),
+        "chain-of-seven-in-store": vector("", below[1], anchors=deep[:7]),
         "intermediate-without-ca-flag": vector(UNKNOWN, LOW, between(basic=make.basic())),
         "intermediate-without-constraints": vector(
             UNKNOWN, LOW, between(basic=make.key_usage(5, 6), usage=None)
@@ -272,6 +288,7 @@ def leaves() -> dict[str, dict]:
         "eku-any": vector(INVALID, ek(usages=make.extended("2.5.29.37.0"))),
         "eku-malformed": vector(INVALID, ek(usages=make.extension(make.EXTENDED, b"\x30\x05"))),
         "key-usage-signs": vector(INVALID, ek(use=make.key_usage(0))),
+        "key-usage-empty": vector(INVALID, ek(use=make.extension(make.KEY_USAGE, b"\3\1\0"))),
         "key-usage-malformed": vector(INVALID, ek(use=make.extension(make.KEY_USAGE, b"\3\5"))),
         "no-usage-at-all": vector(INVALID, ek(use=b"", usages=b""), workarounds=[NO_EKU, NO_KU]),
         "no-eku-and-signs": vector(
@@ -327,6 +344,7 @@ def lists() -> dict[str, dict]:
 
     return {
         "crl-clean": judged("", crl(b"\1"), unrevoked=CHECKED),
+        "crl-version-1": judged("", crl(b"\1", version=b""), unrevoked=CHECKED),
         "crl-empty": judged("", crl(), unrevoked=CHECKED),
         "crl-revokes": judged(REVOKED, crl(b"\1", b"\x12\x67")),
         "crl-revokes-intermediate": vector(
@@ -526,6 +544,21 @@ def platforms() -> dict[str, dict]:
         "platform-stored-header": judged("", b"\x10\1\0\3\xb5\x10\2" + platform()),
         "platform-by-a-signer": judged("", by_signer, certificates=[LEAF, signer], machines=[root]),
         "platform-signer-in-store": judged("", by_signer, machines=[signer]),
+        "platform-signer-below-a-signer": judged(
+            PLATFORM,
+            platform(issuer="Sub signer", signer="sub signer"),
+            certificates=[
+                LEAF,
+                make.certificate(
+                    issuer=make.common("Machine signer"),
+                    subject=make.common("Sub signer"),
+                    key=make.spki(forge.private_key("sub signer")),
+                    signer="machine signer",
+                    extensions=(make.key_usage(0),),
+                ),
+            ],
+            machines=[signer],
+        ),
         "platform-signer-for-other-usage": judged(
             PLATFORM,
             platform(),

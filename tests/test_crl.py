@@ -77,6 +77,10 @@ def test_a_list_is_told_from_a_certificate() -> None:
     assert not is_crl(make.ca())
     assert not is_crl(make.crl()[:3])
     assert not is_crl(b"")
+    assert is_crl(make.crl(version=b""))
+    assert not is_crl(make.ek(version=b""))
+    assert not is_crl(make.seq(make.seq(make.seq(), make.seq())))
+    assert not is_crl(make.seq(make.seq(b"\5\0", make.seq(), make.time("260101000000Z"))))
 
 
 def test_a_hundred_thousand_entries_are_read() -> None:

@@ -180,7 +180,7 @@ def test_a_box_does_not_buy_time_with_many_intermediates() -> None:
         (leaf, *loops), Anchors(certificates=()), forge.Box().ek, forge.NOW, rehearsal=False
     )
     assert {each.reason for each in trust.findings} == {Reason.EK_UNKNOWN}
-    assert der._is_signed_by.cache_info().misses - before <= 11 * 10
+    assert der._is_signed_by.cache_info().misses - before <= 17 * 16
     assert len(join([leaf, *loops])[0]) == MAX_PARTS
 
 
