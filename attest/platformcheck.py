@@ -75,7 +75,7 @@ def _plain(facts: PlatformFacts) -> dict[str, str]:
 def _differences(certified: PlatformFacts, facts: bytes | None) -> Iterator[Finding]:
     """Find where the box calls itself otherwise than its maker did."""
     try:
-        smbios = json.loads(facts or b"{}").get("smbios") or {}
+        smbios = json.loads(facts or b"{}").get("smbios")
         told = {name: str(smbios.get(fact) or "") for name, fact in _COMPARED}
     except (ValueError, AttributeError, RecursionError):
         return
