@@ -1,7 +1,8 @@
 """The firmware baseline: what PCR 0, 2, 3 and 6 of a maker's model are known to hold.
 
-An entry counts because headquarters signed the file it stands in; a value that a person released
-for one box is no entry (see `BoxRecord.firmware`). It never learns anything by itself.
+An entry counts because headquarters signed the file it stands in (`attest.signedbaseline`); a value
+that a person released for one box is no entry (see `BoxRecord.firmware`). It never learns anything
+by itself.
 TCG PFP 1.06, 3.3.4.1 to 3.3.4.7; TCG PC Client RIM 1.04.
 """
 
@@ -38,8 +39,9 @@ class FirmwareEntry:
     """What one firmware version of a model measures.
 
     `values` are whole PCR values by bank. `events` are digests by bank and PCR, of which any may be
-    extended before the separator in any order: for option ROMs that depend on the slots. `keys` are
-    SHA-256 of the certificates (DER) that PK, KEK and db are delivered with.
+    extended before the separator in any order: for option ROMs that depend on the slots. In PCR 0
+    all of them must be. `keys` are SHA-256 of the certificates (DER) that PK, KEK and db are
+    delivered with.
     """
 
     machine: Machine
@@ -54,6 +56,14 @@ class Baseline:
     """All entries that a site's headquarters signed."""
 
     entries: tuple[FirmwareEntry, ...] = ()
+
+    def of_model(self, machine: Machine | None) -> Baseline:
+        """Give the entries of one model alone: all that the appraisal of such a box needs."""
+        if machine is None:
+            return Baseline()
+        model = machine.model, machine.vendor
+        kept = (one for one in self.entries if (one.machine.model, one.machine.vendor) == model)
+        return Baseline(entries=tuple(kept))
 
     def plain(self) -> list[dict[str, Any]]:
         """Give the entries as JSON values."""

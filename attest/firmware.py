@@ -64,8 +64,11 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Extended:
-    """What the log says was extended into one PCR; `closed`: its last event is a separator."""
+class Extended:
+    """What a log says was extended into one PCR; `closed`: its last event is the separator.
+
+    `digests` is without that one.
+    """
 
     events: tuple[Event, ...]
     digests: tuple[bytes, ...]
@@ -79,7 +82,7 @@ class _Case:
     measured: Measured
     machine: Machine | None
     indices: tuple[int, ...]
-    extended: Mapping[tuple[str, int], _Extended]
+    extended: Mapping[tuple[str, int], Extended]
 
 
 def machine_of(facts: bytes | None) -> Machine | None:
@@ -128,23 +131,22 @@ def check_firmware(
     return _held(case, baseline, entries, digest)
 
 
-def _extended(measured: Measured, indices: Sequence[int]) -> dict[tuple[str, int], _Extended]:
+def _extended(measured: Measured, indices: Sequence[int]) -> dict[tuple[str, int], Extended]:
     """Gather what was extended, once for all entries; nothing where no log replays."""
-    if measured.log is None:
+    log = measured.log
+    if log is None:
         return {}
-    found = {}
-    for index in indices:
-        events = tuple(
-            event
-            for event in measured.log.events
-            if event.pcr == index and event.type != EventType.NO_ACTION
-        )
-        for bank in measured.values:
-            digests = tuple(event.digests.get(bank, b"") for event in events)
-            closed = bool(digests) and digests[-1] in _separators(bank)
-            kept = digests[:-1] if closed else digests
-            found[bank, index] = _Extended(events=events, digests=kept, closed=closed)
-    return found
+    return {(bank, i): extended(log, bank, i) for bank in measured.values for i in indices}
+
+
+def extended(log: EventLog, bank: str, index: int) -> Extended:
+    """Take what a log says of one PCR out of it; the label of an event counts for nothing."""
+    events = tuple(
+        event for event in log.events if event.pcr == index and event.type != EventType.NO_ACTION
+    )
+    digests = tuple(event.digests.get(bank, b"") for event in events)
+    closed = bool(digests) and digests[-1] in _separators(bank)
+    return Extended(events=events, digests=digests[:-1] if closed else digests, closed=closed)
 
 
 def _separators(bank: str) -> frozenset[bytes]:

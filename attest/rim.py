@@ -1,131 +1,202 @@
-"""A maker's reference measurements: TCG RIM bundles as entries of the firmware baseline.
+"""Reference integrity manifests of makers (TCG RIM): a SWID tag and the logs that it names by hash.
 
-A base RIM is a SWID tag that names support RIMs with their hashes; a support RIM is a boot log. The
-tag's XML signature is not checked: an entry counts only once headquarters signs the file it goes
-into, and its source says so. Nothing is fetched and nothing in the XML is resolved.
-TCG Reference Integrity Manifest Information Model 1.1; PC Client RIM 1.04; ISO/IEC 19770-2:2015.
+The XML signature of a tag is not checked: an entry counts because headquarters signs the baseline
+that it goes into, and the entry's source says so. Entities and document types are refused, nothing
+is fetched. TCG PC Client RIM 1.04 (SWID binding); ISO/IEC 19770-2:2015; TCG PFP 1.06, 10.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
-from attest.baseline import FirmwareEntry, Machine
+from attest.baseline import FirmwareEntry, Machine, machine_text
 from attest.errors import AttestSiteError, EvidenceError
-from attest.eventlog import EventLog, EventType, decode
-from attest.firmwarefile import FIRMWARE_PCRS
+from attest.eventlog import EventLog, decode
+from attest.firmware import Extended, extended
 from attest.replay import replay
+from attest.signedbaseline import BANKS, GATED, check_entry
 
 MAX_TAG = 1 << 20
-_SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
+MAX_FILES = 64
+NOT_CHECKED = "signature not checked, headquarters signs for it"
+
 _HASHES = {
-    "{http://www.w3.org/2001/04/xmlenc#sha256}hash": "sha256",
-    "{http://www.w3.org/2001/04/xmlenc#sha512}hash": "sha512",
-    "{http://www.w3.org/2001/04/xmldsig-more#sha384}hash": "sha384",
+    "http://www.w3.org/2001/04/xmlenc#sha256": "sha256",
+    "http://www.w3.org/2001/04/xmldsig-more#sha384": "sha384",
+    "http://www.w3.org/2001/04/xmlenc#sha512": "sha512",
 }
-_DOCTYPE = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
-SOURCE = "maker's RIM, its own signature not checked"
+"""Namespaces of the `hash` attribute (RFC 6931); weaker hashes name nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupportFile:
+    """A file that a tag names: digests by hash name, size in bytes or None."""
+
+    name: str
+    size: int | None
+    digests: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseRim:
-    """What a base RIM says: the machine, and the hashes of its support RIMs by file name."""
+    """What a tag says: of which machine it is (empty texts where it does not say), and its files.
 
-    machine: Machine
-    support: Mapping[str, tuple[str, bytes]]
-
-
-def decode_base_rim(data: bytes, name: str, *, version: str = "") -> BaseRim:
-    """Read a SWID tag; AttestSiteError says what it lacks.
-
-    `version` is the firmware's version as the box says it, where the tag's own is another.
+    `sha256` is over the tag itself.
     """
+
+    vendor: str
+    model: str
+    version: str
+    tag_id: str
+    sha256: bytes
+    files: tuple[SupportFile, ...]
+
+
+def decode_tag(data: bytes, name: str) -> BaseRim:
+    """Read a base RIM; AttestSiteError says why it is none that can be used."""
+    root = _xml(data, name)
+    if _local(root.tag) != "SoftwareIdentity":
+        raise AttestSiteError(f"{name}: it is no SWID tag (SoftwareIdentity)")
+    for kind in ("supplemental", "patch"):
+        if root.get(kind, "false") not in ("false", "0"):
+            raise AttestSiteError(
+                f"{name}: it is a {kind} tag: give the base RIM that it belongs to"
+            )
+    meta = _attributes(root, "Meta")
+    files = tuple(_file(element, name) for element in root.iter() if _is(element, "File"))
+    if not files or len(files) > MAX_FILES:
+        raise AttestSiteError(f"{name}: it names no support RIM, or more than {MAX_FILES}")
+    return BaseRim(
+        vendor=machine_text(meta.get("platformManufacturerStr", "")),
+        model=machine_text(meta.get("platformModel", "")),
+        version=machine_text(meta.get("firmwareVersion", "")),
+        tag_id=machine_text(root.get("tagId", "")),
+        sha256=hashlib.sha256(data).digest(),
+        files=files,
+    )
+
+
+def _xml(data: bytes, name: str) -> ElementTree.Element[str]:
     if len(data) > MAX_TAG:
         raise AttestSiteError(f"{name}: it is larger than {MAX_TAG} bytes")
-    if _DOCTYPE.search(data):
-        raise AttestSiteError(f"{name}: it declares a document type, which no RIM needs")
     try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AttestSiteError(f"{name}: it is not XML: {error}") from None
-    if root.tag != f"{_SWID}SoftwareIdentity":
-        raise AttestSiteError(f"{name}: it is no SWID tag (ISO/IEC 19770-2:2015)")
-    facts = {
-        key.rpartition("}")[2]: value
-        for meta in root.iter(f"{_SWID}Meta")
-        for key, value in meta.attrib.items()
-    }
-    vendor, model = facts.get("platformManufacturerStr", ""), facts.get("platformModel", "")
-    known = version or facts.get("platformVersion", "") or root.attrib.get("version", "")
-    if not (vendor and model and known):
-        raise AttestSiteError(f"{name}: it does not name manufacturer, model and version")
-    support = dict(_support(root, name))
-    if not support:
-        raise AttestSiteError(f"{name}: it names no support RIM with a hash known here")
-    return BaseRim(machine=Machine(vendor=vendor, model=model, version=known), support=support)
+        # A text, so that no declaration of another encoding hides anything from the next lines.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise AttestSiteError(f"{name}: it is no XML in UTF-8") from None
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise AttestSiteError(f"{name}: it declares a document type or entities: refused")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise AttestSiteError(f"{name}: it is no XML: {error}") from None
 
 
-def _support(root: ElementTree.Element, name: str) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    payload = root.find(f"{_SWID}Payload")
-    for file in payload.iter(f"{_SWID}File") if payload is not None else ():
-        for key, hash_name in _HASHES.items():
-            text = file.attrib.get(key)
-            if text is None:
-                continue
-            try:
-                yield file.attrib.get("name", ""), (hash_name, bytes.fromhex(text))
-            except ValueError:
-                raise AttestSiteError(f"{name}: the hash of a support RIM is none") from None
-            break
+def _local(name: Any) -> str:
+    """Give a name without its namespace; comments and instructions have none."""
+    return name.rpartition("}")[2] if isinstance(name, str) else ""
 
 
-def rim_entry(base: BaseRim, support: Mapping[str, bytes]) -> FirmwareEntry:
-    """Make an entry of a base RIM and its support files; AttestSiteError where a hash differs."""
-    logs: list[EventLog] = []
-    for name, (hash_name, digest) in base.support.items():
-        data = support.get(name)
-        if data is None:
-            raise AttestSiteError(f"{name}: the base RIM names this support RIM: give it too")
-        if hashlib.new(hash_name, data).digest() != digest:
-            raise AttestSiteError(f"{name}: it is not the support RIM that the base RIM names")
-        try:
-            logs.append(decode(data))
-        except EvidenceError as error:
-            raise AttestSiteError(f"{name}: {error}") from None
-    if len(logs) != 1:
-        raise AttestSiteError("a base RIM with one support RIM is expected")
-    return log_entry(base.machine, logs[0], SOURCE)
+def _is(element: ElementTree.Element[str], name: str) -> bool:
+    return _local(element.tag) == name
 
 
-def log_entry(machine: Machine, log: EventLog, source: str) -> FirmwareEntry:
-    """Make an entry of a reference boot log: its values, and the events before the separator."""
-    values, events = {}, {}
-    for bank in (known.name for known in log.banks if known.name.startswith("sha")):
-        if bank not in ("sha256", "sha384", "sha512"):
+def _attributes(root: ElementTree.Element[str], name: str) -> dict[str, str]:
+    """Give the attributes of the elements of one name, without namespaces."""
+    found: dict[str, str] = {}
+    for element in root.iter():
+        if _is(element, name):
+            found |= {_local(key): value for key, value in element.attrib.items()}
+    return found
+
+
+def _file(element: ElementTree.Element[str], name: str) -> SupportFile:
+    digests = dict(_digests(element, name))
+    shown = machine_text(element.get("name", ""))
+    if not digests:
+        raise AttestSiteError(f"{name}: {shown} has no SHA-256, SHA-384 or SHA-512 hash")
+    size = element.get("size", "")
+    return SupportFile(
+        name=shown,
+        size=int(size) if size.isascii() and size.isdecimal() and len(size) < 16 else None,
+        digests=digests,
+    )
+
+
+def _digests(element: ElementTree.Element[str], name: str) -> Iterator[tuple[str, bytes]]:
+    for key, value in element.attrib.items():
+        algorithm = _HASHES.get(key.removeprefix("{").rpartition("}")[0])
+        if algorithm is None or _local(key) != "hash":
             continue
         try:
-            replayed = replay(log, bank)
+            yield algorithm, bytes.fromhex(value)
+        except ValueError:
+            raise AttestSiteError(f"{name}: a hash is not hexadecimal") from None
+
+
+def entry_from_rim(
+    tag: BaseRim, supports: Sequence[tuple[str, bytes]], machine: Machine, name: str
+) -> FirmwareEntry:
+    """Make an entry of a tag and all its support RIMs, given as (name, content) in any order.
+
+    `machine` is what boxes of this model say of themselves, which may differ from the tag's words.
+    AttestSiteError when a support RIM is missing, is another one, or cannot be read.
+    """
+    taken = [_named(tag, *support) for support in supports]
+    missing = [file.name for file in tag.files if file not in taken]
+    if missing:
+        raise AttestSiteError(f"{name}: give its support RIMs too: {', '.join(missing)}")
+    values: dict[str, dict[int, bytes]] = {}
+    events: dict[str, dict[int, frozenset[bytes]]] = {}
+    for support, data in supports:
+        try:
+            log = decode(data)
+            _gather(log, values, events, support)
         except EvidenceError as error:
-            raise AttestSiteError(f"the support RIM: {error}") from None
-        measured = {index: _before_separator(log, bank, index) for index in FIRMWARE_PCRS}
-        used = [index for index in FIRMWARE_PCRS if index != 1 and measured[index]]
-        values[bank] = {index: replayed[index] for index in used}
-        events[bank] = {index: measured[index] for index in used}
-    if not any(values.values()):
-        raise AttestSiteError("the support RIM holds no measurement of the firmware in SHA-2")
-    return FirmwareEntry(machine=machine, values=values, events=events, source=source)
+            raise AttestSiteError(f"{support}: it is no event log: {error}") from None
+    entry = FirmwareEntry(
+        machine=machine,
+        values=values,
+        events=events,
+        source=f"maker's RIM {tag.tag_id or name} ({NOT_CHECKED})",
+    )
+    return check_entry(entry, name)
 
 
-def _before_separator(log: EventLog, bank: str, index: int) -> frozenset[bytes]:
-    found = set()
-    for event in log.events:
-        if event.pcr != index or event.type == EventType.NO_ACTION:
-            continue
-        if event.type == EventType.SEPARATOR:
-            break
-        found.add(event.digests[bank])
-    return frozenset(found)
+def _named(tag: BaseRim, name: str, data: bytes) -> SupportFile:
+    """Find the file of the tag that `data` is, by every hash that the tag gives."""
+    for file in tag.files:
+        equal = all(
+            hashlib.new(algorithm, data).digest() == digest
+            for algorithm, digest in file.digests.items()
+        )
+        if equal and file.size in (None, len(data)):
+            return file
+    raise AttestSiteError(f"{name}: it is no support RIM of this tag: no hash in it fits")
+
+
+def _gather(
+    log: EventLog,
+    values: dict[str, dict[int, bytes]],
+    events: dict[str, dict[int, frozenset[bytes]]],
+    name: str,
+) -> None:
+    """Take values where the log has the whole PCR, events where it has not, and option ROMs."""
+    for bank in (bank.name for bank in log.banks if bank.name in BANKS):
+        replayed = replay(log, bank)
+        for index in GATED:
+            part = extended(log, bank, index)
+            if index in values.get(bank, {}) or index in events.get(bank, {}):
+                raise AttestSiteError(f"{name}: two support RIMs speak of {bank} PCR {index}")
+            if part.closed:
+                values.setdefault(bank, {})[index] = replayed[index]
+            if _as_events(part, index):
+                events.setdefault(bank, {})[index] = frozenset(part.digests)
+
+
+def _as_events(part: Extended, index: int) -> bool:
+    return bool(part.digests) and (index == 2 or not part.closed)
