@@ -48,8 +48,8 @@ _TIMES = (0x17, 0x18)
 class Crl:
     """A revocation list; times in unix seconds, serial numbers without sign.
 
-    `points` are the addresses that it speaks for when it is one part of several; `only_users` and
-    `only_cas` say that it leaves out the other kind.
+    `points` are the addresses (with tag and length) that it speaks for when it is one part of
+    several; `only_users` and `only_cas` say that it leaves out the other kind.
     """
 
     issuer: Name
@@ -235,7 +235,7 @@ def _scope(extensions: Mapping[str, Extension]) -> tuple[int | None, tuple[Eleme
 def _points(scope: Sequence[Element]) -> frozenset[bytes]:
     names = [name for field in scope if field.tag == _POINT for name in children(field.content)]
     return frozenset(
-        part.content for name in names for part in children(name.content) if part.tag == _URI
+        part.raw for name in names for part in children(name.content) if part.tag == _URI
     )
 
 

@@ -273,6 +273,7 @@ def crl(
     hash_name: str = "sha256",
     inner: bytes | None = None,
     version: bytes = b"\2\1\1",
+    name_of_issuer: bytes | None = None,
 ) -> bytes:
     """Encode a revocation list by the contents of its serial numbers."""
     algorithm = seq(oid(ECDSA[hash_name]))
@@ -280,7 +281,7 @@ def crl(
     body = seq(
         version,
         algorithm if inner is None else inner,
-        common(issuer),
+        name_of_issuer or common(issuer),
         time(this_update),
         b"" if next_update is None else time(next_update),
         seq(*entries) if entries else b"",

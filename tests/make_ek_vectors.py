@@ -373,7 +373,7 @@ def lists() -> dict[str, dict]:
             lines=[34],
         ),
         "crl-past-next-update": judged(STALE, crl(next_update="261101000000Z"), unrevoked=CHECKED),
-        "crl-without-next-update": judged("", crl(next_update=None), unrevoked=CHECKED),
+        "crl-without-next-update": judged("", crl(b"\1", next_update=None), unrevoked=CHECKED),
         "crl-older-than-policy": judged(STALE, crl(), crl_max_age=86_400, unrevoked=CHECKED),
         "crl-as-old-as-policy": judged(
             "", crl(), crl_max_age=NOW - make.at(2026, 10, 1), unrevoked=CHECKED
@@ -391,6 +391,16 @@ def lists() -> dict[str, dict]:
         "crl-stale-revokes": judged(REVOKED, crl(b"\x12\x67", next_update="261001000000Z")),
         "crl-of-another-point": judged(
             "", crl(extensions=[make.scope(make.point("http://maker/1"))])
+        ),
+        "crl-of-a-point-beside-its-own": judged(
+            "",
+            crl(extensions=[make.scope(make.point("http://maker/1"))]),
+            leaf=ek(extra=[here]),
+        ),
+        "crl-of-the-start-of-its-point": judged(
+            "",
+            crl(extensions=[make.scope(make.point("http://maker/"))]),
+            leaf=ek(extra=[here]),
         ),
         "crl-of-its-point": judged(
             "",

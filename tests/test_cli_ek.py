@@ -159,6 +159,12 @@ def test_pem_bundles_are_read(desk: Desk) -> None:
     assert desk.json(pem, code=0)["chain_holds"]
 
 
+def test_what_a_maker_s_web_service_answers_is_read(desk: Desk) -> None:
+    text = base64.urlsafe_b64encode(make.ek()).decode().replace("=", "%3D")
+    answer = json.dumps({"pubhash": "x", "certificate": text}).encode()
+    assert desk.json(answer, code=0)["chain_holds"]
+
+
 def test_every_ek_certificate_has_its_report(desk: Desk) -> None:
     rsa = make.ek(key=make.rsa_spki(), use=make.key_usage(2), until="210101000000Z")
     document = desk.json(make.ek(), rsa, code=1)
@@ -227,6 +233,9 @@ def test_a_site_gives_its_anchors(desk: Desk) -> None:
         (make.ek()[:-1], "cut short"),
         (b"-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----", "damaged base64"),
         (b"-----BEGIN CERTIFICATE-----\n", "there is no certificate"),
+        (b"{}", "damaged base64"),
+        (b'{"certificate": 7}', "damaged base64"),
+        (b"{" * 9000, "damaged base64"),
         (bytes(1 << 20) + b"x", "too large"),
         (vectors.platform(), "there is no EK certificate"),
     ],

@@ -62,6 +62,13 @@ def test_ours_are_read_by_another_implementation() -> None:
     assert found.is_signature_valid(forge.private_key("maker root").public_key())
 
 
+def test_a_list_has_a_title_whatever_its_issuer_is_called() -> None:
+    maker = decode_crl(make.crl(name_of_issuer=make.name(("2.5.4.6", "TW"), ("2.5.4.10", "Maker"))))
+    assert maker.title == "TW, Maker"
+    nameless = decode_crl(make.crl(name_of_issuer=make.seq()))
+    assert nameless.title == nameless.fingerprint.hex()[:16]
+
+
 def test_a_changed_list_is_not_of_its_ca() -> None:
     data = bytearray(make.crl(b"\1"))
     data[data.index(b"\2\1\1\x17") + 2] ^= 1

@@ -8,6 +8,7 @@ usage, or a file that cannot be read.
 from __future__ import annotations
 
 import base64
+import json
 import re
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import click
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -145,11 +147,15 @@ def _sort_one(given: _Given, data: bytes) -> None:
 
 
 def _blocks(path: Path, data: bytes) -> list[bytes]:
-    if b"-----BEGIN" not in data:
-        return [data]
+    """Give the DER of a file: as it is, PEM, or what Intel's web service answers."""
     try:
+        if data.lstrip()[:1] == b"{":
+            text = unquote_to_bytes(json.loads(data)["certificate"])
+            return [base64.urlsafe_b64decode(text + b"==")]
+        if b"-----BEGIN" not in data:
+            return [data]
         found = [base64.b64decode(block) for block in _PEM.findall(data)]
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise AttestSiteError(f"{path}: it holds damaged base64") from None
     if not found:
         raise AttestSiteError(f"{path}: there is no certificate in it")
