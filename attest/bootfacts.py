@@ -9,24 +9,45 @@ import hashlib
 import json
 import re
 import struct
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-
 from attest.errors import AttestSiteError
 from attest.grub import GrubKind
 from attest.grub import inspect as inspect_grub
-from attest.pe import Pe, authenticode
+from attest.imagefacts import (
+    BANKS,
+    READ_SIGNERS,
+    Digests,
+    ImageFacts,
+    chains_to,
+    digests,
+    image_facts,
+    read_bytes,
+    read_digests,
+    read_image,
+    read_text,
+    read_tuple,
+    to_plain,
+)
+from attest.pe import Pe
+from attest.ukifacts import UKI_FACTS_TYPE, UkiFacts
 
-BANKS = ("sha1", "sha256", "sha384", "sha512")
+__all__ = [
+    "BANKS",
+    "BootFiles",
+    "Digests",
+    "FileFacts",
+    "ImageFacts",
+    "UkiFacts",
+    "chains_to",
+    "digests",
+    "facts_from_json",
+    "flat_commands",
+]
+
 FACTS_TYPE = "doorstep/bootfacts/v1"
-
-Digests = Mapping[str, bytes]
-"""Digests keyed by bank name."""
 
 # GRUB expands, splits or drops every other character; a flat file has one reading only.
 _WORD = re.compile(r"[A-Za-z0-9_./:=,@%+~-]+")
@@ -46,14 +67,6 @@ class BootFiles:
     kernel: bytes
     initrds: tuple[bytes, ...]
     modules: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFacts:
-    """Digests of a boot program by bank: of the file, and Authenticode."""
-
-    file: Digests
-    image: Digests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +98,14 @@ class FileFacts:
     grub_prefix: str
     grub_commands: tuple[str, ...]
     modules: tuple[Digests, ...] = ()
+    architecture: str = "amd64"
 
     @classmethod
     def compute(cls, files: BootFiles) -> "FileFacts":
         """Compute the facts; raise AttestSiteError for files that cannot be predicted."""
         shim, loader = Pe.decode(files.shim), inspect_grub(files.grub)
+        grub, kernel = Pe.decode(files.grub), _decode_kernel(files.kernel)
+        _check_architectures(shim=shim, GRUB=grub, kernel=kernel)
         vendor_cert, vendor_dbx = _vendor(shim)
         commands = flat_commands(files.grub_cfg)
         if sum(len(line.split()) - 1 for line in commands if line.startswith("initrd ")) != len(
@@ -97,16 +113,16 @@ class FileFacts:
         ):
             raise AttestSiteError("grub.cfg names another number of initrd files than are given")
         return cls(
-            shim=_image(files.shim),
-            grub=_image(files.grub),
-            kernel=_image(files.kernel),
+            shim=image_facts(files.shim, shim),
+            grub=image_facts(files.grub, grub),
+            kernel=image_facts(files.kernel, kernel),
             grub_cfg=digests(files.grub_cfg),
             initrds=tuple(digests(initrd) for initrd in files.initrds),
             initrd_loaded=_loaded(files.initrds),
             commands=commands,
             signers=shim.signers,
-            grub_signers=Pe.decode(files.grub).signers,
-            kernel_signers=Pe.decode(files.kernel).signers,
+            grub_signers=grub.signers,
+            kernel_signers=kernel.signers,
             vendor_cert=vendor_cert,
             vendor_dbx=vendor_dbx,
             sbat_level=_sbat_level(shim),
@@ -116,11 +132,12 @@ class FileFacts:
             grub_prefix=loader.prefix,
             grub_commands=loader.commands,
             modules=tuple(digests(module) for module in files.modules),
+            architecture=shim.architecture,
         )
 
     def to_json(self) -> str:
         """Give the facts as one line of JSON with sorted keys."""
-        document = {name: _plain(getattr(self, name)) for name in self.__slots__}
+        document = {name: to_plain(getattr(self, name)) for name in self.__slots__}
         document["type"] = FACTS_TYPE
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
@@ -136,18 +153,30 @@ class FileFacts:
             raise AttestSiteError("the boot facts cannot be read") from error
 
 
-def facts_from_json(text: str | bytes) -> FileFacts:
+def facts_from_json(text: str | bytes) -> FileFacts | UkiFacts:
     """Read kept facts of any type; raise AttestSiteError on anything else."""
-    return FileFacts.from_json(text)
+    try:
+        document = json.loads(text)
+        kind = document.get("type")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise AttestSiteError("the boot facts cannot be read") from error
+    return UkiFacts.from_json(text) if kind == UKI_FACTS_TYPE else FileFacts.from_json(text)
 
 
-def digests(data: bytes) -> dict[str, bytes]:
-    """Give the digests of `data` in every bank."""
-    return {bank: hashlib.new(bank, data).digest() for bank in BANKS}
+def _decode_kernel(data: bytes) -> Pe:
+    if data[:2] == b"\x1f\x8b":
+        raise AttestSiteError("the kernel is packed with gzip: unpack it, no firmware starts it so")
+    if data[4:8] == b"zimg":
+        raise AttestSiteError(
+            "there is no boot profile for a kernel that unpacks itself (EFI zboot): take its Image"
+        )
+    return Pe.decode(data)
 
 
-def _image(data: bytes) -> ImageFacts:
-    return ImageFacts(file=digests(data), image={bank: authenticode(data, bank) for bank in BANKS})
+def _check_architectures(**programs: Pe) -> None:
+    if len({image.machine for image in programs.values()}) > 1:
+        told = ", ".join(f"{name} for {image.architecture}" for name, image in programs.items())
+        raise AttestSiteError(f"the boot programs do not fit together: {told}")
 
 
 def _loaded(initrds: tuple[bytes, ...]) -> dict[str, bytes]:
@@ -219,92 +248,25 @@ def _check_command(words: list[str], number: int) -> None:
     raise AttestSiteError(f"grub.cfg line {number} is none of: linux, initrd, boot, set NAME=VALUE")
 
 
-def chains_to(chain: tuple[bytes, ...], authority: bytes) -> bool:
-    """Tell whether a signature with the certificates `chain` is one that `authority` vouches for.
-
-    Both are DER; a certificate that cannot be read vouches for nothing.
-    """
-    return any(
-        certificate == authority or _is_issuer(authority, certificate) for certificate in chain
-    )
-
-
-def _is_issuer(authority: bytes, certificate: bytes) -> bool:
-    try:
-        child = x509.load_der_x509_certificate(certificate)
-        child.verify_directly_issued_by(x509.load_der_x509_certificate(authority))
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _plain(value: Any) -> Any:
-    """Turn a field into JSON values; bytes become base64, digests by bank stay a mapping."""
-    match value:
-        case bytes():
-            return b64encode(value).decode()
-        case Mapping():
-            return {key: _plain(part) for key, part in value.items()}
-        case tuple():
-            return [_plain(part) for part in value]
-        case ImageFacts():
-            return {"file": _plain(value.file), "image": _plain(value.image)}
-        case GrubKind():
-            return value.value
-    return value
-
-
-def _bytes(value: Any) -> bytes:
-    return b64decode(value, validate=True)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _by_bank(value: Any) -> dict[str, bytes]:
-    found = {bank: _bytes(value[bank]) for bank in BANKS}
-    if len(value) != len(BANKS) or any(
-        len(found[bank]) != hashlib.new(bank).digest_size for bank in BANKS
-    ):
-        raise ValueError
-    return found
-
-
-def _image_facts(value: Any) -> ImageFacts:
-    return ImageFacts(file=_by_bank(value["file"]), image=_by_bank(value["image"]))
-
-
-def _tuple_of(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def read_all(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise TypeError
-        return tuple(read(part) for part in value)
-
-    return read_all
-
-
-_SIGNERS = _tuple_of(_tuple_of(_bytes))
 _FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "shim": _image_facts,
-    "grub": _image_facts,
-    "kernel": _image_facts,
-    "grub_cfg": _by_bank,
-    "initrds": _tuple_of(_by_bank),
-    "initrd_loaded": _by_bank,
-    "commands": _tuple_of(_text),
-    "signers": _SIGNERS,
-    "grub_signers": _SIGNERS,
-    "kernel_signers": _SIGNERS,
-    "vendor_cert": _bytes,
-    "vendor_dbx": _bytes,
-    "sbat_level": _bytes,
-    "grub_version": _text,
-    "grub_family": _text,
+    "shim": read_image,
+    "grub": read_image,
+    "kernel": read_image,
+    "grub_cfg": read_digests,
+    "initrds": read_tuple(read_digests),
+    "initrd_loaded": read_digests,
+    "commands": read_tuple(read_text),
+    "signers": READ_SIGNERS,
+    "grub_signers": READ_SIGNERS,
+    "kernel_signers": READ_SIGNERS,
+    "vendor_cert": read_bytes,
+    "vendor_dbx": read_bytes,
+    "sbat_level": read_bytes,
+    "grub_version": read_text,
+    "grub_family": read_text,
     "grub_kind": GrubKind,
-    "grub_prefix": _text,
-    "grub_commands": _tuple_of(_text),
-    "modules": _tuple_of(_by_bank),
+    "grub_prefix": read_text,
+    "grub_commands": read_tuple(read_text),
+    "modules": read_tuple(read_digests),
+    "architecture": read_text,
 }

@@ -20,13 +20,10 @@ _MAX_OBJECTS = 4096
 _BOOTSTRAP = b"normal (memdisk)/grub.cfg\n"
 
 _FIRST_TEST = "[ -e {prefix}/x86_64-efi/grub.cfg ]"
+_FIRST_TEST_ARM64 = "[ -e {prefix}/arm64-efi/grub.cfg ]"
 _SOURCE = "source {prefix}/grub.cfg"
-_ON_MEDIUM = (
-    "[ -z {prefix} -o ! -e {prefix} ]",
-    _FIRST_TEST,
-    "[ -e {prefix}/grub.cfg ]",
-    _SOURCE,
-)
+_NO_PREFIX = "[ -z {prefix} -o ! -e {prefix} ]"
+_OWN_TEST = "[ -e {prefix}/grub.cfg ]"
 
 
 class GrubKind(Enum):
@@ -55,7 +52,20 @@ _KNOWN_CONFIGS = {
     # both: CD image
     "6a0f9c43a4fceea223fb6486ce6d345dd3999c283e63b9ed723de42e5d639e8a": (
         GrubKind.MEDIUM,
-        _ON_MEDIUM,
+        (_NO_PREFIX, _FIRST_TEST, _OWN_TEST, _SOURCE),
+    ),
+    # The same three for arm64
+    "7e092d8238215df224e1daf59933f53f2b8c9660f5049bace5fdfc484f686903": (
+        GrubKind.NETWORK,
+        (_FIRST_TEST_ARM64, _SOURCE),
+    ),
+    "9fa3d6a95fb700b5a23fdca9ed813a691b2a5e0788aa9f742d9f6d4882ce3743": (
+        GrubKind.NETWORK,
+        (_FIRST_TEST_ARM64, "[ -e {prefix}/grub.cfg-arm64 ]", _SOURCE),
+    ),
+    "18c02650d6f9e775088f8f1ea4913f8b907c5e98047505f1794998da3db052db": (
+        GrubKind.MEDIUM,
+        (_NO_PREFIX, _FIRST_TEST_ARM64, _OWN_TEST, _SOURCE),
     ),
 }
 
@@ -72,9 +82,21 @@ class GrubProfile:
 
 
 PROFILES = {
-    "2.06": GrubProfile(kernel_images=2, kernel_tags=False, http=False),
-    "2.12": GrubProfile(kernel_images=1, kernel_tags=True, http=True),
+    ("2.06", "amd64"): GrubProfile(kernel_images=2, kernel_tags=False, http=False),
+    ("2.12", "amd64"): GrubProfile(kernel_images=1, kernel_tags=True, http=True),
+    ("2.06", "arm64"): GrubProfile(kernel_images=1, kernel_tags=True, http=False),
+    ("2.12", "arm64"): GrubProfile(kernel_images=1, kernel_tags=True, http=True),
 }
+
+
+def profile_of(name: str, family: str, architecture: str) -> GrubProfile:
+    """Give the measuring behaviour of an upstream version; AttestSiteError if it is unknown."""
+    profile = PROFILES.get((family, architecture))
+    if profile is None:
+        raise AttestSiteError(
+            f"there is no boot profile for {name} (upstream {family}, {architecture})"
+        )
+    return profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +112,13 @@ class Grub:
     prefix: str
     commands: tuple[str, ...]
 
-    @property
-    def profile(self) -> GrubProfile:
-        """Give the measuring behaviour of the upstream version."""
-        return PROFILES[self.family]
-
 
 def inspect(data: bytes) -> Grub:
     """Identify a signed GRUB image; raise AttestSiteError naming its version if it is unknown."""
     image = Pe.decode(data)
     family, version = _versions(image.section(".sbat") or b"")
     name = f"GRUB {version}"
-    if family not in PROFILES:
-        raise AttestSiteError(f"there is no boot profile for {name} (upstream {family})")
+    profile_of(name, family, image.architecture)
     objects = _objects(image.section("mods") or b"", name)
     config = objects.get(_CONFIG, b"").rstrip(b"\0")
     prefix = objects.get(_PREFIX, b"").split(b"\0")[0].decode("ascii", "replace")
