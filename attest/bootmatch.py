@@ -26,7 +26,9 @@ from attest.predict import (
 from attest.quote import Values
 from attest.replay import extend, start_value
 from attest.uefi import CERT_X509, SHIM_LOCK, Signature
+from attest.ukifacts import UkiFacts
 
+Facts = FileFacts | UkiFacts
 MAX_EARLIER_OPTIONS = 3
 _SEPARATOR = bytes(4)
 _RETURNING = b"Returning from EFI Application from Boot Option"
@@ -62,7 +64,7 @@ class Match:
 
 
 def candidates(
-    references: Sequence[ReferenceSet], variables: Callable[[FileFacts], SecureBootVariables]
+    references: Sequence[ReferenceSet], variables: Callable[[Facts], SecureBootVariables]
 ) -> Iterator[Candidate]:
     """Predict every set by each of its ways, with the key databases that `variables` gives."""
     for reference in references:
@@ -91,6 +93,10 @@ def _candidate(
 
 
 def _ways(reference: ReferenceSet) -> Iterator[tuple[Transport, str, int]]:
+    if isinstance(reference.facts, UkiFacts):
+        # Nothing that a unified image measures depends on how the firmware got it.
+        yield reference.transports[0], "", 0
+        return
     for transport in reference.transports:
         if transport is Transport.ISO:
             yield from ((transport, "", drive) for drive in CD_DRIVES)
@@ -98,12 +104,12 @@ def _ways(reference: ReferenceSet) -> Iterator[tuple[Transport, str, int]]:
             yield from ((transport, server, 0) for server in reference.servers)
 
 
-def known_variables(variables: SecureBootVariables) -> Callable[[FileFacts], SecureBootVariables]:
+def known_variables(variables: SecureBootVariables) -> Callable[[Facts], SecureBootVariables]:
     """Use the key databases that a log proved, whatever the set."""
     return lambda facts: variables
 
 
-def unknown_variables(facts: FileFacts) -> SecureBootVariables:
+def unknown_variables(facts: Facts) -> SecureBootVariables:
     """Make key databases with which the set starts, for PCRs that do not depend on them."""
     signer = facts.signers[0][-1] if facts.signers and facts.signers[0] else b""
     entry = Signature(type=CERT_X509, owner=SHIM_LOCK, data=signer)
@@ -111,7 +117,7 @@ def unknown_variables(facts: FileFacts) -> SecureBootVariables:
     return SecureBootVariables(secure_boot=True, pk=b"", kek=b"", db=db, dbx=b"")
 
 
-def switched_off(facts: FileFacts) -> SecureBootVariables:
+def switched_off(facts: Facts) -> SecureBootVariables:
     """Make the same with Secure Boot off."""
     return replace(unknown_variables(facts), secure_boot=False)
 

@@ -22,6 +22,7 @@ from attest.crl import Crl
 from attest.der import Certificate
 from attest.errors import AttestError, AttestSiteError
 from attest.predict import Transport
+from attest.ukifacts import UkiFacts
 
 EXPECTATION_TYPE = "doorstep/expectation/v1"
 
@@ -52,7 +53,7 @@ class ReferenceSet:
     name: str
     version: int
     state: SetState
-    facts: FileFacts
+    facts: FileFacts | UkiFacts
     transports: tuple[Transport, ...]
     servers: tuple[str, ...]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from attest.bootfacts import Digests, FileFacts
 from attest.bootmatch import Candidate, Match
 from attest.compare import Comparison, Difference, compare
 from attest.errors import EvidenceError
@@ -27,6 +28,7 @@ REASONS = {
     Subject.GRUB_CFG: Reason.GRUB_CFG_UNKNOWN,
     Subject.COMMAND_LINE: Reason.COMMAND_LINE_UNKNOWN,
     Subject.LOADER: Reason.LOADER_UNKNOWN,
+    Subject.PARAMETERS: Reason.EXTRA_PARAMETERS,
     Subject.PROGRAM: Reason.OTHER_PROGRAM,
     Subject.KEYS: Reason.SECURE_BOOT_KEYS,
     Subject.OWNER_KEYS: Reason.MOK_ENROLLED,
@@ -150,12 +152,19 @@ def _older_initrd(difference: Difference, bank: str, references: Sequence[Refere
     for reference in references:
         if reference.state.acceptable:
             continue
-        if any(known[bank] == difference.measured for known in reference.facts.initrds):
+        if any(known[bank] == difference.measured for known in _initrds(reference)):
             return (
                 f"The box loaded the initrd of boot set {_name(reference)}, which this site no"
                 " longer accepts."
             )
     return ""
+
+
+def _initrds(reference: ReferenceSet) -> tuple[Digests, ...]:
+    facts = reference.facts
+    if isinstance(facts, FileFacts):
+        return facts.initrds
+    return tuple(part.content for part in facts.sections if part.name == ".initrd")
 
 
 def _name(reference: ReferenceSet) -> str:

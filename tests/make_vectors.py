@@ -484,10 +484,10 @@ def boots(good: Evidence) -> dict:
             "SECURE-BOOT-UNPROVED",
             {},
         ),
-        "pcr-12-extended": (forge.evidence(with_pcr_12(other)), "PCR-MISMATCH", {}),
+        "pcr-12-extended": (forge.evidence(with_pcr_12(other)), "EXTRA-PARAMETERS", {}),
         "log-of-another-boot": (
             replace(good, event_log=(LOGS / "debian13-tftp.bin").read_bytes()),
-            "PCR-MISMATCH",
+            "EXTRA-PARAMETERS",
             {"log": "eventlog/debian13-tftp.bin", "sets": ["debian13-tftp"]},
         ),
         "log-replay": (replace(good, event_log=changed_log(0, 0, digest=other)), "LOG-REPLAY", {}),
