@@ -426,6 +426,12 @@ def lists() -> dict[str, dict]:
             anchors=[ROOT, middle],
             lines=[34],
         ),
+        "crl-unknown-extension": judged(
+            "", crl(extensions=[make.extension("2.25.7", b"")]), unrevoked=CHECKED
+        ),
+        "crl-indirect-false-written": judged(
+            "", crl(extensions=[make.scope(b"\x84\1\0")]), unrevoked=CHECKED
+        ),
         "crl-number": judged(
             "", crl(extensions=[make.extension("2.5.29.20", b"\2\1\7")]), unrevoked=CHECKED
         ),

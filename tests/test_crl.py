@@ -7,6 +7,7 @@ import forge
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ ROOT = decode_certificate(make.ca())
 LEAF = decode_certificate(make.ek())
 
 
-def theirs(*serials: int) -> bytes:
+def theirs(*serials: int, key=None, scheme=None) -> bytes:
     """Make a list with another implementation."""
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -42,7 +43,8 @@ def theirs(*serials: int) -> bytes:
         entry = entry.revocation_date(datetime(2026, 9, 1, tzinfo=UTC))
         reason = x509.CRLReason(x509.ReasonFlags.key_compromise)
         builder = builder.add_revoked_certificate(entry.add_extension(reason, False).build())
-    signed = builder.sign(forge.private_key("maker root"), hashes.SHA256())
+    key = key or forge.private_key("maker root")
+    signed = builder.sign(key, hashes.SHA256(), rsa_padding=scheme)
     return signed.public_bytes(serialization.Encoding.DER)
 
 
@@ -54,6 +56,15 @@ def test_lists_of_another_implementation_are_read() -> None:
     assert (found.this_update, found.next_update) == (make.at(2026, 10, 1), make.at(2027, 1, 1))
     assert is_list_of(found, ROOT)
     assert len(found.fingerprint) == 32
+
+
+def test_lists_signed_with_rsa_verify() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(make.DER, make.SPKI)
+    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
+    for scheme in (None, pss):
+        assert is_crl_signed_by(decode_crl(theirs(1, key=key, scheme=scheme)), public)
+        assert not is_crl_signed_by(decode_crl(theirs(1)), public)
 
 
 def test_ours_are_read_by_another_implementation() -> None:
@@ -125,6 +136,10 @@ def parts(data: bytes) -> bytes:
         (parts(make.seq(make.integer(1))), "not the shape"),
         (make.crl(b""), "an entry that is none"),
         (make.crl(b"\1").replace(b"\2\1\1\x17", b"\4\1\1\x17"), "an entry that is none"),
+        (
+            make.crl(b"\1").replace(b"\x30\x12\2\1\1\x17", b"\x31\x12\2\1\1\x17"),
+            "an entry that is none",
+        ),
         (make.crl(this_update="261301000000Z"), "date that is none"),
         (make.crl(extensions=[make.extension("2.5.29.20", b"\4\1\1")]), "serial number"),
     ],

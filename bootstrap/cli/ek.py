@@ -3,6 +3,14 @@
 Files are told apart by what is in them. What a certificate says cannot move the terminal.
 Exit codes: 0 the chain holds and nothing gates; 1 a finding refuses or holds the box; 2 wrong
 usage, or a file that cannot be read.
+
+With --json one object: `key` (`algorithm`, `bits`, `curve`, `spki_sha256`) or null, `certificate`
+(`subject`, `serial`, `not_before`, `not_after`, `fingerprint`) or null, `tpm` (`maker`,
+`maker_name`, `model`, `version`), `chain` (titles up to the anchor, empty when it breaks),
+`chain_holds`, `issued_by`, `template` (names of those that fit; with ek.pub the one), `ek_name`
+(with ek.pub), `revocation` (`unrevoked`, `told`), `workarounds`, `unreadable`, `platform` (list),
+`findings` (`reason`, `sentence`, `detail`, `releasable_by`, `gates`), `more` (the same for each
+further EK certificate).
 """
 
 from __future__ import annotations
