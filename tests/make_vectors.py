@@ -487,7 +487,7 @@ def boots(good: Evidence) -> dict:
         "pcr-12-extended": (forge.evidence(with_pcr_12(other)), "EXTRA-PARAMETERS", {}),
         "log-of-another-boot": (
             replace(good, event_log=(LOGS / "debian13-tftp.bin").read_bytes()),
-            "EXTRA-PARAMETERS",
+            "PCR-MISMATCH",
             {"log": "eventlog/debian13-tftp.bin", "sets": ["debian13-tftp"]},
         ),
         "log-replay": (replace(good, event_log=changed_log(0, 0, digest=other)), "LOG-REPLAY", {}),
