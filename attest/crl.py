@@ -39,7 +39,6 @@ _NUMBER, _DELTA, _SCOPE, _KEY = "2.5.29.20", "2.5.29.27", "2.5.29.28", "2.5.29.3
 _UNDERSTOOD = frozenset({_NUMBER, _SCOPE, _KEY})
 _CRL_POINTS = "2.5.29.31"
 _POINT, _USERS, _CAS = 0xA0, 0x81, 0x82
-_URI = 0x86
 _CERTIFICATE_ISSUER = bytes.fromhex("0603551d1d")
 _TIMES = (0x17, 0x18)
 
@@ -234,9 +233,7 @@ def _scope(extensions: Mapping[str, Extension]) -> tuple[int | None, tuple[Eleme
 
 def _points(scope: Sequence[Element]) -> frozenset[bytes]:
     names = [name for field in scope if field.tag == _POINT for name in children(field.content)]
-    return frozenset(
-        part.raw for name in names for part in children(name.content) if part.tag == _URI
-    )
+    return frozenset(part.raw for name in names for part in children(name.content))
 
 
 def _flag(scope: Sequence[Element], tag: int) -> bool:

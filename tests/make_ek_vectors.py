@@ -412,6 +412,9 @@ def lists() -> dict[str, dict]:
             REVOKED, crl(b"\x12\x67", extensions=[make.scope(make.point("http://maker/1"))])
         ),
         "crl-of-cas-alone": judged("", crl(extensions=[make.scope(b"\x82\1\xff")])),
+        "crl-of-cas-alone-false-written": judged(
+            "", crl(extensions=[make.scope(b"\x82\1\0")]), unrevoked=CHECKED
+        ),
         "crl-of-users-alone": judged(
             "", crl(extensions=[make.scope(b"\x81\1\xff")]), unrevoked=CHECKED
         ),
