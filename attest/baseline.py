@@ -1,6 +1,6 @@
 """The firmware baseline: what PCR 0, 2, 3 and 6 of a maker's model are known to hold.
 
-An entry counts because headquarters signed the file it stands in (`attest.signedbaseline`); a value
+An entry counts because headquarters signed the file it stands in (`attest.firmwarefile`); a value
 that a person released for one box is no entry (see `BoxRecord.firmware`). It never learns anything
 by itself.
 TCG PFP 1.06, 3.3.4.1 to 3.3.4.7; TCG PC Client RIM 1.04.

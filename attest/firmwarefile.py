@@ -1,35 +1,42 @@
-"""The firmware baseline as a file that headquarters signs, and the plain list it can be made from.
+"""The firmware baseline as a file: TOML that people can read, signed by headquarters' offline key.
 
-`verify_baseline` is the only way by which a file becomes a baseline that counts. The file is for
-the whole fleet: a model's firmware is the same at every site. It never reads a file.
-docs/verifier.md, "The firmware baseline".
+`verify_baseline` is the one way from a file to a baseline that counts. The file is the same for all
+sites, so it names none; its counter is in the trusted comment of the signature. It never reads a
+file. docs/verifier.md, "The firmware baseline".
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
+import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, TypeVar
 
-from attest.baseline import Baseline, FirmwareEntry, Machine
+from attest.baseline import Baseline, FirmwareEntry, Machine, machine_text
 from attest.errors import AttestSiteError
-from keys.errors import PeerError
+from keys.errors import KeysError
 from keys.manifest import verify
 
+BASELINE_FILE = "trust/firmware.toml"
+BASELINE_TYPE = "doorstep/firmware/v1"
 CONTEXT = "doorstep/v1/firmware-baseline"
-TYPE = "doorstep/firmware/v1"
-HEADER = ("vendor", "model", "version", "bank", "pcr", "value", "source")
-MAX_FILE = 4 << 20
+MAX_BASELINE = 4 << 20
 MAX_ENTRIES = 4096
-FIRMWARE_PCRS = (0, 1, 2, 3, 6)
-_SIZES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+MAX_SOURCE = 200
+BANKS: Mapping[str, int] = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+"""The banks that an entry may speak of, with the length of their digests."""
+INDICES = (0, 1, 2, 3, 6)
+"""The PCRs that an appraisal policy may hold against the baseline."""
+GATED = (0, 2, 3, 6)
+"""Those of them that imports take along; PCR 1 is another at each boot of most machines."""
+
 _COMMENT = re.compile(r"firmware counter=([0-9]{1,18})", re.ASCII)
-_TEXTS = ("vendor", "model", "version", "source")
+_HEX = re.compile(r"(?:[0-9a-f]{2})+", re.ASCII)
+_TEXTS = ("vendor", "model", "version")
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,179 +49,192 @@ class SignedBaseline:
 
 
 def verify_baseline(
-    data: bytes, signature: bytes, *, public_key: bytes, floor: SignedBaseline | None = None
+    data: bytes,
+    signature: bytes,
+    *,
+    public_key: bytes,
+    floor: SignedBaseline | None = None,
+    name: str = BASELINE_FILE,
 ) -> SignedBaseline:
-    """Check signature and counter and read the file; AttestSiteError otherwise.
+    """Check signature and counter, then read the entries; AttestSiteError otherwise.
 
-    `floor` is the newest one that was accepted: an older one is refused.
+    `public_key` is the site's, as a file of minisign. `floor` is the newest one that was accepted.
     """
     try:
         said = verify(public_key, data, signature, context=CONTEXT)
-    except PeerError as error:
-        raise AttestSiteError(f"firmware.toml: {error}") from None
+    except KeysError as error:
+        raise AttestSiteError(f"{name}: {error}: sign it with `doorstep firmware sign`") from None
     found = _COMMENT.fullmatch(said)
     if not found:
-        raise AttestSiteError("firmware.toml: its trusted comment is not `firmware counter=…`")
-    counter, digest = int(found[1]), hashlib.sha256(data).digest()
-    if floor is not None and counter < floor.counter:
-        raise AttestSiteError(
-            f"firmware.toml: it has counter {counter}, this site has seen {floor.counter}:"
-            " put the newer one back"
-        )
-    if floor is not None and counter == floor.counter and digest != floor.digest:
-        raise AttestSiteError(
-            f"firmware.toml: another one with counter {counter} was seen before: sign it again"
-        )
-    return SignedBaseline(baseline=decode_baseline(data), counter=counter, digest=digest)
+        raise AttestSiteError(f"{name}: its trusted comment is not `firmware counter=…`")
+    counter, digest = int(found[1]), sha256(data).digest()
+    if floor is not None:
+        _check_floor(counter, digest, floor, name)
+    return SignedBaseline(baseline=decode_baseline(data, name), counter=counter, digest=digest)
 
 
-def decode_baseline(data: bytes, name: str = "firmware.toml") -> Baseline:
-    """Read the file; AttestSiteError names entry and key. It says nothing about who wrote it."""
-    if len(data) > MAX_FILE:
-        raise AttestSiteError(f"{name}: it is larger than {MAX_FILE} bytes")
-    try:
-        document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AttestSiteError(f"{name}: it is not TOML: {error}") from None
-    if document.pop("type", None) != TYPE:
-        raise AttestSiteError(f'{name}: type: write type = "{TYPE}" in its first line')
-    rows = document.pop("firmware", [])
-    if document:
-        raise AttestSiteError(f"{name}: {min(document)}: there is no such key")
-    if not isinstance(rows, list) or len(rows) > MAX_ENTRIES:
-        raise AttestSiteError(f"{name}: firmware: write at most {MAX_ENTRIES} [[firmware]] tables")
-    return Baseline(
-        entries=tuple(_entry(f"{name}: firmware {at}", row) for at, row in enumerate(rows, 1))
-    )
+def _check_floor(counter: int, digest: bytes, floor: SignedBaseline, name: str) -> None:
+    if counter < floor.counter:
+        raise AttestSiteError(
+            f"{name}: it has counter {counter}, this site has seen {floor.counter}: put the newer"
+            " one back"
+        )
+    if counter == floor.counter and digest != floor.digest:
+        raise AttestSiteError(
+            f"{name}: another one with counter {counter} was seen before: sign it again"
+        )
 
 
 def encode_baseline(baseline: Baseline) -> bytes:
-    """Write the file in one fixed order, to be signed."""
-    lines = [f'type = "{TYPE}"']
-    for plain in baseline.plain():
-        lines += ["", "[[firmware]]", *(f"{key} = {_quoted(plain[key])}" for key in _TEXTS)]
-        lines.append(f"keys = {_array(plain['keys'])}")
-        for bank, values in plain["values"].items():
-            lines += [f"[firmware.values.{bank}]"]
-            lines += [f"{index} = {_quoted(value)}" for index, value in values.items()]
-        for bank, events in plain["events"].items():
-            lines += [f"[firmware.events.{bank}]"]
-            lines += [f"{index} = {_array(digests)}" for index, digests in events.items()]
+    """Write a baseline, to be signed: the same bytes for the same entries in the same order."""
+    lines = [f"type = {_quoted(BASELINE_TYPE)}"]
+    for entry in baseline.entries:
+        lines += ["", *_entry_lines(entry)]
     return ("\n".join(lines) + "\n").encode()
 
 
-def decode_list(data: bytes, name: str) -> Baseline:
-    """Read a plain list (CSV): one PCR value a line; AttestSiteError names the line.
-
-    Lines of one vendor, model and version make one entry.
-    """
-    if len(data) > MAX_FILE:
-        raise AttestSiteError(f"{name}: it is larger than {MAX_FILE} bytes")
-    try:
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error):
-        raise AttestSiteError(f"{name}: it is no CSV in UTF-8") from None
-    if not rows or tuple(rows[0]) not in (HEADER, HEADER[:-1]):
-        raise AttestSiteError(f"{name}: line 1: it must be {','.join(HEADER)}")
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for number, row in enumerate(rows[1:], 2):
-        if row:
-            _add_line(found, row, len(rows[0]), f"{name}: line {number}")
-    entries = tuple(_entry(name, plain) for plain in found.values())
-    if len(entries) > MAX_ENTRIES:
-        raise AttestSiteError(f"{name}: it holds more than {MAX_ENTRIES} firmware versions")
-    return Baseline(entries=entries)
+def entry_text(entry: FirmwareEntry) -> str:
+    """Write one entry as it stands in the file."""
+    return "\n".join(_entry_lines(entry))
 
 
-def merge(base: Baseline, more: Baseline) -> Baseline:
-    """Add entries; one for the same maker, model, version and values is there once."""
-    known = [_key(entry) for entry in base.entries]
-    new = tuple(entry for entry in more.entries if _key(entry) not in known)
-    return Baseline(entries=(*base.entries, *new))
+def entry_id(entry: FirmwareEntry) -> str:
+    """Name an entry by its content: 16 hexadecimal digits."""
+    return sha256(entry_text(entry).encode()).hexdigest()[:16]
 
 
-def _key(entry: FirmwareEntry) -> tuple[object, ...]:
-    return entry.machine, entry.values, entry.events, entry.keys
-
-
-def _add_line(
-    found: dict[tuple[str, ...], dict[str, Any]], row: list[str], width: int, where: str
-) -> None:
-    if len(row) != width:
-        raise AttestSiteError(f"{where}: it has {len(row)} columns, {width} are expected")
-    vendor, model, version, bank, pcr, value = (text.strip() for text in row[:6])
-    source = row[6].strip() if width == len(HEADER) else ""
-    plain = found.setdefault(
-        (vendor, model, version),
-        {"vendor": vendor, "model": model, "version": version, "source": source, "values": {}},
-    )
-    values = plain["values"].setdefault(bank, {})
-    if values.setdefault(pcr, value.lower()) != value.lower():
-        raise AttestSiteError(f"{where}: PCR {pcr[:20]} of {bank[:20]} has another value above")
-
-
-def _entry(where: str, row: Any) -> FirmwareEntry:
-    if not isinstance(row, dict):
-        raise AttestSiteError(f"{where}: write a [[firmware]] table")
-    strange = set(row) - {*_TEXTS, "keys", "values", "events"}
-    if strange:
-        raise AttestSiteError(f"{where}: {min(strange)[:80]}: there is no such key")
-    texts = {key: _text(f"{where}: {key}", row.get(key, ""), key) for key in _TEXTS}
-    keys = row.get("keys", [])
-    if not isinstance(keys, list):
-        raise AttestSiteError(f"{where}: keys: write a list of SHA-256 digests")
-    entry = FirmwareEntry(
-        machine=Machine(vendor=texts["vendor"], model=texts["model"], version=texts["version"]),
-        values=_by_bank(f"{where}: values", row.get("values", {}), _hex),
-        events=_by_bank(f"{where}: events", row.get("events", {}), _hex_set),
-        keys=frozenset(_hex(f"{where}: keys", key, 32) for key in keys),
-        source=texts["source"],
-    )
-    if not entry.values and not entry.events:
-        raise AttestSiteError(f"{where}: it has neither values nor events")
-    return entry
-
-
-def _text(where: str, value: Any, key: str) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 200:
-        raise AttestSiteError(f"{where}: write a text of at most 200 characters")
-    if key != "source" and not value.strip():
-        raise AttestSiteError(f"{where}: it is missing; write it as the box says it (SMBIOS)")
-    return " ".join(value.split())
-
-
-def _by_bank(where: str, table: Any, read: Callable[[str, Any, int], Any]) -> Mapping[str, Any]:
-    if not isinstance(table, dict):
-        raise AttestSiteError(f"{where}: write one table for each bank")
-    found: dict[str, dict[int, Any]] = {}
-    for bank, rows in table.items():
-        if bank not in _SIZES or not isinstance(rows, dict):
-            raise AttestSiteError(f"{where}.{bank[:20]}: banks are {', '.join(_SIZES)}")
-        found[bank] = {}
-        for index, value in rows.items():
-            if not index.isdecimal() or int(index) not in FIRMWARE_PCRS:
-                told = ", ".join(map(str, FIRMWARE_PCRS))
-                raise AttestSiteError(f"{where}.{bank}.{index[:20]}: firmware is in PCR {told}")
-            place = f"{where}.{bank}.{index}"
-            found[bank][int(index)] = read(place, value, _SIZES[bank])
-    return found
-
-
-def _hex(where: str, value: Any, size: int) -> bytes:
-    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value):
-        raise AttestSiteError(f"{where}: write {2 * size} lower-case hexadecimal digits")
-    return bytes.fromhex(value)
-
-
-def _hex_set(where: str, value: Any, size: int) -> frozenset[bytes]:
-    if not isinstance(value, list):
-        raise AttestSiteError(f"{where}: write a list of digests")
-    return frozenset(_hex(where, item, size) for item in value)
+def _entry_lines(entry: FirmwareEntry) -> Iterator[str]:
+    yield "[[firmware]]"
+    for name in _TEXTS:
+        yield f"{name} = {_quoted(getattr(entry.machine, name))}"
+    yield f"source = {_quoted(entry.source)}"
+    if entry.keys:
+        yield f"keys = {_list(key.hex() for key in sorted(entry.keys))}"
+    for bank, values in sorted(entry.values.items()):
+        yield f"[firmware.values.{bank}]"
+        yield from (f"{index} = {_quoted(value.hex())}" for index, value in sorted(values.items()))
+    for bank, events in sorted(entry.events.items()):
+        yield f"[firmware.events.{bank}]"
+        for index, digests in sorted(events.items()):
+            yield f"{index} = {_list(digest.hex() for digest in sorted(digests))}"
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(text, ensure_ascii=False)
 
 
-def _array(texts: list[str]) -> str:
-    return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
+def _list(texts: Iterator[str]) -> str:
+    return "[" + "".join(f"\n  {_quoted(text)}," for text in texts) + "\n]"
+
+
+def decode_baseline(data: bytes, name: str = BASELINE_FILE) -> Baseline:
+    """Read a baseline that nobody has vouched for yet; AttestSiteError says what is wrong where."""
+    if len(data) > MAX_BASELINE:
+        raise AttestSiteError(f"{name}: it is larger than {MAX_BASELINE} bytes")
+    try:
+        document = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise AttestSiteError(f"{name}: it is no TOML in UTF-8: {str(error)[:200]}") from None
+    if document.pop("type", None) != BASELINE_TYPE:
+        raise AttestSiteError(f'{name}: type: write type = "{BASELINE_TYPE}" in its first line')
+    tables = document.pop("firmware", [])
+    _none_left(document, name)
+    if not isinstance(tables, list) or len(tables) > MAX_ENTRIES:
+        raise AttestSiteError(f"{name}: firmware: write at most {MAX_ENTRIES} [[firmware]] tables")
+    entries = tuple(
+        _entry(table, f"{name}: firmware {number}") for number, table in enumerate(tables, 1)
+    )
+    names = [entry_id(entry) for entry in entries]
+    if len(set(names)) < len(names):
+        raise AttestSiteError(f"{name}: firmware: the same entry stands there twice: remove one")
+    return Baseline(entries=entries)
+
+
+def check_entry(entry: FirmwareEntry, where: str) -> FirmwareEntry:
+    """Check an entry by the rules of the file it is going into; AttestSiteError names what."""
+    return _entry(Baseline(entries=(entry,)).plain()[0], where)
+
+
+def _entry(table: Any, where: str) -> FirmwareEntry:
+    if not isinstance(table, dict):
+        raise AttestSiteError(f"{where}: write a [[firmware]] table")
+    rest = dict(table)
+    vendor, model, version = (_text(rest.pop(key, None), f"{where}: {key}") for key in _TEXTS)
+    entry = FirmwareEntry(
+        machine=Machine(vendor=vendor, model=model, version=version),
+        source=_source(rest.pop("source", ""), f"{where}: source"),
+        keys=_digests(rest.pop("keys", []), BANKS["sha256"], f"{where}: keys"),
+        values=_banks(rest.pop("values", {}), _value, f"{where}: values"),
+        events=_banks(rest.pop("events", {}), _digests, f"{where}: events"),
+    )
+    _none_left(rest, where)
+    if not entry.values and not entry.events:
+        raise AttestSiteError(f"{where}: it has neither values nor events: remove it")
+    return entry
+
+
+def _none_left(table: Mapping[str, Any], where: str) -> None:
+    for key in table:
+        raise AttestSiteError(f"{where}: {key[:80]}: there is no such key")
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value or value != machine_text(value):
+        raise AttestSiteError(
+            f"{where}: write the text that the box shows, at most 60 characters, in single blanks"
+        )
+    return value
+
+
+def _source(value: Any, where: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_SOURCE or not value.isprintable():
+        raise AttestSiteError(f"{where}: write one line of at most {MAX_SOURCE} characters")
+    return value
+
+
+def _banks(
+    value: Any, read: Callable[[Any, int, str], _Read], where: str
+) -> dict[str, dict[int, _Read]]:
+    """Read a table of banks with a table of PCRs in each."""
+    found: dict[str, dict[int, _Read]] = {}
+    for bank, given in _table(value, where).items():
+        if bank not in BANKS:
+            raise AttestSiteError(f"{where}.{bank[:80]}: known banks are {', '.join(BANKS)}")
+        at = f"{where}.{bank}"
+        found[bank] = {
+            _index(key, at): read(item, BANKS[bank], f"{at}.{key}")
+            for key, item in _table(given, at).items()
+        }
+        if not found[bank]:
+            raise AttestSiteError(f"{at}: it is empty: remove it")
+    return found
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise AttestSiteError(f"{where}: write a table")
+    return value
+
+
+def _index(key: str, where: str) -> int:
+    if key not in map(str, INDICES):
+        raise AttestSiteError(
+            f"{where}.{key[:80]}: firmware is measured into PCR {', '.join(map(str, INDICES))}"
+        )
+    return int(key)
+
+
+def _value(value: Any, size: int, where: str) -> bytes:
+    """Read a digest; one of zeros alone is a PCR that nobody extended."""
+    if not isinstance(value, str) or len(value) != 2 * size or not _HEX.fullmatch(value):
+        raise AttestSiteError(f"{where}: write {2 * size} hexadecimal digits, lower case")
+    found = bytes.fromhex(value)
+    if not any(found):
+        raise AttestSiteError(f"{where}: it is zero: nothing was measured: remove it")
+    return found
+
+
+def _digests(value: Any, size: int, where: str) -> frozenset[bytes]:
+    if not isinstance(value, list):
+        raise AttestSiteError(f"{where}: write a list of digests")
+    return frozenset(_value(item, size, where) for item in value)

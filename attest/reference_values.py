@@ -20,12 +20,12 @@ from attest.eventlog import EventLog
 from attest.evidence import AttestationResult, Evidence, Verdict
 from attest.expectation import Expectation
 from attest.firmware import extended, machine_of
+from attest.firmwarefile import BANKS, GATED, INDICES, MAX_ENTRIES, check_entry
 from attest.logcheck import check_log
 from attest.policy import Policy
 from attest.quote import Values
 from attest.reasons import Releaser
 from attest.secureboot import key_lists
-from attest.signedbaseline import BANKS, GATED, INDICES, MAX_ENTRIES, check_entry
 from attest.variables import variables_from_log
 
 HEADER = ["vendor", "model", "version", "bank", "pcr", "value", "source"]

@@ -17,8 +17,8 @@ from attest.baseline import FirmwareEntry, Machine, machine_text
 from attest.errors import AttestSiteError, EvidenceError
 from attest.eventlog import EventLog, decode
 from attest.firmware import Extended, extended
+from attest.firmwarefile import BANKS, GATED, check_entry
 from attest.replay import replay
-from attest.signedbaseline import BANKS, GATED, check_entry
 
 MAX_TAG = 1 << 20
 MAX_FILES = 64
