@@ -30,8 +30,8 @@ MAX_TEXT = 60
 
 def machine_text(text: str) -> str:
     """Give a text of SMBIOS in the one form that is compared and shown: a line, at most 60 long."""
-    printable = "".join(char if char.isprintable() else "?" for char in text[: 4 * MAX_TEXT])
-    return " ".join(printable.split())[:MAX_TEXT].rstrip()
+    line = " ".join(text[: 4 * MAX_TEXT].split())[:MAX_TEXT].rstrip()
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
