@@ -127,8 +127,9 @@ def test_a_person_for_each_box(site, box, kept):
     _, answer = box.attest()
     assert (answer.status, answer.reason) == ("held", "APPROVAL-NEEDED")
     # without a word of the role, it is the one on the note
-    approved = site.operator("control", "approve", box=box.id)
-    assert (approved["role"], approved["reasons"]) == ("pos", ["APPROVAL-NEEDED"])
+    approved = site.doorstep("box", "approve", box.id, "--yes")
+    assert approved.exit_code == 0, approved.output
+    assert "approved as pos until" in approved.output
     assert box.enrol().status == "ready"
 
 

@@ -205,6 +205,8 @@ class Decider:
         except RpcUnavailableError as error:
             raise Refusal("KEYS-SILENT", "the key service does not answer") from error
         except RpcError as error:
+            if error.code == "EK-NOT-ALLOWED" and approval is not None:
+                return self._not_allowed(case, box)
             sentence = _KEYS_SENTENCES.get(error.code)
             if sentence is None:
                 raise Refusal(error.code, str(error)) from error
@@ -232,6 +234,15 @@ class Decider:
                 self._store.use_approval(case.approval)
             self._event(case, box, "enrolled", {"hostname": box.hostname, "role": role.name})
         return str(given["answer"])
+
+    def _not_allowed(self, case: _Case, box: BoxRow) -> str:
+        """Hold a box again whose approval keys does not know, or knows as used: a person decides.
+
+        A kill between the two commits of a hand-over leads here, in the next start of the box.
+        """
+        assert case.approval is not None
+        self._store.use_approval(case.approval)
+        return self._turn_away(case, box, Outcome.HOLD, _gating(case.decision.findings))
 
     def _turn_away(
         self, case: _Case, box: BoxRow, outcome: Outcome, findings: Sequence[Finding]

@@ -52,22 +52,17 @@ class Reappraiser:
         self._archive = archive
         self._rehearsal = rehearsal
         self._appraiser = appraiser
-        self._done = b""
 
     def turn(self, now: float) -> int:
         """Appraise what waits for it, for a short time; gives how many boxes that were."""
-        basis = self._settings().basis
-        if basis == self._done:
-            return 0
         began, count = time.monotonic(), 0
-        for box in self._store.boxes():
-            if box.basis == basis or not waits(box):
+        for box in self._store.boxes_of_another_basis(self._settings().basis):
+            if not waits(box):
                 continue
             self._bring(box, now)
             count += 1
             if time.monotonic() - began > TURN_SECONDS:
-                return count
-        self._done = basis
+                break
         return count
 
     def _bring(self, box: BoxRow, now: float) -> None:

@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from attest.evidence import Tier
 from bootstrap.enrolment import Approval, Stage
 from bootstrap.errors import SiteError
 from bootstrap.rows import BoxRow, Event, SessionRow, Sighting
@@ -146,6 +147,14 @@ class SiteStore:
     def boxes(self) -> list[BoxRow]:
         """All boxes, the one that changed last first."""
         return [_box(row) for row in self._db.execute("SELECT * FROM boxes ORDER BY since DESC")]
+
+    def boxes_of_another_basis(self, basis: bytes) -> list[BoxRow]:
+        """Boxes that are held or provisional by another policy or firmware baseline."""
+        rows = self._db.execute(
+            "SELECT * FROM boxes WHERE basis IS NOT ? AND (stage=? OR tier=?) ORDER BY since",
+            (basis, Stage.HELD.value, Tier.PROVISIONAL.value),
+        )
+        return [_box(row) for row in rows]
 
     def box(self, box: str) -> BoxRow | None:
         """One box by its id."""

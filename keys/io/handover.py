@@ -32,7 +32,7 @@ from keys.errors import PeerError, SiteError
 from keys.io.authority import Authority
 from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
-from keys.io.store import Event, Handover, Store
+from keys.io.store import Allowance, Event, Handover, Store
 from keys.io.vault import Vault
 from keys.note import Entry
 from keys.rules import RoleRule, SecretRule, Withheld
@@ -141,17 +141,26 @@ class Desk:
             raise Refusal("HANDED-OVER", "this boot of this box has had its hand-over: restart it")
 
     def _check_allowed(self, request: Request, now: float) -> Entry | None:
-        """Check EK and role by allowance, then by delivery note; gives the entry that is used."""
-        allowance = self.store.allowance(request.ek_name)
-        sealed = sealed_digest(request.pcrs)
-        if allowance is not None and allowance.covers(request.reasons, sealed, now):
-            entry, wanted = None, allowance.role
+        """Check EK and role by the operator's allowance where something was released, else by note.
+
+        Gives the entry that is used. A box on the note for which a person released something needs
+        the allowance too: neither control nor keys lets it in alone.
+        """
+        entry = None
+        if request.reasons:
+            wanted = self._allowance(request, now).role
         else:
             entry = self._entry(request)
             wanted = entry.role or self.files.rules.default_role or ""
         if wanted != request.role or request.role not in self.files.rules.roles:
             raise Refusal("ROLE-DIFFERS", f"this box is allowed the role {wanted!r} only")
         return entry
+
+    def _allowance(self, request: Request, now: float) -> Allowance:
+        found, sealed = self.store.allowance(request.ek_name), sealed_digest(request.pcrs)
+        if found is None or not found.covers(request.reasons, sealed, now):
+            raise Refusal("EK-NOT-ALLOWED", "the operator allowed no such approval of this EK")
+        return found
 
     def _entry(self, request: Request) -> Entry:
         note = self.files.note
