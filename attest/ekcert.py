@@ -42,6 +42,7 @@ __all__ = [
 EK_USAGE = "2.23.133.8.1"
 # TCG OID registry: platform certificates, whole and delta, with attributes or a key.
 PLATFORM_USAGES = frozenset({"2.23.133.8.2", "2.23.133.8.4", "2.23.133.8.5", "2.23.133.8.6"})
+_MAX_LEAVES = 4
 _MAKER, _MODEL, _VERSION = "2.23.133.2.1", "2.23.133.2.2", "2.23.133.2.3"
 
 # TCG TPM Vendor ID Registry 1.08: IBM (swtpm, in both spellings), Google, VMware, Amazon.
@@ -86,10 +87,14 @@ def check_ek_certificate(
     `crl_max_age` in seconds: revocation lists may be no older; None for what they say themselves.
     """
     decoded, broken = join(chain)
-    leaf = next((each for each in ek_leaves(decoded) if _holds(each, ek)), None)
-    if leaf is None:
+    # A renewed certificate may lie beside the old one; each would do if it came alone.
+    found = [
+        check_ek_leaf(leaf, decoded, anchors, now, rehearsal=rehearsal, crl_max_age=crl_max_age)
+        for leaf in [each for each in ek_leaves(decoded) if _holds(each, ek)][:_MAX_LEAVES]
+    ]
+    if not found:
         return EkTrust(findings=(_no_leaf(decoded, broken),))
-    return check_ek_leaf(leaf, decoded, anchors, now, rehearsal=rehearsal, crl_max_age=crl_max_age)
+    return min(found, key=lambda trust: sum(each.reason.gates for each in trust.findings))
 
 
 def check_ek_leaf(

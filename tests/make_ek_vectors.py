@@ -249,6 +249,8 @@ def chains() -> dict[str, dict]:
         "chain-of-six": vector("", below[0], *deep[1:6], anchors=[deep[0]]),
         "chain-of-seven": vector(UNKNOWN, below[1], *deep[1:7], anchors=[deep[0]]),
         "leaf-not-valid-yet": vector(EXPIRED, ek(since="270101000000Z"), lines=[34]),
+        "leaf-renewed": vector("", ek(until="250101000000Z"), LEAF, lines=[34]),
+        "leaf-renewed-first": vector("", LEAF, ek(until="250101000000Z"), lines=[34]),
         "leaf-expired": vector(EXPIRED, ek(until="250101000000Z"), lines=[34]),
     }
 
