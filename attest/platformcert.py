@@ -224,9 +224,7 @@ def _holder(element: Element) -> tuple[Name, int] | None:
 
 
 def _issuer(element: Element) -> Name:
-    """Read AttCertIssuer: V2Form [0] with the issuer's name."""
-    if element.tag != 0xA0:
-        return _directory(element.content)
+    """Read AttCertIssuer: V2Form with the issuer's name (RFC 5755, 4.2.3 wants no other)."""
     for part in children(element.content):
         if part.tag == SEQUENCE:
             return _directory(part.content)
