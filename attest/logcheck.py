@@ -1,26 +1,25 @@
 """Does a boot log explain what the TPM signed, in every quoted bank?
 
-Only then may the log name what differed or prove key databases. Event types and texts stay claims.
+Only then may the log name what differed or prove key databases. Event types and texts stay claims
+(see `attest.logrules` for what the events must be like).
 It never says whether the boot was a good one. TCG PFP 1.06, 3.3.2 (separators), 10.4.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attest.errors import EvidenceError
-from attest.eventlog import EventLog, EventType, decode
+from attest.eventlog import EventLog, EventType, LogFormat, decode
+from attest.logrules import FIRMWARE_PCRS, check_events, check_separators
 from attest.quote import Values
 from attest.reasons import Finding, Reason
-from attest.replay import extend, replay
+from attest.replay import MISSING_EXIT_EVENTS, replay, values_with_exit_events
 
 # PCR 10 belongs to the running kernel (IMA), which has a log of its own.
 REPLAYED_PCRS = tuple(index for index in range(16) if index != 10)
-_FIRMWARE_PCRS = range(8)
-_SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
-_EXIT = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success")
+_USELESS = (Reason.LOG_REPLAY, Reason.LOG_BANK, Reason.LOG_SHA1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class CheckedLog:
 
 
 def check_log(data: bytes, values: Values) -> CheckedLog:
-    """Decode and replay a log against quoted values."""
+    """Decode a log, replay it against quoted values, hold its events against the rules."""
     if not data.strip(b"\0\xff"):
         return CheckedLog(log=None, findings=(Finding(reason=Reason.LOG_MISSING),))
     try:
@@ -43,18 +42,42 @@ def check_log(data: bytes, values: Values) -> CheckedLog:
         return CheckedLog(log=None, findings=(finding,))
     findings: list[Finding] = []
     workarounds: list[str] = []
+    useful: list[str] = []
     for bank in sorted(values):
-        try:
-            replayed = replay(log, bank)
-        except EvidenceError as error:
-            findings.append(Finding(reason=Reason.LOG_REPLAY, detail=str(error)))
-            continue
-        findings += _compare(replayed, values, bank, workarounds)
-        findings += _separators(log, bank)
-    usable = not any(finding.reason is Reason.LOG_REPLAY for finding in findings)
+        found = list(_check_bank(log, bank, values, workarounds))
+        findings += found
+        if not any(finding.reason in _USELESS for finding in found):
+            useful.append(bank)
+    checked = check_events(log, [bank for bank in sorted(values) if _has(log, bank)])
     return CheckedLog(
-        log=log if usable else None, findings=tuple(findings), workarounds=tuple(workarounds)
+        log=log if len(useful) == len(values) else None,
+        findings=(*findings, *checked.findings),
+        workarounds=tuple(dict.fromkeys((*workarounds, *checked.workarounds))),
     )
+
+
+def _has(log: EventLog, bank: str) -> bool:
+    return any(known.name == bank for known in log.banks)
+
+
+def _check_bank(
+    log: EventLog, bank: str, values: Values, workarounds: list[str]
+) -> Iterator[Finding]:
+    """Replay one quoted bank."""
+    if not _has(log, bank):
+        old = log.format is LogFormat.SHA1
+        yield Finding(
+            reason=Reason.LOG_SHA1 if old else Reason.LOG_BANK,
+            detail=f"the event log has no {bank} digests",
+        )
+        return
+    try:
+        replayed = replay(log, bank)
+    except EvidenceError as error:
+        yield Finding(reason=Reason.LOG_BANK, detail=str(error))
+        return
+    yield from _compare(log, replayed, values, bank, workarounds)
+    yield from check_separators(log, bank)
 
 
 def check_banks(values: Values, *, sha1_alone: bool = False) -> Iterator[Finding]:
@@ -65,43 +88,33 @@ def check_banks(values: Values, *, sha1_alone: bool = False) -> Iterator[Finding
     if set(values) == {"sha1"} and not sha1_alone:
         yield Finding(reason=Reason.BANK_SHA1_ONLY)
     for bank, given in sorted(values.items()):
-        empty = [index for index in _FIRMWARE_PCRS if index in given and not any(given[index])]
+        empty = [index for index in FIRMWARE_PCRS if index in given and not any(given[index])]
         if empty:
             detail = f"{bank}: PCR {', '.join(map(str, empty))} never extended"
             yield Finding(reason=Reason.BANK_UNEXTENDED, detail=detail)
 
 
 def _compare(
-    replayed: dict[int, bytes], values: Values, bank: str, workarounds: list[str]
+    log: EventLog,
+    replayed: dict[int, bytes],
+    values: Values,
+    bank: str,
+    workarounds: list[str],
 ) -> Iterator[Finding]:
     given = values[bank]
     differing = [
         index for index in REPLAYED_PCRS if index in given and replayed[index] != given[index]
     ]
-    if 5 in differing and _with_exit_events(replayed[5], bank) == given[5]:
-        # Kernels without the final events table, and some firmware, do not log these two.
+    if 5 in differing and given[5] in values_with_exit_events(replayed[5], bank):
         differing.remove(5)
-        workarounds.append(f"{bank}: the log lacks the exit boot services events of PCR 5")
+        workarounds.append(MISSING_EXIT_EVENTS)
+    told = {event.pcr for event in log.events if event.type != EventType.NO_ACTION}
+    # Firmware logs all it measures; above its PCRs a program may have measured without a log.
+    silent = [index for index in differing if index not in told and index not in FIRMWARE_PCRS]
+    differing = [index for index in differing if index not in silent]
     if differing:
         detail = f"{bank}: PCR {', '.join(map(str, differing))}"
         yield Finding(reason=Reason.LOG_REPLAY, detail=detail)
-
-
-def _with_exit_events(value: bytes, bank: str) -> bytes:
-    for text in _EXIT:
-        value = extend(value, hashlib.new(bank, text).digest(), bank)
-    return value
-
-
-def _separators(log: EventLog, bank: str) -> Iterator[Finding]:
-    """Every PCR of the firmware ends with a separator, or the operating system wrote it."""
-    allowed = {hashlib.new(bank, content).digest() for content in _SEPARATORS}
-    closed = {
-        event.pcr
-        for event in log.events
-        if event.type == EventType.SEPARATOR and event.digests.get(bank) in allowed
-    }
-    missing = [index for index in _FIRMWARE_PCRS if index not in closed]
-    if missing:
-        detail = f"{bank}: PCR {', '.join(map(str, missing))} without separator"
-        yield Finding(reason=Reason.BANK_UNEXTENDED, detail=detail)
+    if silent:
+        detail = f"{bank}: PCR {', '.join(map(str, silent))}"
+        yield Finding(reason=Reason.PCR_UNEXPLAINED, detail=detail)

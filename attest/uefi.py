@@ -36,17 +36,26 @@ class Variable:
     @classmethod
     def decode(cls, data: bytes) -> "Variable":
         """Decode a record that fills `data`; raise EvidenceError otherwise."""
+        variable, size = cls.decode_beginning(data)
+        if size != len(data):
+            raise EvidenceError("a UEFI variable record has a wrong size")
+        return variable
+
+    @classmethod
+    def decode_beginning(cls, data: bytes) -> tuple["Variable", int]:
+        """Decode a record with whatever behind it, as older shims measure; give its size too."""
         if len(data) < 32:
             raise EvidenceError("a UEFI variable record is cut off")
         name_length, data_length = struct.unpack_from("<QQ", data, 16)
-        if 32 + 2 * name_length + data_length != len(data):
+        start = 32 + 2 * name_length
+        end = start + data_length
+        if end > len(data):
             raise EvidenceError("a UEFI variable record has a wrong size")
-        end = 32 + 2 * name_length
         try:
-            name = data[32:end].decode("utf-16-le")
+            name = data[32:start].decode("utf-16-le")
         except UnicodeDecodeError as error:
             raise EvidenceError("a UEFI variable name is not UTF-16") from error
-        return cls(guid=UUID(bytes_le=data[:16]), name=name, data=data[end:])
+        return cls(guid=UUID(bytes_le=data[:16]), name=name, data=data[start:end]), end
 
     def encode(self) -> bytes:
         """Give the record as firmware hashes it."""

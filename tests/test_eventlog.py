@@ -1,5 +1,6 @@
 """Event logs: both wire forms, every bound, replay against what TPMs held, forged logs."""
 
+import hashlib
 import struct
 import tomllib
 from dataclasses import replace
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from attest import eventlog
 from attest.errors import EvidenceError
 from attest.eventlog import EventLog, EventType, LogFormat
-from attest.replay import extend, pcr_5_with_exit_events, replay, start_value
+from attest.replay import (
+    extend,
+    has_exit_events,
+    pcr_5_with_exit_events,
+    replay,
+    start_value,
+    values_with_exit_events,
+)
 from attest.uefi import (
     ImageLoad,
     Signature,
@@ -29,6 +37,8 @@ LOGGED = [name for name, boot in BOOTS.items() if "log" in boot]
 HEADER = header([(0x000B, 32)])
 ONE = agile(4, EventType.EFI_ACTION, [(0x000B, bytes(32))], b"text")
 LOCALITY = b"StartupLocality\0"
+LOCALITY_EVENT = agile(0, EventType.NO_ACTION, [(0x000B, bytes(32))], LOCALITY + b"\3")
+TWO = header([(0x000B, 32), (0x0004, 20)])
 
 
 def load(name: str) -> tuple[EventLog, dict[int, bytes]]:
@@ -68,6 +78,100 @@ def test_a_log_above_64_kib_is_read() -> None:
     assert log.banks == (SHA256,)
 
 
+def test_as_many_events_are_read_as_are_allowed() -> None:
+    log = eventlog.decode(HEADER + ONE * (eventlog.MAX_EVENTS - 1))
+    assert len(log.events) == eventlog.MAX_EVENTS
+
+
+def test_an_unknown_hash_is_passed_over_by_its_size() -> None:
+    log = eventlog.decode(
+        header([(0x0042, 7), (0x000B, 32)])
+        + agile(4, 5, [(0x0042, b"unknown"), (0x000B, b"\1" * 32)], b"a")
+        + agile(4, 5, [(0x000B, b"\2" * 32), (0x0042, b"UNKNOWN")], b"b")
+    )
+    assert [(bank.name, bank.known) for bank in log.banks] == [("0x0042", False), ("sha256", True)]
+    assert log.events[2].digests == {"sha256": b"\2" * 32, "0x0042": b"UNKNOWN"}
+    value = extend(extend(bytes(32), b"\1" * 32, "sha256"), b"\2" * 32, "sha256")
+    assert replay(log, "sha256")[4] == value
+    with pytest.raises(EvidenceError, match="no 0x0042 digests are computed here"):
+        replay(log, "0x0042")
+
+
+def test_digests_come_in_any_order_and_may_be_fewer_than_declared() -> None:
+    first, second = b"\1" * 32, b"\2" * 20
+    log = eventlog.decode(
+        TWO
+        + agile(4, 5, [(0x000B, first), (0x0004, second)], b"in order")
+        + agile(4, 5, [(0x0004, second), (0x000B, first)], b"turned")
+        + agile(4, 5, [(0x0004, second)], b"one alone")
+        + agile(4, 5, [], b"none")
+    )
+    assert [event.digests for event in log.events[1:]] == [
+        {"sha256": first, "sha1": second},
+        {"sha256": first, "sha1": second},
+        {"sha1": second},
+        {},
+    ]
+    assert [event.data for event in log.events[1:]] == [
+        b"in order",
+        b"turned",
+        b"one alone",
+        b"none",
+    ]
+
+
+def test_every_bank_that_a_tpm_can_have_replays() -> None:
+    sizes = {0x0027: 32, 0x0028: 48, 0x0029: 64, 0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64}
+    digests = [(algorithm, b"\1" * size) for algorithm, size in sizes.items()]
+    log = eventlog.decode(header(sizes.items()) + agile(4, 5, digests, b"x"))
+    for bank in log.banks:
+        wanted = hashlib.new(bank.name, bytes(bank.size) + b"\1" * bank.size).digest()
+        assert replay(log, bank.name)[4] == wanted
+
+
+def test_no_action_in_the_virtual_pcr_is_a_named_workaround() -> None:
+    event = agile(0xFFFFFFFF, EventType.NO_ACTION, [(0x000B, bytes(32))], b"aggregation")
+    log = eventlog.decode(HEADER + event + ONE)
+    assert log.workarounds == (eventlog.VIRTUAL_PCR,)
+    assert replay(log, "sha256") == replay(eventlog.decode(HEADER + ONE), "sha256")
+    old = legacy(0, 8, b"\1" * 20, b"v") + legacy(0xFFFFFFFF, 3, bytes(20), b"aggregation")
+    assert eventlog.decode(old).workarounds == (eventlog.VIRTUAL_PCR,)
+
+
+def test_a_padded_startup_locality_is_a_named_workaround() -> None:
+    event = agile(0, EventType.NO_ACTION, [(0x000B, bytes(32))], LOCALITY + b"\3" + bytes(30))
+    log = eventlog.decode(HEADER + event)
+    assert log.startup_locality == 3
+    assert log.workarounds == (eventlog.PADDED_LOCALITY,)
+    assert eventlog.decode(HEADER + LOCALITY_EVENT).workarounds == ()
+
+
+@pytest.mark.parametrize("locality", [b"", LOCALITY_EVENT])
+def test_an_h_crtm_starts_pcr_0_at_four(locality: bytes) -> None:
+    kind, digest = EventType.EFI_HCRTM_EVENT, b"\7" * 32
+    other = agile(4, 5, [(0x000B, digest)], b"")
+    log = eventlog.decode(HEADER + locality + other + agile(0, kind, [(0x000B, digest)], b"HCRTM"))
+    assert log.start_of_pcr_0 == 4
+    assert replay(log, "sha256")[0] == extend(bytes(31) + b"\4", digest, "sha256")
+    late = agile(0, 8, [(0x000B, digest)], b"") + agile(0, kind, [(0x000B, digest)], b"HCRTM")
+    assert eventlog.decode(HEADER + late).start_of_pcr_0 == 0
+
+
+def test_a_first_event_without_header_is_an_event() -> None:
+    log = eventlog.decode(legacy(0, 3, bytes(20), LOCALITY + b"\3"))
+    assert log.format is LogFormat.SHA1
+    assert replay(log, "sha1")[0] == bytes(19) + b"\3"
+    elsewhere = eventlog.decode(legacy(1, 3, bytes(20), HEADER[32:]))
+    assert elsewhere.format is LogFormat.SHA1
+    other_type = eventlog.decode(legacy(0, 5, bytes(20), HEADER[32:]))
+    assert other_type.format is LogFormat.SHA1
+
+
+def test_the_vendor_of_a_header_may_say_what_it_likes() -> None:
+    log = eventlog.decode(header([(0x000B, 32)], vendor=b"\4coreboot"[:5]) + ONE)
+    assert log.banks == (SHA256,)
+
+
 def test_the_sha1_form_is_told_apart() -> None:
     data = legacy(0, 8, b"\1" * 20, b"v") + legacy(7, 4, b"\2" * 20, bytes(4))
     log = eventlog.decode(data)
@@ -86,7 +190,6 @@ def test_no_action_never_extends_and_locality_sets_pcr_0() -> None:
     assert replay(log, "sha256")[3] == bytes(32)
 
 
-LOCALITY_EVENT = agile(0, EventType.NO_ACTION, [(0x000B, bytes(32))], LOCALITY + b"\3")
 MALFORMED = {
     "empty": (b"", "cut off"),
     "header cut off": (HEADER[:-3], "cut off"),
@@ -98,7 +201,9 @@ MALFORMED = {
         legacy(0, 3, bytes(20), HEADER[32:56] + b"\xff" * 4 + HEADER[60:]),
         "declares 4294967295 banks",
     ),
-    "unknown hash": (header([(0x0042, 32)]), "unknown hash 0x0042"),
+    "an unknown hash without size": (header([(0x0042, 0)]), "0x0042 digests of 0 bytes"),
+    "an unknown hash of many bytes": (header([(0x0042, 129)]), "0x0042 digests of 129 bytes"),
+    "an unknown hash twice": (header([(0x0042, 32), (0x0042, 32)]), "0x0042 twice"),
     "digest size of another hash": (header([(0x000B, 20)]), "sha256 digests of 20 bytes"),
     "a bank twice": (header([(0x000B, 32), (0x000B, 32)]), "sha256 twice"),
     "PCR 24": (HEADER + agile(24, 5, [(0x000B, bytes(32))], b""), "PCR 24"),
@@ -116,7 +221,19 @@ MALFORMED = {
         "does not declare",
     ),
     "huge digest count": (HEADER + struct.pack("<III", 1, 5, 1 << 31) + b"\1", "has 2147483648"),
-    "event cut off": (HEADER + ONE[:-1], "cut off"),
+    "event cut off": (HEADER + ONE[:-1], rf"cut off in the event at offset {len(HEADER)}"),
+    "event cut off before its size": (HEADER + ONE + ONE[:-9], "cut off"),
+    "event cut off in its digest": (HEADER + ONE[:30], "cut off"),
+    "event cut off in its head": (HEADER + ONE[:11], "cut off"),
+    "event of another order cut off in its size": (
+        TWO + agile(1, 5, [(0x0004, bytes(20)), (0x000B, bytes(32))], b"")[:-2],
+        "cut off",
+    ),
+    "SHA-1 event cut off": (legacy(0, 8, bytes(20), b"version")[:-1], "cut off"),
+    "SHA-1 event cut off in its head": (
+        legacy(0, 8, bytes(20), b"v") + bytes(11) + b"x",
+        "cut off",
+    ),
     "huge event": (HEADER + ONE[:-8] + b"\xff\xff\xff\x7f" + b"text", "cut off"),
     "junk after the padding": (HEADER + ONE + b"\xff" * 64 + b"x", "PCR 4294967295"),
     "locality twice": (HEADER + LOCALITY_EVENT * 2, "twice or wrongly"),
@@ -125,11 +242,23 @@ MALFORMED = {
         HEADER + agile(0, 3, [(0x000B, bytes(32))], LOCALITY),
         "twice or wrongly",
     ),
+    "locality with more than zeros behind it": (
+        HEADER + agile(0, 3, [(0x000B, bytes(32))], LOCALITY + b"\3\0\1"),
+        "more than a startup locality",
+    ),
+    "virtual PCR of another type": (
+        HEADER + agile(0xFFFFFFFF, 5, [(0x000B, bytes(32))], b"x"),
+        f"offset {len(HEADER)} names PCR 4294967295",
+    ),
+    "PCR 24 of EV_NO_ACTION": (HEADER + agile(24, 3, [(0x000B, bytes(32))], b"x"), "PCR 24"),
+    "PCR 24 with few digests": (TWO + agile(24, 5, [(0x000B, bytes(32))], b""), "PCR 24"),
+    "PCR 24 in the first event": (legacy(24, 3, bytes(20), b"v"), "offset 0 names PCR 24"),
     "locality in PCR 1": (
         HEADER + agile(1, 3, [(0x000B, bytes(32))], LOCALITY + b"\3"),
         "twice or wrongly",
     ),
-    "too many events": (HEADER + agile(1, 5, [], b"x") * 65536, "more than 65536 events"),
+    "too many events": (HEADER + agile(1, 5, [], b"x") * 50_000, "more than 50000 events"),
+    "too many SHA-1 events": (legacy(1, 5, b"1" * 20, b"x") * 50_001, "more than 50000 events"),
     "too large": (HEADER + bytes(8 << 20), "larger than"),
 }
 
@@ -292,6 +421,14 @@ def test_malformed_uefi_records_are_refused(name: str) -> None:
         decode(data)
 
 
+def test_a_record_may_begin_what_an_old_shim_measured() -> None:
+    variable = Variable(guid=UUID(int=1), name="db", data=b"12")
+    assert Variable.decode_beginning(RECORD) == (variable, len(RECORD))
+    assert Variable.decode_beginning(RECORD + b"stray") == (variable, len(RECORD))
+    with pytest.raises(EvidenceError, match="wrong size"):
+        Variable.decode_beginning(RECORD[:-1])
+
+
 def test_bytes_behind_the_path_of_an_image_are_no_part_of_it() -> None:
     record = struct.pack("<QQQQ", 0, 0, 0, 4) + b"\x7f\xff\4\0" + b"junk"
     assert ImageLoad.decode(record).path == b"\x7f\xff\4\0"
@@ -312,6 +449,31 @@ def test_bytes_behind_the_path_of_an_image_are_no_part_of_it() -> None:
 )
 def test_device_path_nodes(node: bytes, text: str) -> None:
     assert device_path_text(node + b"\x7f\xff\4\0") == text
+
+
+def test_firmware_may_have_failed_to_hand_over_once() -> None:
+    texts = ["Invocation", "Returned with Failure", "Returned with Success"]
+    steps = [hashlib.sha256(f"Exit Boot Services {text}".encode()).digest() for text in texts]
+    ended = []
+    for order in ((0, 2), (0, 1), (0, 1, 2)):
+        value = bytes(32)
+        for step in order:
+            value = extend(value, steps[step], "sha256")
+        ended.append(value)
+    assert values_with_exit_events(bytes(32), "sha256") == tuple(ended)
+
+
+def test_exit_events_count_only_where_they_extend() -> None:
+    text = b"Exit Boot Services Invocation"
+    digest = [(0x000B, hashlib.sha256(text).digest())]
+    told = {
+        (pcr, kind): has_exit_events(
+            eventlog.decode(HEADER + agile(pcr, kind, digest, text)), "sha256"
+        )
+        for pcr in (4, 5)
+        for kind in (3, 0x80000007)
+    }
+    assert told == {(4, 3): False, (4, 0x80000007): False, (5, 3): False, (5, 0x80000007): True}
 
 
 def test_exit_events_are_added_only_where_the_log_lacks_them() -> None:
