@@ -13,6 +13,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from cryptography import x509
 
+from attest.anchors import decode_parts
+from attest.errors import AttestSiteError
+from attest.firmwarefile import verify_baseline
+from attest.policy import Policy
 from bootstrap.errors import SiteError
 from bootstrap.published import decode_published
 from bootstrap.site import SITE_FILE, AddressRange, Problem, Role, Severity, Site, Subnet
@@ -25,6 +29,7 @@ LARGEST_POOL = 16384
 """Addresses of one subnet's pools that netboot can hold."""
 ROOT = "trust/root.pem"
 PUBLISHED = "bootsets/published.json"
+POLICY, FIRMWARE = "policy.toml", "trust/firmware.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,9 @@ class SiteFiles:
     boot_sets: frozenset[bytes]
     time_zone_known: bool
     offline_keys: tuple[str, ...] = ()
+    policy: bytes | None = None
+    firmware: bytes | None = None
+    firmware_signature: bytes | None = None
 
 
 def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
@@ -59,6 +67,8 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
         *_templates(site, files),
         *_trust(site, files),
         *_note(site, files),
+        *_policy(files),
+        *_firmware(files),
         *_published(files),
     ]
     return tuple(sorted(found, key=lambda one: one.severity is not Severity.ERROR))
@@ -238,9 +248,8 @@ def sample(site: Site, role: Role) -> BoxValues:
 def _trust(site: Site, files: SiteFiles) -> Iterator[Problem]:
     for path, data in sorted(files.anchors.items()):
         try:
-            if not x509.load_pem_x509_certificates(data):
-                raise ValueError
-        except ValueError:
+            decode_parts(path, data)
+        except AttestSiteError:
             remedy = "put PEM certificates of TPM makers there, or remove the file"
             yield _wrong("", "is no PEM certificate", remedy, file=path)
     if not files.anchors:
@@ -315,6 +324,39 @@ def _note(site: Site, files: SiteFiles) -> Iterator[Problem]:
         if entry.role is None and site.role(None) is None:
             remedy = "name one, or set default = true for a role in site.toml"
             yield _wrong(f"serial {entry.serial}", "has no role", remedy, file=file)
+
+
+def _policy(files: SiteFiles) -> Iterator[Problem]:
+    if files.policy is None:
+        return
+    try:
+        policy = Policy.from_toml(files.policy.decode(), POLICY)
+    except UnicodeDecodeError:
+        yield _wrong("", "is not UTF-8 text", "save it as UTF-8", file=POLICY)
+        return
+    except AttestSiteError as error:
+        what = str(error).removeprefix(f"{POLICY}: ")
+        yield _wrong("", what, "correct it: `doorstep policy check` looks at it", file=POLICY)
+        return
+    if policy.rehearsal:
+        yield _wrong("rehearsal", "no TPM in software passes at a site", "remove it", file=POLICY)
+
+
+def _firmware(files: SiteFiles) -> Iterator[Problem]:
+    """Say why a firmware baseline is not used; boxes are then held, and the site goes on."""
+    if files.firmware is None:
+        what = "headquarters sent none, so every box is held for its firmware once"
+        if files.policy is None or b"FIRMWARE-UNKNOWN" not in files.policy:
+            remedy = "put the signed file there, or release boxes one by one"
+            yield _worth("", what, remedy, file=FIRMWARE)
+        return
+    try:
+        verify_baseline(
+            files.firmware, files.firmware_signature or b"", public_key=files.sign_public or b""
+        )
+    except (AttestSiteError, PeerError) as error:
+        what = f"is not used: {str(error).removeprefix('firmware.toml: ')}"
+        yield _worth("", what, "put what headquarters signed there", file=FIRMWARE)
 
 
 def _published(files: SiteFiles) -> Iterator[Problem]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from attest.baseline import Baseline
+from attest.firmwarefile import CONTEXT, encode_baseline
 from bootstrap.check import SiteFiles, check
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
@@ -164,11 +166,16 @@ def change(**changes: object) -> Callable[[SiteFiles], SiteFiles]:
 
 
 TEMPLATE = "templates/pos.yaml.j2"
+POLICY = b'type = "doorstep/policy/v1"\n'
 FILES = [
     (change(time_zone_known=False), "site.toml", "no time zone"),
     (change(templates={TEMPLATE: "#\n{{ box.nme }}"}), TEMPLATE, "line 2"),
     (change(templates={TEMPLATE: "hello"}), TEMPLATE, "ignore it"),
     (change(anchors={"trust/ek/a.pem": b"none"}), "trust/ek/a.pem", "no PEM certificate"),
+    (change(policy=b""), "policy.toml", "type: write type"),
+    (change(policy=b"\xff"), "policy.toml", "UTF-8"),
+    (change(policy=POLICY + b'waive = ["SECURE-BOOT-OFF"]'), "policy.toml", "cannot be waived"),
+    (change(policy=POLICY + b"rehearsal = true"), "policy.toml", "no TPM in software"),
     (change(root_certificate=None), "trust/root.pem", "is missing"),
     (change(root_certificate=b"x"), "trust/root.pem", "not a PEM"),
     (change(sign_public=None), "trust/root.pub", "is missing"),
@@ -260,3 +267,26 @@ def test_a_site_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text("x = 1")
     with pytest.raises(SiteFileError):
         site_dir.load(tmp_path)
+
+
+def told(site: Site, files: SiteFiles) -> str:
+    return " | ".join(str(one) for one in check(site, files) if "firmware" in str(one))
+
+
+def test_a_firmware_baseline_that_is_not_used_is_told_and_stops_nothing(
+    made: Path, site: Site, files: SiteFiles
+) -> None:
+    assert "every box is held for its firmware once" in told(site, files)
+    waived = replace(files, policy=POLICY + b'waive = ["FIRMWARE-UNKNOWN"]')
+    assert told(site, waived) == ""
+    data = encode_baseline(Baseline())
+    signed = site_dir.sign_document(made, data, "firmware counter=1", CONTEXT)
+    good = replace(files, firmware=data, firmware_signature=signed)
+    assert told(site, good) == ""
+    for bad in (
+        replace(good, firmware=data + b"\n"),
+        replace(good, firmware_signature=None),
+        replace(good, sign_public=None),
+    ):
+        assert "trust/firmware.toml: is not used" in told(site, bad)
+        assert not [one for one in site_dir.errors_of(check(site, bad)) if "firmware" in str(one)]

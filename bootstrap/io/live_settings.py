@@ -21,6 +21,7 @@ from attest.firmwarefile import SignedBaseline, verify_baseline
 from attest.io.trust import load_platform_trust, load_trust
 from attest.policy import Policy
 from attest.transcript import SiteIdentity
+from bootstrap.check import FIRMWARE, POLICY
 from bootstrap.errors import SiteError
 from bootstrap.settings import Settings, basis_of
 from bootstrap.site import SITE_FILE, Site, decode_site
@@ -28,8 +29,6 @@ from keys.errors import KeysError
 from keys.note import DeliveryNote, Floor
 
 ROOT_CERTIFICATE, ROOT_KEY = "trust/root.pem", "trust/root.pub"
-POLICY = "policy.toml"
-FIRMWARE = "trust/firmware.toml"
 
 
 class LiveSettings:

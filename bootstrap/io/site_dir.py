@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from bootstrap.check import SiteFiles, check
+from bootstrap.check import FIRMWARE, POLICY, SiteFiles, check
 from bootstrap.errors import SiteError
 from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
@@ -136,6 +136,9 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
         boot_sets=frozenset(
             bytes.fromhex(name) for name in names if re.fullmatch("[0-9a-f]{64}", name)
         ),
+        policy=_read(directory / POLICY),
+        firmware=_read(directory / FIRMWARE),
+        firmware_signature=_read(directory / f"{FIRMWARE}.minisig"),
         time_zone_known=site.site.time_zone in zoneinfo.available_timezones(),
         offline_keys=tuple(
             name.rpartition("/")[2] for name in (ROOT_KEY, SIGN_KEY) if (directory / name).exists()
