@@ -150,14 +150,11 @@ def check_ek_template(ek: PublicArea) -> EkTemplate:
     if isinstance(ek.key, KeyedHashPublic):
         raise CheckError(Reason.EK_TEMPLATE, "it is no asymmetric key")
     ek.public_key()
-    wanted = _without_unique(ek)
-    for known in TEMPLATES:
-        if _without_unique(known.public) == wanted:
-            return known
-    raise CheckError(
-        Reason.EK_TEMPLATE,
-        f"attributes 0x{ek.attributes:08x}, name hash {HASHES[ek.name_alg]}",
-    )
+    known = _BY_AREA.get(_without_unique(ek))
+    if known is None:
+        detail = f"attributes 0x{ek.attributes:08x}, name hash {HASHES[ek.name_alg]}"
+        raise CheckError(Reason.EK_TEMPLATE, detail)
+    return known
 
 
 def reconstruct_ek(certificate: Certificate) -> tuple[PublicArea, ...]:
@@ -200,3 +197,6 @@ def _without_unique(area: PublicArea) -> PublicArea:
     if isinstance(area.key, EccPublic):
         return replace(area, key=replace(area.key, x=b"", y=b""))
     return area
+
+
+_BY_AREA = {_without_unique(known.public): known for known in TEMPLATES}

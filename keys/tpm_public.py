@@ -11,6 +11,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -210,7 +211,7 @@ class PublicArea:
 
     def name(self) -> bytes:
         """Give the TPM name: nameAlg, then H(TPMT_PUBLIC)."""
-        return object_name(self.name_alg, self.encode())
+        return _name(self)
 
     def public_key(self) -> PublicKey:
         """Give the key for `cryptography`; PeerError when there is none or it is no valid key."""
@@ -351,6 +352,12 @@ def _encode_key(key: Key) -> bytes:
     return head + struct.pack(">H", key.curve) + tail
 
 
+@lru_cache(maxsize=256)
+def _name(area: PublicArea) -> bytes:
+    return object_name(area.name_alg, area.encode())
+
+
+@lru_cache(maxsize=256)
 def _rsa_key(key: RsaPublic) -> rsa.RSAPublicKey:
     modulus = int.from_bytes(key.modulus, "big")
     if modulus.bit_length() != key.bits:
@@ -361,6 +368,7 @@ def _rsa_key(key: RsaPublic) -> rsa.RSAPublicKey:
         raise PeerError("the public area holds no valid RSA key") from None
 
 
+@lru_cache(maxsize=256)
 def _ecc_key(key: EccPublic) -> ec.EllipticCurvePublicKey:
     x, y = int.from_bytes(key.x, "big"), int.from_bytes(key.y, "big")
     try:
