@@ -189,8 +189,8 @@ def test_workarounds_are_told() -> None:
         name: judge(load(VECTORS / "attest" / f"{name}.toml")).workarounds
         for name in ("earlier-boot-option", "exit-events-not-logged")
     }
-    assert told["earlier-boot-option"] == ("PCR 4: 1 earlier boot options gave up",)
-    assert "exit boot services" in told["exit-events-not-logged"][0]
+    assert "PCR 4: 1 earlier boot options gave up" in told["earlier-boot-option"]
+    assert "exit boot services" in " ".join(told["exit-events-not-logged"]).lower()
     power_cut = judge(load(VECTORS / "attest" / "clock-fell-in-power-cut.toml"))
     assert power_cut.since is Since.POWER_CUT
     assert "4194304 ms" in power_cut.findings[0].detail
