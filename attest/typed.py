@@ -32,7 +32,9 @@ MAX_CERTIFICATES = 256
 
 ON, OFF, UNKNOWN = "on", "off", "unknown"
 
-_COMMAND, _LINE = b"grub_cmd: ", b"kernel_cmdline: "
+# What GRUB writes before the text that it measures: 2.04 and later, and that of RHEL 8.
+_COMMANDS = (b"grub_cmd: ", b"grub_cmd ")
+_LINES = (b"kernel_cmdline: ", b"grub_kernel_cmdline ")
 # Tags of TCG_PCClientTaggedEvent that the kernel's EFI stub writes (`efi.h` of Linux).
 _INITRD_TAG, _OPTIONS_TAG = 0x8F3B22EC, 0x8F3B22ED
 _TAG_HEADER = 8
@@ -53,7 +55,7 @@ _IMAGES = frozenset(
         EventType.EFI_RUNTIME_SERVICES_DRIVER,
     )
 )
-_WIDE = frozenset((EventType.EVENT_TAG, EventType.IPL, EventType.S_CRTM_VERSION))
+_MARK = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +145,12 @@ def _candidates(event: Event) -> Iterator[bytes]:
     if event.type == EventType.IPL:
         bare = data.removesuffix(b"\0")
         yield bare
-        for prefix in (_COMMAND, _LINE):
-            if bare.startswith(prefix):
-                yield bare.removeprefix(prefix)
+        said = _said(bare)
+        if said is not bare:
+            yield said
+            yield said + b"\0"
+        # systemd-boot before version 251 leaves out the last byte of its UTF-16.
+        yield data + b"\0"
         if event.pcr == _STUB_SECTIONS:
             yield _section_name(data).encode() + b"\0"
     elif event.type == EventType.EVENT_TAG:
@@ -158,6 +163,14 @@ def _candidates(event: Event) -> Iterator[bytes]:
             yield record.data
 
 
+def _said(bare: bytes) -> bytes:
+    """Take off what GRUB writes before the text that it measures."""
+    for prefix in (*_COMMANDS, *_LINES):
+        if bare.startswith(prefix):
+            return bare[len(prefix) :]
+    return bare
+
+
 def _section_name(data: bytes) -> str:
     return data[:128].decode("utf-16-le", "replace").split("\0")[0]
 
@@ -165,6 +178,14 @@ def _section_name(data: bytes) -> str:
 def _record(data: bytes) -> Variable | None:
     try:
         return Variable.decode(data)
+    except EvidenceError:
+        return None
+
+
+def _begun_record(data: bytes) -> Variable | None:
+    """Read a record with bytes behind it, as older shims write authorities."""
+    try:
+        return Variable.decode_beginning(data)[0]
     except EvidenceError:
         return None
 
@@ -189,7 +210,7 @@ def describe(event: Event, bank: str) -> Description:
 
 
 def _variable_text(event: Event) -> str | None:
-    record = _record(event.data) or _record(event.data[:-1])
+    record = _begun_record(event.data)
     return None if record is None else clean(f"{record.name} ({len(record.data)} bytes)")
 
 
@@ -207,26 +228,13 @@ def _readable(event: Event, content: bytes) -> str | None:
         return None
     if event.type == EventType.EVENT_TAG and content == event.data:
         content = content[_TAG_HEADER:]
-    content = content[:MAX_TEXT]
-    wide = event.type in _WIDE and len(content) > 2 and len(content) % 2 == 0
-    if wide and not any(content[1::2]):
-        text = content.decode("utf-16-le", "replace")
-    else:
-        text = content.decode("utf-8", "replace")
-    text = text.rstrip("\0")
-    plain = sum(char.isprintable() or char.isspace() for char in text)
-    return (
-        clean(text)
-        if text and plain == len(text) and "\N{REPLACEMENT CHARACTER}" not in text
-        else None
-    )
+    text = _text(content)
+    return text if text and _MARK not in text else None
 
 
 def clean(text: str) -> str:
     """Replace what could steer a terminal or reorder a line."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "".join(char if char.isprintable() or char == "\n" else _MARK for char in text)
 
 
 def extract(log: EventLog, bank: str) -> LogFacts:
@@ -340,7 +348,7 @@ def _authorities(events: _Numbered, bank: str) -> Iterator[Authority]:
         if event.type != EventType.EFI_VARIABLE_AUTHORITY:
             continue
         content = proven_content(event, bank)
-        record = _record(event.data if content is None else content) or _record(event.data)
+        record = _begun_record(event.data)
         yield Authority(
             number=number,
             name="" if record is None else clean(record.name),
@@ -377,21 +385,22 @@ def _commands(events: _Numbered, bank: str) -> tuple[tuple[Fact, ...], tuple[Fac
             continue
         content = proven_content(event, bank)
         bare = event.data.removesuffix(b"\0")
-        is_line = bare.startswith(_LINE)
-        said = bare.removeprefix(_LINE if is_line else _COMMAND)
-        fact = _fact(
-            number,
-            event,
-            bank,
-            _text(said if content is None else content),
-            proven=content is not None,
-        )
+        # systemd-boot measures the options of the kernel here, in UTF-16.
+        is_line = bare.startswith(_LINES) or _is_wide(bare)
+        said = _said(bare) if content is None else content
+        fact = _fact(number, event, bank, _text(said), proven=content is not None)
         (lines if is_line else commands).append(fact)
     return tuple(commands), tuple(lines)
 
 
+def _is_wide(content: bytes) -> bool:
+    return len(content) > 2 and bool(content[0]) and not any(content[1:MAX_TEXT:2])
+
+
 def _text(content: bytes) -> str:
-    return clean(content[:MAX_TEXT].rstrip(b"\0").decode("utf-8", "replace"))
+    """Read UTF-8, or the UTF-16 of EFI programs, without the NUL at its end."""
+    form = "utf-16-le" if _is_wide(content) else "utf-8"
+    return clean(content[:MAX_TEXT].decode(form, "replace").rstrip("\0"))
 
 
 def _load_options(events: _Numbered, lines: Sequence[Fact], bank: str) -> Iterator[Fact]:
