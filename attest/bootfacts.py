@@ -8,7 +8,6 @@ UEFI 2.10, 32.4; shim `README.tpm` and `SBAT.md`; GRUB manual 2.12, 17.2.
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,9 @@ from attest.imagefacts import (
     read_tuple,
     to_plain,
 )
+from attest.kernelimage import decode_kernel
 from attest.pe import Pe
+from attest.shim import read_shim
 from attest.ukifacts import UKI_FACTS_TYPE, UkiFacts
 
 __all__ = [
@@ -104,9 +105,9 @@ class FileFacts:
     def compute(cls, files: BootFiles) -> "FileFacts":
         """Compute the facts; raise AttestSiteError for files that cannot be predicted."""
         shim, loader = Pe.decode(files.shim), inspect_grub(files.grub)
-        grub, kernel = Pe.decode(files.grub), _decode_kernel(files.kernel)
+        grub, kernel = Pe.decode(files.grub), decode_kernel(files.kernel)
         _check_architectures(shim=shim, GRUB=grub, kernel=kernel)
-        vendor_cert, vendor_dbx = _vendor(shim)
+        tables = read_shim(shim)
         commands = flat_commands(files.grub_cfg)
         if sum(len(line.split()) - 1 for line in commands if line.startswith("initrd ")) != len(
             files.initrds
@@ -123,9 +124,9 @@ class FileFacts:
             signers=shim.signers,
             grub_signers=grub.signers,
             kernel_signers=kernel.signers,
-            vendor_cert=vendor_cert,
-            vendor_dbx=vendor_dbx,
-            sbat_level=_sbat_level(shim),
+            vendor_cert=tables.vendor_cert,
+            vendor_dbx=tables.vendor_dbx,
+            sbat_level=tables.sbat_level,
             grub_version=loader.version,
             grub_family=loader.family,
             grub_kind=loader.kind,
@@ -163,16 +164,6 @@ def facts_from_json(text: str | bytes) -> FileFacts | UkiFacts:
     return UkiFacts.from_json(text) if kind == UKI_FACTS_TYPE else FileFacts.from_json(text)
 
 
-def _decode_kernel(data: bytes) -> Pe:
-    if data[:2] == b"\x1f\x8b":
-        raise AttestSiteError("the kernel is packed with gzip: unpack it, no firmware starts it so")
-    if data[4:8] == b"zimg":
-        raise AttestSiteError(
-            "there is no boot profile for a kernel that unpacks itself (EFI zboot): take its Image"
-        )
-    return Pe.decode(data)
-
-
 def _check_architectures(**programs: Pe) -> None:
     if len({image.machine for image in programs.values()}) > 1:
         told = ", ".join(f"{name} for {image.architecture}" for name, image in programs.items())
@@ -188,32 +179,6 @@ def _loaded(initrds: tuple[bytes, ...]) -> dict[str, bytes]:
             hasher.update(initrd)
             hasher.update(padding)
     return {bank: hasher.digest() for bank, hasher in hashers.items()}
-
-
-def _vendor(shim: Pe) -> tuple[bytes, bytes]:
-    """Read certificate and revocation list out of shim's .vendor_cert table."""
-    table = shim.section(".vendor_cert")
-    if table is None or len(table) < 16:
-        raise AttestSiteError("the first boot program is not shim: it has no .vendor_cert")
-    cert_size, dbx_size, cert, dbx = struct.unpack_from("<IIII", table)
-    if not cert_size or cert + cert_size > len(table) or dbx + dbx_size > len(table):
-        raise AttestSiteError("the .vendor_cert of shim is empty or malformed")
-    certificate = table[cert : cert + cert_size]
-    if certificate[:1] != b"\x30":
-        raise AttestSiteError("the .vendor_cert of shim holds a key list, not one certificate")
-    return certificate, table[dbx : dbx + dbx_size]
-
-
-def _sbat_level(shim: Pe) -> bytes:
-    """Give the level that shim sets on its own: the one called "previous"."""
-    section = shim.section(".sbatlevel")
-    if section is None or len(section) < 12:
-        raise AttestSiteError("shim has no .sbatlevel section")
-    version, previous = struct.unpack_from("<II", section)
-    text = section[4 + previous :].split(b"\0")[0]
-    if version != 0 or not text.startswith(b"sbat,1,"):
-        raise AttestSiteError("the .sbatlevel section of shim is of an unknown kind")
-    return text
 
 
 def flat_commands(grub_cfg: bytes) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 It explains and never decides: a verdict rests on quoted values. A text of the log is given only
 when it hashes to the measured digest; paths of programs and files are marked as claims, because
 no digest covers them.
-TCG PFP 1.06, 10.4; GRUB manual 2.12, 17.2.
+TCG PFP 1.06, 10.4; GRUB manual 2.12, 17.2; systemd-stub(7).
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import Enum
@@ -14,12 +15,15 @@ from enum import Enum
 from attest.errors import EvidenceError
 from attest.eventlog import Event, EventLog, EventType, type_name
 from attest.predict import PREDICTED_PCRS, PredictedEvent, Prediction, Subject
+from attest.predictuki import SECTION, SECTION_NAME, section_subject
 from attest.uefi import ImageLoad, Variable, device_path_text
 
 MAX_EVENTS_PER_PCR = 512
 MAX_TEXT = 4096
 
 _GRUB_PREFIXES = (b"grub_cmd: ", b"kernel_cmdline: ")
+# TCG_PCClientTaggedEvent: identifier and size (PFP 1.06, 10.4.2.1).
+_TAG_HEADER = 8
 _VARIABLE_TYPES = (EventType.EFI_VARIABLE_DRIVER_CONFIG, EventType.EFI_VARIABLE_AUTHORITY)
 _RANK = {subject: rank for rank, subject in enumerate(Subject)}
 
@@ -138,10 +142,30 @@ def _alike(wanted: PredictedEvent, measured: Event, bank: str) -> bool:
             return False
         text = proven_text(measured, bank)
         return is_line or text is None or text.split(" ")[0] == (wanted.text or "").split(" ")[0]
+    if wanted.pcr == 11:
+        return wanted.label == _section_label(measured, bank)
     if wanted.pcr == 9:
         return (measured.type == EventType.EVENT_TAG) == ("seen by the kernel" in wanted.label)
     action = wanted.subject is Subject.FIRMWARE
     return action == (measured.type == EventType.EFI_ACTION)
+
+
+def _section_label(event: Event, bank: str) -> str | None:
+    """Tell which section of a unified image an event is about, and whether it is the name.
+
+    The name beside a section's content is a claim; beside the name's own digest it is proven.
+    """
+    if event.pcr != 11 or event.type != EventType.IPL:
+        return None
+    claimed = _wide_text(event.data)
+    digest = hashlib.new(bank, f"{claimed}\0".encode()).digest()
+    kind = SECTION_NAME if digest == event.digests[bank] else SECTION
+    return f"{kind} {claimed}"
+
+
+def _wide_text(data: bytes) -> str:
+    """Read UTF-16 up to its NUL, as systemd's programs write it."""
+    return _clean(data[: 2 * MAX_TEXT].decode("utf-16-le", "replace").split("\0")[0])
 
 
 def _missing(event: PredictedEvent) -> Difference:
@@ -173,7 +197,7 @@ def _changed(event: PredictedEvent, measured: Event, bank: str) -> Difference:
 
 
 def _extra(event: Event, bank: str) -> Difference:
-    subject, label = _subject(event)
+    subject, label = _subject(event, bank)
     return Difference(
         kind=Kind.EXTRA,
         subject=subject,
@@ -191,32 +215,45 @@ _EXTRA_SUBJECTS = {
     7: (Subject.KEYS, "a key or variable"),
     8: (Subject.GRUB_COMMAND, "grub command"),
     9: (Subject.OTHER, "a file"),
+    12: (Subject.PARAMETERS, "extra parameters"),
+    13: (Subject.PARAMETERS, "a system extension"),
     14: (Subject.OWNER_KEYS, "machine owner keys"),
 }
 
 
-def _subject(event: Event) -> tuple[Subject, str]:
+def _subject(event: Event, bank: str) -> tuple[Subject, str]:
     if event.type in (EventType.EFI_ACTION, EventType.SEPARATOR):
         return Subject.FIRMWARE, type_name(event.type)
     if event.pcr == 4:
         return Subject.PROGRAM, "a program"
+    if label := _section_label(event, bank):
+        return section_subject(label.rpartition(" ")[2]), label
     return _EXTRA_SUBJECTS.get(event.pcr, (Subject.OTHER, type_name(event.type)))
 
 
 def proven_text(event: Event, bank: str) -> str | None:
     """Give the text of an event if it hashes to its digest, else None."""
     digest = event.digests.get(bank)
-    candidates = [event.data]
-    if event.type == EventType.IPL:
-        bare = event.data.removesuffix(b"\0")
-        candidates += [bare]
-        candidates += [
-            bare.removeprefix(prefix) for prefix in _GRUB_PREFIXES if bare.startswith(prefix)
-        ]
-    for content in candidates:
+    for content in _candidates(event):
         if hashlib.new(bank, content).digest() == digest:
             return _readable(event, content)
     return None
+
+
+def _candidates(event: Event) -> Iterator[bytes]:
+    """Give what the digest of an event may be over."""
+    yield event.data
+    if event.type == EventType.EVENT_TAG:
+        yield event.data[_TAG_HEADER:]
+    if event.type != EventType.IPL:
+        return
+    bare = event.data.removesuffix(b"\0")
+    yield bare
+    for prefix in _GRUB_PREFIXES:
+        if bare.startswith(prefix):
+            yield bare.removeprefix(prefix)
+    if event.pcr == 11:
+        yield f"{_wide_text(event.data)}\0".encode()
 
 
 def _readable(event: Event, content: bytes) -> str | None:
@@ -228,7 +265,10 @@ def _readable(event: Event, content: bytes) -> str | None:
         except EvidenceError:
             return None
         return _clean(f"{variable.name} ({len(variable.data)} bytes)")
-    return _clean(content[:MAX_TEXT].decode("utf-8", "replace"))
+    # systemd's programs measure what they hand over as UTF-16.
+    if event.pcr == 12 and not any(content[1::2]):
+        return _wide_text(content)
+    return _clean(content[:MAX_TEXT].decode("utf-8", "replace").removesuffix("\0"))
 
 
 def _clean(text: str) -> str:

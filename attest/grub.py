@@ -54,11 +54,7 @@ _KNOWN_CONFIGS = {
         GrubKind.MEDIUM,
         (_NO_PREFIX, _FIRST_TEST, _OWN_TEST, _SOURCE),
     ),
-    # The same three for arm64
-    "7e092d8238215df224e1daf59933f53f2b8c9660f5049bace5fdfc484f686903": (
-        GrubKind.NETWORK,
-        (_FIRST_TEST_ARM64, _SOURCE),
-    ),
+    # Debian 13 for arm64: network and CD image
     "9fa3d6a95fb700b5a23fdca9ed813a691b2a5e0788aa9f742d9f6d4882ce3743": (
         GrubKind.NETWORK,
         (_FIRST_TEST_ARM64, "[ -e {prefix}/grub.cfg-arm64 ]", _SOURCE),
@@ -84,13 +80,19 @@ class GrubProfile:
 PROFILES = {
     ("2.06", "amd64"): GrubProfile(kernel_images=2, kernel_tags=False, http=False),
     ("2.12", "amd64"): GrubProfile(kernel_images=1, kernel_tags=True, http=True),
-    ("2.06", "arm64"): GrubProfile(kernel_images=1, kernel_tags=True, http=False),
     ("2.12", "arm64"): GrubProfile(kernel_images=1, kernel_tags=True, http=True),
 }
+# Debian 12's image for arm64 was built without the tpm module (seen in boot logs).
+_WITHOUT_TPM = {("2.06", "arm64")}
 
 
 def profile_of(name: str, family: str, architecture: str) -> GrubProfile:
     """Give the measuring behaviour of an upstream version; AttestSiteError if it is unknown."""
+    if (family, architecture) in _WITHOUT_TPM:
+        raise AttestSiteError(
+            f"{name} for {architecture} measures neither grub.cfg nor the initrd:"
+            " nobody could tell what a box booted, take GRUB 2.12"
+        )
     profile = PROFILES.get((family, architecture))
     if profile is None:
         raise AttestSiteError(
@@ -132,6 +134,11 @@ def inspect(data: bytes) -> Grub:
         )
     kind, commands = known
     return Grub(version=version, family=family, kind=kind, prefix=prefix, commands=commands)
+
+
+def version_of(image: Pe) -> str:
+    """Give the version that an image's SBAT rows name, "unknown" where there is none."""
+    return _versions(image.section(".sbat") or b"")[1]
 
 
 def _versions(sbat: bytes) -> tuple[str, str]:

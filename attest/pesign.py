@@ -13,7 +13,7 @@ MAX_SIGNATURES = 8
 MAX_CERTIFICATES = 32
 
 _PKCS7 = 0x0002
-_OCTET_STRING, _OID = 0x04, 0x06
+_INTEGER, _OCTET_STRING, _OID = 0x02, 0x04, 0x06
 _SEQUENCE, _SET = 0x30, 0x31
 _CONTEXT_0 = 0xA0
 _MAX_CHILDREN = 64
@@ -29,12 +29,15 @@ _DIGESTS = {
 class Signature:
     """One signature; `digest_name` is empty where it signs a digest of an unknown kind.
 
-    The certificates are DER and keep their order in the signature, which is not always leaf first.
+    The certificates are DER and keep their order in the signature, which is not always leaf first;
+    `issuer` (DER) and `serial` (big-endian) are those of the certificate that signed, as it says.
     """
 
     certificates: tuple[bytes, ...]
     digest_name: str
     digest: bytes
+    issuer: bytes = b""
+    serial: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,20 @@ def _decode(data: bytes) -> Signature:
     if len(certificates) > MAX_CERTIFICATES:
         raise AttestSiteError("a signature in the PE image has too many certificates")
     name, digest = _signed_digest(data, parts)
-    return Signature(certificates=certificates, digest_name=name, digest=digest)
+    issuer, serial = _signer(data, parts)
+    return Signature(
+        certificates=certificates, digest_name=name, digest=digest, issuer=issuer, serial=serial
+    )
+
+
+def _signer(data: bytes, parts: list[_Element]) -> tuple[bytes, bytes]:
+    """Give the issuerAndSerialNumber of the first SignerInfo, empty where there is none."""
+    infos = parts[-1] if len(parts) > 2 and parts[-1].tag == _SET else None
+    both = _child(data, _child(data, infos, 0, _SEQUENCE), 1, _SEQUENCE)
+    issuer, serial = _child(data, both, 0, _SEQUENCE), _child(data, both, 1, _INTEGER)
+    if issuer is None or serial is None:
+        return b"", b""
+    return data[issuer.start : issuer.end], data[serial.content : serial.end]
 
 
 def _signed_digest(data: bytes, parts: list[_Element]) -> tuple[str, bytes]:

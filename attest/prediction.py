@@ -147,7 +147,9 @@ def authority_steps(
 ) -> Iterator[Step]:
     """Give the db entry by which the firmware started our first program; EvidenceError for none."""
     if authority is None:
-        raise EvidenceError(f"no key in the db of the box signed the {name} of the boot set")
+        raise EvidenceError(
+            f"no key in the db of the box signed {name}, which its boot set starts with"
+        )
     # Firmware logs each authority once a boot, so a driver's may have come before.
     if authority not in variables.authorities:
         yield variable_step(authority, Subject.KEYS, f"db key that verified {name}")

@@ -52,7 +52,7 @@ def uki_steps(facts: UkiFacts, variables: SecureBootVariables) -> tuple[Step, ..
 def _image(facts: UkiFacts, variables: SecureBootVariables) -> Iterator[Step]:
     if variables.secure_boot:
         authority = db_authority(facts.signers, facts.image.image, variables)
-        yield from authority_steps(authority, variables, "UKI")
+        yield from authority_steps(authority, variables, "the UKI")
     yield program("UKI", Subject.LOADER, facts.image)
 
 

@@ -25,6 +25,25 @@ def pe_image(sections: dict[str, bytes]) -> bytes:
     return head.ljust(ALIGNMENT * 2, b"\0") + body
 
 
+Sections = dict[str, bytes | None]
+
+
+def uki_image(stub: str = "257.13-1~deb13u1", replaced: Sections | None = None) -> bytes:
+    """Build a unified kernel image as ukify does; `replaced` gives, adds or takes out sections."""
+    sections: Sections = {
+        ".text": b"\x90",
+        ".sbat": b"sbat,1,SBAT Version,sbat,1,x\nsystemd-stub,1,x,systemd,257,x\n",
+        ".sdmagic": f"#### LoaderInfo: systemd-stub {stub} ####\0".encode(),
+        ".osrel": b"ID=test",
+        ".cmdline": b"console=ttyS0 quiet\n",
+        ".uname": b"6.12",
+        ".initrd": b"initrd",
+        ".linux": pe_image({".text": b"kernel"}),
+    }
+    sections |= replaced or {}
+    return pe_image({name: data for name, data in sections.items() if data is not None})
+
+
 def grub_image(
     memdisk: bytes,
     *,

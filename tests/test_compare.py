@@ -292,7 +292,7 @@ def test_any_event_in_a_pcr_that_has_none_or_others_is_extra(pcr: int) -> None:
     event = ipl(pcr, b"more\0", b"more\0")
     log = extend_log("debian12-tftp", "grub_cmd: boot", event)
     (found,) = compare(log, prediction_of("debian12-tftp"), "sha256").differences
-    assert (found.kind, found.pcr, found.text) == (Kind.EXTRA, pcr, "more\N{REPLACEMENT CHARACTER}")
+    assert (found.kind, found.pcr, found.text) == (Kind.EXTRA, pcr, "more")
 
 
 @pytest.mark.parametrize("at", range(6, 40, 3))

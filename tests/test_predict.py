@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boot_forge import pe_image
+from boot_forge import fat12, grub_image, pe_image
 from eventlog_forge import with_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attest import eventlog
-from attest.bootfacts import facts_from_json, flat_commands
+from attest.bootfacts import chains_to, facts_from_json, flat_commands
+from attest.compare import compare
 from attest.errors import AttestSiteError, EvidenceError
 from attest.eventlog import Event, EventLog, EventType
 from attest.grub import inspect
@@ -35,6 +36,7 @@ from attest.uefi import Variable, decode_signatures
 
 VECTORS = Path(__file__).parent / "vectors" / "eventlog"
 BOOTS = tomllib.loads((VECTORS / "boots.toml").read_text())
+ARM64 = tomllib.loads((VECTORS / "arm64.toml").read_text())
 STORES = {
     True: Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
     False: Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -85,6 +87,72 @@ def test_events_and_databases_equal_the_log(name: str) -> None:
         measured = [event.digests["sha256"] for event in log.events if event.pcr == pcr]
         predicted = [event for event in prediction.events("sha256") if event.pcr == pcr]
         assert [event.digest for event in predicted] == measured
+
+
+@pytest.mark.parametrize("name", ARM64)
+def test_boots_of_arm64_are_predicted_from_the_keys_that_their_log_proves(name: str) -> None:
+    boot = ARM64[name]
+    log = eventlog.decode((VECTORS / boot["log"]).read_bytes())
+    facts = FileFacts.from_json((VECTORS / boot["facts"]).read_text())
+    assert facts.architecture == "arm64"
+    for bank, values in boot["values"].items():
+        variables = variables_from_log(log, bank)
+        assert variables.secure_boot is boot["secure_boot"]
+        prediction = predict(
+            facts,
+            transport=Transport(boot["transport"]),
+            server=boot["server"],
+            variables=variables,
+        )
+        held = {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}
+        assert {pcr: prediction.pcr(bank, pcr) for pcr in PREDICTED_PCRS} == held
+        assert compare(log, prediction, bank).equal
+
+
+def test_a_grub_that_measures_nothing_is_refused() -> None:
+    image = grub_image(fat12(b"source $prefix/grub.cfg\n"))
+    with pytest.raises(AttestSiteError, match=r"2\.06-test1: its built-in grub.cfg is unknown"):
+        inspect(image)
+    with pytest.raises(AttestSiteError, match=r"for arm64 measures neither grub\.cfg nor"):
+        inspect(with_machine(image, 0xAA64))
+    with pytest.raises(
+        AttestSiteError, match=r"no boot profile for .* \(upstream 2\.06, riscv64\)"
+    ):
+        inspect(with_machine(image, 0x5064))
+
+
+def with_machine(image: bytes, machine: int) -> bytes:
+    return image[: 64 + 4] + struct.pack("<H", machine) + image[64 + 6 :]
+
+
+def test_programs_for_different_processors_are_refused() -> None:
+    kernel = with_machine(pe_image({".text": b"kernel"}), 0xAA64)
+    with pytest.raises(AttestSiteError, match=r"do not fit together: shim for amd64, .*kernel for"):
+        FileFacts.compute(host_files(kernel=kernel))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sentence"),
+    [
+        (b"\x1f\x8b\x08\0 packed", "packed with gzip: unpack it"),
+        (b"MZ\0\0zimg", "no boot profile for a kernel that unpacks itself"),
+        (b"\x7fELF", "not a PE image"),
+    ],
+)
+def test_kernels_in_other_forms_are_refused_with_what_to_do(kernel: bytes, sentence: str) -> None:
+    with pytest.raises(AttestSiteError, match=sentence):
+        FileFacts.compute(host_files(kernel=kernel))
+
+
+def test_a_db_that_would_cost_too_much_is_refused_and_a_long_key_issues_nothing() -> None:
+    variables = store(True)
+    key = decode_signatures(variables.db)[0]
+    many = replace(variables, db=b"".join(key.encode_list() for _ in range(65)))
+    with pytest.raises(EvidenceError, match="holds 65 certificates"):
+        prediction_of("debian12-tftp", variables=many)
+    long = b"\x30" * (17 << 10)
+    assert not chains_to((long,), long)
+    assert chains_to((key.data,), key.data)
 
 
 def test_facts_round_trip_and_stay_small() -> None:

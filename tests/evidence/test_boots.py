@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attest import eventlog
+from attest.bootfacts import ImageFacts
 from attest.compare import Comparison, Kind, compare
 from attest.predict import (
     FileFacts,
@@ -19,6 +20,8 @@ from attest.predict import (
     variables_from_log,
 )
 from attest.replay import replay
+from attest.uefi import decode_signatures
+from attest.ukifacts import SectionFacts, UkiFacts
 
 pytestmark = pytest.mark.evidence
 
@@ -239,6 +242,76 @@ def test_secure_boot_off_comes_first(boots: Boots) -> None:
     comparison = boots.compared("nokeys13", 13)
     assert comparison.differences[0].subject is Subject.SECURE_BOOT
     assert {found.pcr for found in comparison.differences} == {4, 7}
+
+
+def uki_facts(boots: Boots, kernel: int = 12, image: str = "uki.efi") -> UkiFacts:
+    """Make the facts of an image, which is not kept, out of digests recorded when it was built."""
+    wanted = json.loads((boots.directory / "expected.json").read_text())["uki_pxe"]
+    known = {event["label"]: {"sha256": bytes.fromhex(event["sha256"])} for event in wanted}
+    contents = {
+        name: known[f"UKI section {name}"]
+        for name in (".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat")
+    }
+    contents[".linux"] = boots.digest(f"{kernel}/vmlinuz")
+    (key,) = decode_signatures(variables_from_log(boots.log("uki_pxe"), "sha256").db)
+    return UkiFacts(
+        image=ImageFacts(
+            file=boots.digest(image), image=boots.digest(image, "authenticode_sha256")
+        ),
+        kernel=ImageFacts(
+            file=boots.digest(f"{kernel}/vmlinuz"),
+            image=boots.digest(f"{kernel}/vmlinuz", "authenticode_sha256"),
+        ),
+        sections=tuple(SectionFacts(name=name, content=contents[name]) for name in contents),
+        command_line="console=ttyS0 panic=-1",
+        initrd_loaded=known["initrd seen by the kernel"],
+        signers=((key.data,),),
+        stub_version="257.13-1~deb13u1",
+        stub_family="257",
+        architecture="amd64",
+    )
+
+
+def uki_prediction(boots: Boots, name: str, facts: UkiFacts) -> Prediction:
+    variables = variables_from_log(boots.log(name), "sha256")
+    return predict(facts, transport=Transport.ISO, server="", variables=variables)
+
+
+def test_events_of_a_unified_image_equal_those_computed_elsewhere(boots: Boots) -> None:
+    wanted = json.loads((boots.directory / "expected.json").read_text())["uki_pxe"]
+    events = uki_prediction(boots, "uki_pxe", uki_facts(boots)).events("sha256")
+    for pcr in (4, 5, 7, 9, 11):
+        ours = [(event.digest.hex(), event.label) for event in events if event.pcr == pcr]
+        theirs = [(event["sha256"], event["label"]) for event in wanted if event["pcr"] == pcr]
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["uki_pxe", "uki_cd", "uki_usb"])
+def test_a_unified_image_is_predicted_over_every_transport(boots: Boots, name: str) -> None:
+    prediction = uki_prediction(boots, name, uki_facts(boots))
+    held = boots.held(name)
+    # A GPT image adds an event of its own to PCR 5.
+    for pcr in (4, 7, 8, 9, 11, 12, 13, 14) + ((5,) if name != "uki_usb" else ()):
+        assert prediction.pcr("sha256", pcr) == held["sha256", pcr], pcr
+    found = compare(boots.log(name), prediction, "sha256").differences
+    extra = [(one.kind, one.pcr, one.label) for one in found]
+    assert extra == ([(Kind.EXTRA, 5, "EV_EFI_GPT_EVENT")] if name == "uki_usb" else [])
+
+
+def test_what_differs_in_another_unified_image_is_named(boots: Boots) -> None:
+    other_line = uki_prediction(boots, "uki_cmd", uki_facts(boots))
+    found = compare(boots.log("uki_cmd"), other_line, "sha256").differences
+    assert [(one.subject, one.pcr, one.label) for one in found] == [
+        (Subject.COMMAND_LINE, 9, "load options seen by the kernel"),
+        (Subject.COMMAND_LINE, 11, "UKI section .cmdline"),
+        (Subject.LOADER, 4, "UKI"),
+    ]
+    newer = uki_prediction(boots, "uki_13", uki_facts(boots, 13, "uki13.efi"))
+    found = compare(boots.log("uki_13"), newer, "sha256").differences
+    assert {one.label for one in found} <= {
+        *("UKI section .uname", "UKI section .initrd", "UKI section .osrel"),
+        "initrd seen by the kernel",
+    }
 
 
 @pytest.mark.parametrize("name", ["uki_pxe", "uki_cd", "uki_usb", "uki_13", "uki_cmd"])
