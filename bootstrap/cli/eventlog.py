@@ -36,7 +36,7 @@ def eventlog(file: str, as_json: bool, bank: str | None) -> None:
     """Read FILE, a boot event log as the kernel shows it (binary_bios_measurements); - is stdin."""
     data = _read(file)
     try:
-        log = decode(data)
+        log = _decode(data)
     except EvidenceError as error:
         finding = Finding(reason=Reason.LOG_MALFORMED, detail=str(error))
         document = _unreadable(finding)
@@ -58,6 +58,12 @@ def _read(file: str) -> bytes:
     except OSError as error:
         raise AttestSiteError(f"{file}: {error.strerror}") from error
     return content
+
+
+def _decode(data: bytes) -> EventLog:
+    if not data.strip(b"\0\xff"):
+        raise EvidenceError("there is nothing in it but padding")
+    return decode(data)
 
 
 def _chosen(log: EventLog, wanted: str | None) -> str | None:
