@@ -36,9 +36,9 @@ mutants: setup ## delete each check of the verifier in turn: a test must fail (O
 fuzz: setup ## any bytes into each wire format (TIME=60 seconds each, ONLY=NAME, EVIDENCE=DIR)
 	$(BIN)/python -m tests.fuzz run --seconds $(or $(TIME),60) $(if $(wildcard $(EVIDENCE)),--evidence $(EVIDENCE)) $(ONLY)
 
-bench: setup ## figures beside their peers' (build/bench.json)
+bench: setup ## figures beside their peers' (build/bench.json; ONLY=verify)
 	@mkdir -p $(CACHE)
-	$(SEEN) $(BIN)/python -m tests.bench
+	$(SEEN) $(BIN)/python -m tests.bench $(ONLY)
 
 clean: ## remove what was built; keeps downloads
 	rm -rf build/rehearsal build/bench.json
