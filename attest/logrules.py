@@ -32,6 +32,7 @@ NOT_CALLED = "a program in PCR 4 without the Calling EFI Application action befo
 
 FIRMWARE_PCRS = range(8)
 SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
+_ERROR = b"\1\0\0\0"
 CALLING = b"Calling EFI Application from Boot Option"
 DEBUG_MODE = b"UEFI Debug Mode"
 NO_DMA_PROTECTION = b"DMA Protection Disabled"
@@ -90,8 +91,11 @@ def check_events(log: EventLog, banks: Sequence[str]) -> EventChecks:
 
 
 def check_separators(log: EventLog, bank: str) -> Iterator[Finding]:
-    """Every PCR of the firmware ends with a separator, or the operating system wrote it."""
-    allowed = {hash_of(bank)(content).digest() for content in SEPARATORS}
+    """Every PCR of the firmware ends with a separator, or the operating system wrote it.
+
+    One that tells an error ends it too: the firmware was there (see `check_events`).
+    """
+    allowed = {hash_of(bank)(content).digest() for content in (*SEPARATORS, _ERROR)}
     closed = {
         event.pcr
         for event in log.events
@@ -159,6 +163,8 @@ def _check_event(walk: _Walk, number: int, event: Event) -> None:
         walk.refuse(Reason.LOG_EVENT, f"event {number}: {type_name(event.type)} in PCR {event.pcr}")
         return
     measured = _check_digest(walk, number, event)
+    if measured is None:
+        return
     if event.pcr in FIRMWARE_PCRS and event.type == _SEPARATOR:
         _check_separator(walk, number, event)
     elif event.pcr == 7:
@@ -170,8 +176,8 @@ def _check_event(walk: _Walk, number: int, event: Event) -> None:
         walk.called = True
 
 
-def _check_digest(walk: _Walk, number: int, event: Event) -> bytes:
-    """Compare data with digests where they must agree; give the data that was measured."""
+def _check_digest(walk: _Walk, number: int, event: Event) -> bytes | None:
+    """Compare data with digests where they must agree; give the data that was measured, if so."""
     if event.type == _BOOT:
         _check_boot_variable(walk, event)
         return event.data
@@ -189,7 +195,7 @@ def _check_digest(walk: _Walk, number: int, event: Event) -> bytes:
         f"event {number}: the data of {type_name(event.type)} in PCR {event.pcr} does not hash to"
         f" its digest ({', '.join(differing)})",
     )
-    return event.data
+    return None
 
 
 def _shortened(event: Event) -> tuple[bytes, str]:

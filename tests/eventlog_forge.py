@@ -1,11 +1,14 @@
 """Event logs as a test wants them: encoders for both wire forms (TCG PFP 1.06, section 10.2)."""
 
+import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from attest.eventlog import Bank, Event, EventLog, LogFormat
+from attest.eventlog import Bank, Event, EventLog, EventType, LogFormat
 
 SPEC_ID = b"Spec ID Event03\0" + struct.pack("<IBBBB", 0, 0, 2, 0, 2)
+NUMBERS = {"sha1": 0x0004, "sha256": 0x000B, "sha384": 0x000C, "sha512": 0x000D}
 SHA256 = Bank(name="sha256", algorithm=0x000B, size=32)
 
 
@@ -52,3 +55,68 @@ def with_events(log: EventLog, events: Iterable[Event]) -> EventLog:
         events=(log.events[0], *events),
         startup_locality=log.startup_locality,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that is measured: `data` is logged, `content` was hashed (the data, if None).
+
+    `silent`: measured and not logged. `told`: logged and not measured. `digests`: other digests by
+    bank than those of the content; None for none.
+    """
+
+    pcr: int
+    kind: int
+    data: bytes
+    content: bytes | None = None
+    silent: bool = False
+    told: bool = False
+    digests: Mapping[str, bytes | None] = field(default_factory=dict)
+
+    def digest(self, bank: str) -> bytes | None:
+        """Give the digest that is logged for a bank."""
+        if bank in self.digests:
+            return self.digests[bank]
+        if self.kind == EventType.NO_ACTION:
+            return bytes(hashlib.new(bank).digest_size)
+        content = self.data if self.content is None else self.content
+        return hashlib.new(bank, content).digest()
+
+
+def logged(steps: Iterable[Step], banks: Sequence[str] = ("sha256",)) -> bytes:
+    """Give the crypto-agile log of what was measured."""
+    sizes = [(NUMBERS[bank], hashlib.new(bank).digest_size) for bank in banks]
+    found = header(sizes)
+    for step in steps:
+        if not step.silent:
+            digests = [(NUMBERS[bank], step.digest(bank)) for bank in banks]
+            told = [(number, digest) for number, digest in digests if digest is not None]
+            found += agile(step.pcr, step.kind, told, step.data)
+    return found
+
+
+def logged_in_sha1(steps: Iterable[Step]) -> bytes:
+    """Give the SHA-1 log of what was measured."""
+    return b"".join(
+        legacy(step.pcr, step.kind, step.digest("sha1") or b"", step.data)
+        for step in steps
+        if not step.silent
+    )
+
+
+def held(
+    steps: Iterable[Step], banks: Sequence[str] = ("sha256",), start: int = 0
+) -> dict[str, dict[int, bytes]]:
+    """Give PCR 0 to 15 as a TPM then holds them; `start` is the last byte of PCR 0 before."""
+    steps = list(steps)
+    values: dict[str, dict[int, bytes]] = {}
+    for bank in banks:
+        size = hashlib.new(bank).digest_size
+        pcrs = {index: bytes(size) for index in range(16)}
+        pcrs[0] = bytes(size - 1) + bytes([start])
+        for step in steps:
+            if step.kind != EventType.NO_ACTION and not step.told:
+                digest = step.digest(bank) or bytes(size)
+                pcrs[step.pcr] = hashlib.new(bank, pcrs[step.pcr] + digest).digest()
+        values[bank] = pcrs
+    return values
