@@ -126,7 +126,7 @@ def check_firmware(
         if not _unknown(entry, case) and measured.keys <= entry.keys:
             source = entry.source or "the firmware baseline"
             return _all(case, Outcome.BASELINE, digest, source)
-    if released and released == digest:
+    if released == digest:
         return _all(case, Outcome.RELEASED, digest, "released for this box")
     return _held(case, baseline, entries, digest)
 

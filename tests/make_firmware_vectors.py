@@ -3,7 +3,8 @@
 Run as `python tests/make_firmware_vectors.py`.
 A vector is data: the box's facts, quoted values, its log (hexadecimal, empty for none), its key
 certificates, what was released for it, the baseline as its file, and `expect`, the reason to be
-found, empty where the firmware may pass. `says` is a part of the detail, `told` the sentence.
+found, empty where the firmware may pass. `says` is a part of the detail, `told` the sentence,
+`lines` are those of tests/vectors/lines.toml that it stands for.
 `tests/test_firmware.py` reads them.
 """
 
@@ -138,6 +139,7 @@ class Vector:
     facts: Mapping[str, object] | None = None
     released: Callable[[Mapping[str, Mapping[int, bytes]]], bytes] | None = None
     source: str = "headquarters"
+    lines: tuple[int | str, ...] = ("boots",)
 
     def toml(self) -> str:
         """Write the vector's text."""
@@ -152,6 +154,7 @@ class Vector:
             f'expect = "{self.expect}"',
             f"says = {json.dumps(self.says)}",
             f"told = {json.dumps(self.told)}",
+            f"lines = {json.dumps(self.lines)}",
             f'source = "{"" if self.expect else self.source}"',
             f"outcomes = {json.dumps(list(outcomes)[: len(self.indices)])}",
             f"indices = {list(self.indices)}",
@@ -191,6 +194,7 @@ def accepted() -> list[Vector]:
         ),
         Vector(
             name="accepted-separator-by-its-digest",
+            lines=(36,),
             baseline=(by_events(),),
             steps=(*STEPS, *ends(kind=EventType.ACTION)),
         ),
@@ -258,7 +262,13 @@ def unknown() -> list[Vector]:
     known_2 = (UNKNOWN, KNOWN, KNOWN, KNOWN)
     last = (KNOWN, KNOWN, KNOWN, UNKNOWN)
     return [
-        held("empty-baseline", "PCR 0, 2, 3, 6; the box says Dell Inc.", NO_MODEL, baseline=()),
+        held(
+            "empty-baseline",
+            "PCR 0, 2, 3, 6; the box says Dell Inc.",
+            NO_MODEL,
+            baseline=(),
+            lines=(26,),
+        ),
         held(
             "version-not-seen",
             "known on this model: 1.1.0, 1.2.0; nearest: version 1.2.0",
@@ -297,6 +307,13 @@ def unknown() -> list[Vector]:
             outcomes=last,
         ),
         held(
+            "nearest-is-of-this-version",
+            "PCR 0, 2; the box says Dell Inc. PowerEdge R250 1.3.0; known on this model: 1.2.0,"
+            " 1.3.0; nearest: version 1.3.0",
+            baseline=(version("1.2.0"), without(entry(), but={0: b"\1" * 32, 2: b"\1" * 32})),
+            outcomes=(UNKNOWN, UNKNOWN, KNOWN, KNOWN),
+        ),
+        held(
             "values-of-two-entries",
             "PCR 0; the box says",
             baseline=(
@@ -315,17 +332,20 @@ def unknown() -> list[Vector]:
         held(
             "entry-lacks-a-bank",
             "PCR 0: the entry has nothing for sha1",
+            lines=(26,),
             baseline=(entry(),),
             banks=both,
         ),
         held(
             "entry-of-sha1-alone",
             "PCR 6: the entry has nothing for sha256",
+            lines=(26,),
             baseline=(entry(banks=("sha1",)),),
         ),
         held(
             "entry-lacks-a-pcr",
             "PCR 3: the entry has nothing for sha256",
+            lines=(26,),
             baseline=(without(entry(), 3),),
             outcomes=(KNOWN, KNOWN, UNKNOWN, KNOWN),
         ),
@@ -353,6 +373,7 @@ def events() -> list[Vector]:
             "new-event",
             f"new in PCR 2: EV_EFI_BOOT_SERVICES_DRIVER {new_rom}"
             " (calls itself 'Acpi(0xa0341d0,0x0)/Pci(0xd,0x0)')",
+            lines=(39,),
             baseline=(by_events(),),
             steps=(*STEPS, bad, *ends()),
             outcomes=third,
@@ -394,6 +415,7 @@ def events() -> list[Vector]:
         held(
             "event-after-the-separator",
             "PCR 2 does not end with its separator",
+            lines=(40,),
             baseline=(by_events(),),
             steps=(*STEPS[:2], *STEPS[3:], *ends(), ROM),
             outcomes=third,
@@ -401,6 +423,7 @@ def events() -> list[Vector]:
         held(
             "separator-twice",
             "PCR 2; the box says",
+            lines=(40,),
             baseline=(by_events(),),
             steps=(*STEPS, *ends(), (2, EventType.SEPARATOR, ZEROS)),
             outcomes=third,
@@ -408,18 +431,21 @@ def events() -> list[Vector]:
         held(
             "separator-of-an-error",
             "PCR 0 does not end with its separator",
+            lines=(40,),
             baseline=(by_events(),),
             steps=(*STEPS, *ends(b"\1\0\0\0")),
         ),
         held(
             "separator-by-label-alone",
             "PCR 0 does not end with its separator",
+            lines=(36,),
             baseline=(by_events(),),
             steps=(*STEPS, *ends(b"no separator")),
         ),
         held(
             "nothing-measured",
             "PCR 2 does not end with its separator",
+            lines=(40,),
             baseline=(by_events(),),
             steps=tuple(step for step in GOOD if step[0] != 2),
             outcomes=third,
@@ -443,6 +469,7 @@ def keys() -> list[Vector]:
             "entry-without-keys",
             "3 key certificates not in it",
             OTHER_KEYS,
+            lines=(26,),
             baseline=(replace(entry(), keys=frozenset()),),
         ),
         held(

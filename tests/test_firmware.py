@@ -85,6 +85,19 @@ def test_no_pcr_counts_as_known_where_only_the_keys_are_not() -> None:
     assert set(judge(load("key-not-listed")).outcomes.values()) == {Outcome.UNKNOWN}
 
 
+@pytest.mark.parametrize("name", ["one-value-differs", "new-event", "key-not-listed"])
+def test_an_entry_is_said_to_lack_only_what_it_lacks(name: str) -> None:
+    (finding,) = judge(load(name)).findings
+    assert "has nothing for" not in finding.detail
+
+
+def test_what_is_not_closed_is_taken_whole() -> None:
+    log = eventlog.decode(make.log_of(make.STEPS))
+    part = extended(log, "sha256", 0)
+    assert not part.closed
+    assert part.digests == tuple(make.sha256(step[2]).digest() for step in make.STEPS[:2])
+
+
 def test_each_bank_has_its_own_separator_and_digests() -> None:
     log = eventlog.decode(make.log_of(make.GOOD, ("sha1", "sha256")))
     assert extended(log, "sha1", 0).closed
