@@ -25,6 +25,39 @@ def pe_image(sections: dict[str, bytes]) -> bytes:
     return head.ljust(ALIGNMENT * 2, b"\0") + body
 
 
+def der(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return bytes([tag, 0x82]) + struct.pack(">H", len(content)) + content
+
+
+OID_DATA = bytes.fromhex("06092a864886f70d010702")
+OID_SHA256 = bytes.fromhex("0609608648016503040201")
+
+
+def signed_data(
+    digest: bytes, oid: bytes = OID_SHA256, certificates: int = 1, parts: int = 0
+) -> bytes:
+    """Build a SignedData around an SpcIndirectDataContent, as far as anybody here reads it."""
+    info = der(0x30, der(0x30, oid), der(0x04, digest))
+    content = der(0x30, OID_DATA, der(0xA0, der(0x30, der(0x30), info)))
+    certs = der(0xA0, *[der(0x30, b"\x05\x00")] * certificates)
+    signer = der(0x30, b"\x02\x01\x01", der(0x30, der(0x30, b"\x05\x00"), b"\x02\x01\x07"))
+    more = [b"\x05\x00"] * parts
+    inner = der(0x30, b"\x02\x01\x01", der(0x31), content, certs, *more, der(0x31, signer))
+    return der(0x30, OID_DATA, der(0xA0, inner))
+
+
+def signed_image(*signatures: bytes) -> bytes:
+    """Build an image whose certificate table holds these signatures."""
+    table = b""
+    for blob in signatures:
+        entry = struct.pack("<IHH", 8 + len(blob), 0x200, 2) + blob
+        table += entry + bytes(-len(entry) % 8)
+    image = bytearray(pe_image({".text": b"\x90"}))
+    struct.pack_into("<II", image, 64 + 24 + 112 + 32, len(image), len(table))
+    return bytes(image) + table
+
+
 Sections = dict[str, bytes | None]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lief
 import pytest
+from boot_forge import OID_DATA, der, pe_image, signed_data, signed_image
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,14 @@ MALFORMED = {
     "headers outside": patched(64 + 24 + 60, b"\xff\xff\0\0"),
     "too many sections": patched(64 + 6, b"\x61\0") + bytes(8000),
     "signatures outside": patched(64 + 24 + 112 + 32, struct.pack("<II", 1000, 100)),
+    "signatures before the end": patched(64 + 24 + 112 + 32, struct.pack("<II", 600, 8)),
+    "signatures over a section": patched(64 + 24 + 112 + 32, struct.pack("<II", 1016, 8)),
+    "too many directories": patched(64 + 20, struct.pack("<H", 248)).replace(
+        struct.pack("<I", 16) + bytes(128), struct.pack("<I", 17) + bytes(128)
+    ),
+    "more directories than header": patched(64 + 24 + 108, b"\x0f\0\0\0"),
+    "headers shorter than their table": patched(64 + 24 + 60, struct.pack("<I", 300)),
+    "a section over the headers": patched(64 + 24 + 240 + 20, struct.pack("<I", 256)),
 }
 
 
@@ -123,6 +132,102 @@ MALFORMED = {
 def test_malformed_images_are_refused(name: str) -> None:
     with pytest.raises(AttestSiteError, match="PE image"):
         authenticode(MALFORMED[name], "sha256")
+
+
+def test_sections_that_overlap_are_refused_and_empty_ones_lie_nowhere() -> None:
+    data = bytearray(pe_image({".one": b"1" * 512, ".two": b"2" * 512}))
+    second = 64 + 24 + 240 + 40
+    assert authenticode(bytes(data), "sha256") == lief_digest(bytes(data), "sha256")
+    struct.pack_into("<I", data, second + 20, 1024 + 511)
+    with pytest.raises(AttestSiteError, match="sections overlap"):
+        authenticode(bytes(data), "sha256")
+    struct.pack_into("<II", data, second + 16, 0, 0xFFFFFFFF)
+    struct.pack_into("<I", data, second + 8, 0)
+    assert Pe.decode(bytes(data)).sections[1].data == b""
+
+
+def test_an_image_without_a_place_for_signatures_is_hashed_whole() -> None:
+    data = bytearray(minimal(b"\x90" * 512, b"trailer"))
+    directories = 64 + 24 + 112
+    struct.pack_into("<I", data, directories - 4, 4)
+    struct.pack_into("<H", data, 64 + 20, 112 + 32)
+    table = bytes(data[directories + 128 : directories + 168])
+    data[directories + 32 : directories + 72] = table
+    checksum = 64 + 24 + 64
+    covered = data[:checksum] + data[checksum + 4 :]
+    assert Pe.decode(bytes(data)).directory_offset is None
+    assert authenticode(bytes(data), "sha256") == hashlib.sha256(covered).digest()
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [(0x8664, "amd64"), (0xAA64, "arm64"), (0x14C, "i386"), (0x1234, "0x1234")],
+)
+def test_the_processor_is_named(machine: int, name: str) -> None:
+    assert Pe.decode(patched(64 + 4, struct.pack("<H", machine))).architecture == name
+
+
+@pytest.mark.parametrize("path", SIGNED, ids=lambda path: path.name)
+def test_each_signature_of_a_distribution_is_over_the_image_and_names_its_signer(
+    path: Path,
+) -> None:
+    data = path.read_bytes()
+    signatures = Pe.decode(data).signatures
+    assert signatures
+    for one in signatures:
+        assert one.digest == authenticode(data, one.digest_name)
+        certificates = [x509.load_der_x509_certificate(der) for der in one.certificates]
+        named = (one.issuer, int.from_bytes(one.serial, "big"))
+        assert named in [(cert.issuer.public_bytes(), cert.serial_number) for cert in certificates]
+
+
+def test_both_signatures_of_shim_are_read() -> None:
+    assert len(Pe.decode(Path("/usr/lib/shim/shimx64.efi.signed").read_bytes()).signatures) == 2
+
+
+def test_what_a_signature_signs_is_read_out_of_it() -> None:
+    digest = hashlib.sha256(b"other").digest()
+    (one,) = Pe.decode(signed_image(signed_data(digest))).signatures
+    assert (one.digest_name, one.digest) == ("sha256", digest)
+    assert (one.issuer, one.serial) == (der(0x30, b"\x05\x00"), b"\x07")
+    assert one.certificates == (der(0x30, b"\x05\x00"),)
+    (other,) = Pe.decode(signed_image(signed_data(digest, oid=b"\x06\x01\x2a"))).signatures
+    assert (other.digest_name, other.digest) == ("", digest)
+    bare = der(0x30, OID_DATA, der(0xA0, der(0x30, b"\x02\x01\x01")))
+    (empty,) = Pe.decode(signed_image(bare)).signatures
+    assert (empty.certificates, empty.digest, empty.issuer, empty.serial) == ((), b"", b"", b"")
+
+
+def test_the_numbers_of_signatures_certificates_and_parts_are_bounded() -> None:
+    blob = signed_data(b"x")
+    assert len(Pe.decode(signed_image(*[blob] * 8)).signatures) == 8
+    with pytest.raises(AttestSiteError, match="more than 8 signatures"):
+        Pe.decode(signed_image(*[blob] * 9))
+    assert len(Pe.decode(signed_image(signed_data(b"x", certificates=32))).signers[0]) == 32
+    with pytest.raises(AttestSiteError, match="too many certificates"):
+        Pe.decode(signed_image(signed_data(b"x", certificates=33)))
+    with pytest.raises(AttestSiteError, match="too many parts"):
+        Pe.decode(signed_image(signed_data(b"x", parts=70)))
+
+
+def test_a_part_that_is_longer_than_what_holds_it_is_refused() -> None:
+    blob = b"\x30\x09" + OID_DATA[:2] + b"\x00" * 7 + b"\x00" * 16
+    with pytest.raises(AttestSiteError, match="cut off"):
+        Pe.decode(signed_image(blob))
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_any_damage_to_signatures_gives_an_image_or_our_error(data: st.DataObject) -> None:
+    blob = bytearray(signed_data(hashlib.sha256(b"x").digest()))
+    at = data.draw(st.integers(0, len(blob) - 1))
+    patch = data.draw(st.binary(min_size=1, max_size=4))
+    blob[at : at + len(patch)] = patch
+    try:
+        found = Pe.decode(signed_image(bytes(blob))).signatures
+    except AttestSiteError:
+        return
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(
