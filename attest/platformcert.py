@@ -15,10 +15,7 @@ from datetime import UTC, datetime
 
 from attest.anchors import Anchors
 from attest.asn1 import (
-    INTEGER,
-    OID,
     SEQUENCE,
-    SET,
     Element,
     Name,
     bits,
@@ -69,6 +66,7 @@ _DELTAS = frozenset({"2.23.133.8.5", "2.23.133.8.6"})
 _CREDENTIAL_TYPE = "2.23.133.2.25"
 _DIRECTORY_ATTRIBUTES = "2.5.29.9"
 _NO_REVOCATION = "2.5.29.56"
+_VERSION_2 = b"\2\1\1"
 _STORED = b"\x10\x01\x00"
 
 
@@ -142,7 +140,7 @@ def decode_platform_certificate(stored: bytes) -> PlatformCertificate:
         raise EvidenceError("there is no platform certificate") from None
     try:
         # AttCertVersion is a bare number; a certificate's version is tagged.
-        if first.tag == INTEGER and first.content == b"\1":
+        if first.raw == _VERSION_2:
             return _decode_attributes(element)
         return _decode_key_form(decode_certificate(element.raw))
     except (ValueError, IndexError):
@@ -226,8 +224,7 @@ def _holder(element: Element) -> tuple[Name, int] | None:
 def _issuer(element: Element) -> Name:
     """Read AttCertIssuer: V2Form with the issuer's name (RFC 5755, 4.2.3 wants no other)."""
     for part in children(element.content):
-        if part.tag == SEQUENCE:
-            return _directory(part.content)
+        return _directory(part.content)
     return ()
 
 
@@ -241,7 +238,7 @@ def _directory(general: bytes) -> Name:
 def _attributes(content: bytes) -> Iterator[tuple[str, Element]]:
     for attribute in children(content):
         identifier, values = children(attribute.content)
-        if identifier.tag == OID and values.tag == SET and values.content:
+        if values.content:
             yield oid_text(identifier.content), read(values.content)
 
 

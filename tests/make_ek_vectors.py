@@ -514,19 +514,25 @@ def platform(
     hash_name: str = "sha256",
     inner: bytes | None = None,
     serial: bytes = b"\x33\x33",
+    issuer_names: tuple[bytes, ...] | None = None,
+    version: int = 1,
+    unique: bytes = b"",
+    algorithm: bytes | None = None,
 ) -> bytes:
     """Encode an attribute certificate of a machine."""
-    algorithm = make.seq(make.oid(make.ECDSA[hash_name]))
+    algorithm = algorithm or make.seq(make.oid(make.ECDSA[hash_name]))
     directory = tlv(0xA4, make.common(ek_issuer))
     base = tlv(0xA0, make.seq(directory), tlv(2, ek_serial))
+    names_of_issuer = (tlv(0xA4, make.common(issuer)),) if issuer_names is None else issuer_names
     body = make.seq(
-        make.integer(1),
+        make.integer(version),
         make.seq(base if holder is None else holder),
-        tlv(0xA0, make.seq(tlv(0xA4, make.common(issuer)))),
+        tlv(0xA0, make.seq(*names_of_issuer)),
         algorithm if inner is None else inner,
         tlv(2, serial),
         make.seq(make.time("20200101000000Z"), make.time(until)),
         make.seq(*(attributes or (V2,))),
+        unique,
         make.seq(make.san(*names, flag=b""), *extensions),
     )
     return make.signed(body, signer, algorithm, hash_name)
@@ -620,7 +626,45 @@ def platforms() -> dict[str, dict]:
         ),
         "platform-of-another-serial": judged(PLATFORM, platform(ek_serial=b"\x12\x68")),
         "platform-of-another-issuer": judged(PLATFORM, platform(ek_issuer="Other CA")),
-        "platform-without-holder": judged(PLATFORM, platform(holder=tlv(0xA1, b""))),
+        "platform-without-holder": judged(
+            PLATFORM,
+            platform(
+                holder=tlv(
+                    0xA1,
+                    make.seq(tlv(0xA4, make.common("Maker TPM Root CA"))),
+                    tlv(2, b"\x12\x67"),
+                )
+            ),
+        ),
+        "platform-issuer-with-address": judged(
+            "",
+            platform(issuer_names=(tlv(0x86, b"http://x"), tlv(0xA4, make.common("Machine CA")))),
+        ),
+        "platform-issuer-empty": judged(PLATFORM, platform(issuer_names=())),
+        "platform-version-1": judged(PLATFORM, platform(version=0)),
+        "platform-attribute-empty": judged(
+            "", platform(V2, make.seq(make.oid("2.25.7"), tlv(0x31)))
+        ),
+        "platform-signer-for-platforms": judged(
+            "",
+            platform(),
+            machines=[
+                ca(
+                    "Machine CA",
+                    "machine maker",
+                    usage=(0, 5, 6),
+                    extensions=[make.extended(make.PLATFORM_USAGE)],
+                )
+            ],
+        ),
+        "platform-signer-of-another-name": judged(
+            PLATFORM, platform(), machines=[ca("Other CA", "machine maker", usage=(0, 5, 6))]
+        ),
+        "platform-signer-only-certifies": judged(
+            "", platform(), machines=[ca("Machine CA", "machine maker")]
+        ),
+        "platform-without-maker": judged(PLATFORM, platform(names=MACHINE[1:])),
+        "platform-without-version": judged(PLATFORM, platform(names=MACHINE[:2])),
         "platform-of-a-stranger": judged(PLATFORM, platform(signer="liar")),
         "platform-no-anchors": judged(PLATFORM, platform(), machines=[]),
         "platform-expired": judged(PLATFORM, platform(until="20210101000000Z")),
@@ -629,10 +673,23 @@ def platforms() -> dict[str, dict]:
             platform(),
             machines=[ca("Machine CA", "machine maker", usage=(0, 5, 6), until="210101000000Z")],
         ),
-        "platform-without-model": judged(PLATFORM, platform(names=MACHINE[:1])),
+        "platform-without-model": judged(PLATFORM, platform(names=(MACHINE[0], MACHINE[2]))),
         "platform-delta": judged(PLATFORM, platform(V2, delta)),
         "platform-critical-extension": judged(
             PLATFORM, platform(extensions=(make.extension("2.5.29.55", b"", make.TRUE),))
+        ),
+        "platform-unknown-extension": judged(
+            "", platform(extensions=(make.extension("2.25.7", b""),))
+        ),
+        "platform-with-unique-id": judged("", platform(unique=tlv(3, b"\0\1"))),
+        "platform-revoked-by-another": judged(
+            "",
+            platform(),
+            machines=[
+                maker,
+                ca("Other CA", "other"),
+                crl(b"\x33\x33", issuer="Other CA", signer="other"),
+            ],
         ),
         "platform-no-revocation-available": judged(
             "", platform(extensions=(make.extension("2.5.29.56", b"\5\0", make.TRUE),))

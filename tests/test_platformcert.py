@@ -7,13 +7,15 @@ import ek_forge as make
 import forge
 import make_ek_vectors as vectors
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from software_tpm import SoftwareTpm
 from test_attest_tpm import read_nv
 
 from attest.anchors import Anchors, decode_anchors
-from attest.der import decode_certificate
+from attest.der import decode_certificate, read
 from attest.errors import EvidenceError
 from attest.platformcert import (
     MAX_PLATFORM,
@@ -90,6 +92,31 @@ def test_the_chain_and_the_fingerprint_are_told() -> None:
     assert told.findings == ()
     assert told.chain == ("Machine CA",)
     assert told.fingerprint is not None
+    below = make.ca("Machine CA", "machine maker", issuer="Machine Root", signer="machine root")
+    both = decode_anchors(
+        [("ca", below), ("root", make.ca("Machine Root", "machine root"))], rehearsal=False
+    )
+    told = check_platform_certificate(vectors.platform(), LEAF, both, forge.NOW)
+    assert told.chain == ("Machine CA", "Machine Root")
+
+
+def test_one_signed_with_rsa_pss_holds() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    sha256 = make.seq(make.oid("2.16.840.1.101.3.4.2.1"))
+    mask = make.seq(make.oid("1.2.840.113549.1.1.8"), sha256)
+    parameters = make.seq(make.tlv(0xA0, sha256), make.tlv(0xA1, mask))
+    algorithm = make.seq(make.oid("1.2.840.113549.1.1.10"), parameters)
+    unsigned = vectors.platform(algorithm=algorithm)
+    body = read(read(unsigned).content).raw
+    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
+    signature = key.sign(body, pss, hashes.SHA256())
+    data = make.seq(body, algorithm, make.bit_string(signature))
+    public = key.public_key().public_bytes(make.DER, make.SPKI)
+    machines = Anchors(
+        certificates=(decode_certificate(make.ca("Machine CA", "unused", spki=public)),)
+    )
+    assert check_platform_certificate(data, LEAF, machines, forge.NOW).findings == ()
+    assert check_platform_certificate(unsigned, LEAF, machines, forge.NOW).findings != ()
 
 
 def test_a_stranger_is_named() -> None:
@@ -126,8 +153,9 @@ def test_numbers_of_components_and_bytes_are_bounded() -> None:
         decode_platform_certificate(vectors.platform(many))
     full = vectors.configuration(1, *[bare] * MAX_COMPONENTS)
     assert len(decode_platform_certificate(vectors.platform(full)).facts.components) == 1024
+    long = vectors.attribute("2.25.7", make.tlv(4, bytes(MAX_PLATFORM)))
     with pytest.raises(EvidenceError, match="no platform certificate"):
-        decode_platform_certificate(make.seq(bytes(MAX_PLATFORM)))
+        decode_platform_certificate(vectors.platform(long))
 
 
 @pytest.mark.parametrize(
