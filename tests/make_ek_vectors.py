@@ -509,7 +509,7 @@ def platform(
     signer: str = "machine maker",
     issuer: str = "Machine CA",
     until: str = make.EVER,
-    names: tuple[tuple[str, str], ...] = MACHINE,
+    names: tuple[tuple[str, str], ...] | None = MACHINE,
     extensions: tuple[bytes, ...] = (),
     hash_name: str = "sha256",
     inner: bytes | None = None,
@@ -533,7 +533,7 @@ def platform(
         make.seq(make.time("20200101000000Z"), make.time(until)),
         make.seq(*(attributes or (V2,))),
         unique,
-        make.seq(make.san(*names, flag=b""), *extensions),
+        make.seq(b"" if names is None else make.san(*names, flag=b""), *extensions),
     )
     return make.signed(body, signer, algorithm, hash_name)
 
@@ -662,6 +662,16 @@ def platforms() -> dict[str, dict]:
         ),
         "platform-signer-only-certifies": judged(
             "", platform(), machines=[ca("Machine CA", "machine maker")]
+        ),
+        "platform-without-names": judged(PLATFORM, platform(names=None)),
+        "platform-over-the-key-without-names": judged(
+            PLATFORM,
+            ek(
+                issuer=make.common("Machine CA"),
+                signer="machine maker",
+                usages=make.extended(make.PLATFORM_USAGE),
+                names=make.extension("2.25.7", b""),
+            ),
         ),
         "platform-without-maker": judged(PLATFORM, platform(names=MACHINE[1:])),
         "platform-without-version": judged(PLATFORM, platform(names=MACHINE[:2])),
