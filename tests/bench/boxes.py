@@ -112,8 +112,10 @@ def _further(captured: EventLog) -> Iterator[Event]:
     )
     content = Variable.decode(option.data).data
     for number in range(0x20, 0x1000):
-        variable = Variable(guid=EFI_GLOBAL, name=f"Boot{number:04X}", data=content).encode()
-        yield replace(option, data=variable, digests=_measured(variable))
+        value = content + number.to_bytes(2, "little")
+        record = Variable(guid=EFI_GLOBAL, name=f"Boot{number:04X}", data=value).encode()
+        # EDK II measures the value alone.
+        yield replace(option, data=record, digests=_measured(value))
         driver = _measured(b"driver %d" % number)
         kind = EventType.EFI_BOOT_SERVICES_DRIVER
         yield Event(pcr=2, type=kind, digests=driver, data=program.data)
