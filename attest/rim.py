@@ -190,6 +190,8 @@ def _gather(
         replayed = replay(log, bank)
         for index in GATED:
             part = extended(log, bank, index)
+            if not part.events:
+                continue
             if index in values.get(bank, {}) or index in events.get(bank, {}):
                 raise AttestSiteError(f"{name}: two support RIMs speak of {bank} PCR {index}")
             if part.closed:

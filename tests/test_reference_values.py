@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
+import eventlog_forge
 import forge
 import make_firmware_vectors as make
 import pytest
@@ -16,6 +18,7 @@ from attest import eventlog
 from attest.appraise import appraise
 from attest.baseline import Baseline
 from attest.errors import AttestSiteError, EvidenceError
+from attest.eventlog import Event, EventType
 from attest.evidence import Evidence, Outcome, Tier, Verdict
 from attest.expectation import Expectation
 from attest.policy import Policy
@@ -220,6 +223,27 @@ def test_a_held_box_gives_the_entry_by_which_its_like_pass() -> None:
     after = appraise(evidence, known, policy, forge.NOW)
     assert (after.verdict, after.tier) == (Verdict.ACCEPTED, Tier.VERIFIED)
     assert {after.pcrs[index] for index in (0, 2, 3, 6)} == {Outcome.BASELINE}
+
+
+def test_a_box_with_cards_gives_their_roms_so_that_one_with_fewer_cards_passes() -> None:
+    evidence, expectation, policy = case()
+    log = eventlog.decode(evidence.event_log or b"")
+    plain, roms = log.events[1:], []
+    for data in (b"network card", b"disk controller"):
+        digests = {bank.name: hashlib.new(bank.name, data).digest() for bank in log.banks}
+        kind = EventType.EFI_BOOT_SERVICES_DRIVER
+        roms.append(Event(pcr=2, type=kind, digests=digests, data=data))
+
+    def with_cards(*cards: Event) -> Evidence:
+        made = eventlog_forge.encode(eventlog_forge.with_events(log, (*cards, *plain)))
+        return named(replace(evidence, event_log=made))
+
+    entry, _ = entry_from_evidence(with_cards(*roms), expectation, policy, forge.NOW, "pos-1")
+    assert entry.events == {"sha256": {2: frozenset(rom.digests["sha256"] for rom in roms)}}
+    known = replace(expectation, baseline=Baseline(entries=(entry,)))
+    for cards in ((), roms[1:], roms, roms[::-1]):
+        result = appraise(with_cards(*cards), known, policy, forge.NOW)
+        assert result.verdict is Verdict.ACCEPTED, result.findings
 
 
 def test_nothing_learned_in_a_rehearsal_enters_the_baseline() -> None:
