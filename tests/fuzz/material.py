@@ -25,6 +25,7 @@ from attest.ekcert import check_ek_certificate
 from attest.errors import AttestError
 from attest.eventlog import decode
 from attest.expectation import BoxRecord, Expectation, ReferenceSet, SetState
+from attest.platformcert import check_platform_certificate
 from attest.policy import Policy
 from attest.predict import Transport
 from attest.quote import Values
@@ -247,15 +248,20 @@ def _certificate_case(vector: Mapping[str, Any]) -> CertificateCase | None:
 
 @cache
 def platform_case() -> PlatformCase:
-    """Give what the platform certificate of our vectors is checked against."""
-    known = [each for each in _vectors("ek") if each.get("machines") and not each["expect"]]
-    vector = max(known, key=lambda each: len(each["machines"][0]))
-    files = [("machines", bytes.fromhex(text)) for text in vector["machines"]]
-    return PlatformCase(
-        leaf=decode_certificate(bytes.fromhex(vector["certificates"][0])),
-        anchors=decode_anchors(files, rehearsal=False, platform=True),
-        now=vector["now"],
-    )
+    """Give what the first platform certificate of our vectors that holds is checked against."""
+    for vector in _vectors("ek"):
+        if not vector["expect"] and vector.get("machines"):
+            files = [("machines", bytes.fromhex(text)) for text in vector["machines"]]
+            case = PlatformCase(
+                leaf=decode_certificate(bytes.fromhex(vector["certificates"][0])),
+                anchors=decode_anchors(files, rehearsal=False, platform=True),
+                now=vector["now"],
+            )
+            data = bytes.fromhex(vector["platform"])
+            trust = check_platform_certificate(data, case.leaf, case.anchors, case.now)
+            if not trust.findings:
+                return case
+    raise LookupError("no platform certificate of our vectors holds")
 
 
 @cache

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
-from tests.mutants.session import Outcome, Session, baseline, judge
+from tests.mutants.options import options
+from tests.mutants.session import Court, Outcome, Session, baseline
 from tests.mutants.sites import Mutant, find
 
 ROOT = Path(__file__).parents[2]
@@ -80,20 +80,8 @@ class Run:
 
     def result(self, files: list[Path]) -> int:
         """Run all of it and give the exit code."""
-        # One run is like the next, and nothing that a mutant breaks is kept for other runs.
-        settings.register_profile(
-            "mutants",
-            database=None,
-            derandomize=True,
-            deadline=None,
-            phases=(Phase.explicit, Phase.generate),
-        )
-        settings.load_profile("mutants")
         session = Session(self._work)
-        options = ["-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider", "-s"]
-        options += ["-o", "timeout=20"]
-        options += ["--continue-on-collection-errors", f"--rootdir={ROOT}"]
-        code = pytest.main([*options, *map(str, files)], plugins=[session])
+        code = pytest.main([*options(), *map(str, files)], plugins=[session])
         self.failing += [f"not collected: {text}" for text in session.not_collected]
         if not self.outcomes:
             self.failing.append(f"pytest ended with {code!r} before any mutant ran")
@@ -101,13 +89,16 @@ class Run:
 
     def _work(self, session: Session) -> None:
         print(f"{len(self.mutants)} mutants; {len(session.items)} tests", flush=True)
-        paths = frozenset(str(mutant.path) for mutant in self.mutants)
+        paths = frozenset(map(str, MODULES.values()))
         tests = baseline(session, paths)
         self.failing += [
             f"fails by itself: {name}" for name, test in tests.items() if not test.passed
         ]
         self._say(f"every test once, {len(self.failing)} of them fail")
-        for outcome in judge(session, self.mutants, tests):
+        for outcome in Court(session, tests).judge(self.mutants):
+            if outcome.fault:
+                self.failing.append(f"could not try {outcome.mutant.name}: {outcome.fault}")
+                continue
             self.outcomes.append(outcome)
             if not outcome.killed_by:
                 self._say(f"survived: {outcome.mutant.path.name}:{outcome.mutant.line}")

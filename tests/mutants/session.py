@@ -1,34 +1,33 @@
 """The pytest plug-in that runs tests on mutants, each in a process forked after collection.
 
-Nothing is imported anew: a child gives every function of the mutated module the code that the
-mutated text compiles to, so whoever imported the function before calls the mutant.
+Code that runs while its module is imported has run by then: a mutant of it, which no test enters,
+gets a new interpreter (`tests.mutants.fresh`).
 """
 
 from __future__ import annotations
 
 import functools
-import gc
 import json
-import os
-import resource
-import selectors
-import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import FrameType
 
 import pytest
 
-from tests.mutants.sites import Mutant, mutate
+from tests.mutants import forks
+from tests.mutants.install import install
+from tests.mutants.sites import Mutant
 
+ROOT = Path(__file__).parents[2]
 Where = tuple[str, str, int]
 """A function: file, qualified name, first line."""
 
-DEADLINE_SECONDS = 120
-MEMORY_BYTES = 8 << 30
+DEADLINE_SECONDS = 120.0
+LATE = "time limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +41,16 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a mutant: the test that failed first, "time limit", or "" if it survived."""
+    """What became of a mutant: the test that failed first, "time limit", or "" if it survived.
+
+    `fault` says why it could not be tried.
+    """
 
     mutant: Mutant
     killed_by: str
     tests: int
     seconds: float
+    fault: str = ""
 
 
 @dataclass(eq=False)
@@ -57,7 +60,6 @@ class Session:
     work: Callable[[Session], None]
     items: list[pytest.Item] = field(default_factory=list)
     not_collected: list[str] = field(default_factory=list)
-    reports: list[pytest.TestReport] = field(default_factory=list)
     failures: int = 0
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -82,22 +84,30 @@ class Session:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         return not self.failures
 
+    def first_failure(self, items: list[pytest.Item]) -> list[object]:
+        """Run tests until one fails; give its name, or "", and how many ran."""
+        for count, item in enumerate(items, 1):
+            following = items[count] if count < len(items) else None
+            if not self.passes(item, following):
+                item.session._setupstate.teardown_exact(None)
+                return [item.nodeid, count]
+        return ["", len(items)]
+
 
 def baseline(session: Session, files: frozenset[str]) -> dict[str, Baseline]:
     """Run every test once and note which functions of `files` it enters."""
-    shares: list[list[pytest.Item]] = [[] for _ in range(_workers())]
+    shares: list[list[pytest.Item]] = [[] for _ in range(forks.workers())]
     by_file: dict[Path, list[pytest.Item]] = {}
     for item in session.items:
         by_file.setdefault(item.path, []).append(item)
     for items in sorted(by_file.values(), key=len, reverse=True):
         min(shares, key=len).extend(items)
+    jobs = [functools.partial(_trace, session, share, files) for share in shares if share]
     found: dict[str, Baseline] = {}
-
-    def take(share: list[pytest.Item]) -> list[object]:
-        return list(_trace(session, share, files))
-
-    for _, rows in _forked([functools.partial(take, share) for share in shares if share]):
-        for name, seconds, passed, entered in rows or ():
+    for answer in forks.run(jobs, deadline=3600):
+        if answer.fault:
+            raise RuntimeError(f"the tests could not run by themselves: {answer.fault}")
+        for name, seconds, passed, entered in answer.value:
             where = frozenset((path, function, line) for path, function, line in entered)
             found[name] = Baseline(seconds=seconds, passed=passed, entered=where)
     return found
@@ -105,157 +115,89 @@ def baseline(session: Session, files: frozenset[str]) -> dict[str, Baseline]:
 
 def _trace(
     session: Session, items: list[pytest.Item], files: frozenset[str]
-) -> Iterator[tuple[str, float, bool, list[Where]]]:
+) -> list[tuple[str, float, bool, list[Where]]]:
     entered: set[Where] = set()
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
         if event == "call" and code.co_filename in files:
-            entered.add((code.co_filename, _qualified(code), code.co_firstlineno))
+            entered.add((code.co_filename, code.co_qualname, code.co_firstlineno))
 
+    found = []
     for item, following in zip(items, [*items[1:], None], strict=True):
         entered.clear()
         started = time.perf_counter()
         sys.settrace(trace)
         passed = session.passes(item, following)
         sys.settrace(None)
-        yield item.nodeid, time.perf_counter() - started, passed, sorted(entered)
+        found.append((item.nodeid, time.perf_counter() - started, passed, sorted(entered)))
+    return found
 
 
-def judge(session: Session, mutants: list[Mutant], tests: dict[str, Baseline]) -> Iterator[Outcome]:
-    """Run each mutant's tests until one fails."""
-    items = {item.nodeid: item for item in session.items}
-    kills: dict[str, int] = {}
-    chosen = {}
-    for mutant in mutants:
+class Court:
+    """Judges mutants by the tests of a baseline."""
+
+    def __init__(self, session: Session, tests: dict[str, Baseline]) -> None:
+        """Note which files are slow and which tests enter what."""
+        self._session = session
+        self._items = {item.nodeid: item for item in session.items}
+        self._tests = {name: test for name, test in tests.items() if test.passed}
+        self._kills: dict[str, int] = {}
+        self._slow: dict[str, float] = {}
+        self._entering: dict[Where, list[str]] = {}
+        self._of_file: dict[str, set[str]] = {}
+        for name, test in self._tests.items():
+            file = _file(name)
+            self._slow[file] = max(self._slow.get(file, 0), test.seconds)
+            for where in test.entered:
+                self._entering.setdefault(where, []).append(name)
+                self._of_file.setdefault(where[0], set()).add(name)
+
+    def judge(self, mutants: list[Mutant]) -> Iterator[Outcome]:
+        """Run each mutant's tests until one fails."""
+        jobs = (functools.partial(self._try, mutant) for mutant in mutants)
+        for answer in forks.run(jobs, DEADLINE_SECONDS):
+            killed_by, count = answer.value or ("", 0)
+            if answer.late:
+                killed_by = LATE
+            self._kills[killed_by] = self._kills.get(killed_by, 0) + 1
+            yield Outcome(
+                mutant=mutants[answer.job],
+                killed_by=killed_by,
+                tests=count,
+                seconds=answer.seconds,
+                fault="" if answer.late else answer.fault,
+            )
+
+    def _try(self, mutant: Mutant) -> list[object]:
         where = str(mutant.path), mutant.function, mutant.first_line
-        chosen[mutant.name] = [
-            name for name, test in tests.items() if test.passed and where in test.entered
-        ]
-    heavy = {
-        name.partition("::")[0]: max(
-            test.seconds for other, test in tests.items() if _same_file(other, name)
-        )
-        for name in tests
-    }
+        entering = self._entering.get(where, [])
+        near = sorted(entering or self._of_file.get(where[0], []), key=self._order)
+        if not entering and not mutant.is_row:
+            return _fresh(mutant, near)
+        install(mutant)
+        return self._session.first_failure([self._items[name] for name in near])
 
-    def order(name: str) -> tuple[bool, str, float]:
-        slow = heavy[name.partition("::")[0]] > 1
-        return slow, name.partition("::")[0] if slow else "", tests[name].seconds
-
-    def run(mutant: Mutant) -> list[object]:
-        names = sorted(chosen[mutant.name], key=lambda name: (-kills.get(name, 0), order(name)))
-        return _kill(session, mutant, [items[name] for name in names[:]])
-
-    jobs = [functools.partial(run, mutant) for mutant in mutants]
-    started = {}
-    for at, answer in _forked(jobs, started):
-        killed_by, count = answer or ["time limit", 0]
-        seconds = time.monotonic() - started[at]
-        yield Outcome(mutant=mutants[at], killed_by=killed_by, tests=count, seconds=seconds)
+    def _order(self, name: str) -> tuple[str, float]:
+        """Quick tests first, those that noticed much before others; slow files at the end."""
+        slow = self._slow[_file(name)] > 1
+        kills = self._kills.get(name, 0)
+        return _file(name) if slow else "", self._tests[name].seconds / (1 + kills)
 
 
-def _same_file(one: str, other: str) -> bool:
-    return one.partition("::")[0] == other.partition("::")[0]
+def _file(name: str) -> str:
+    return name.partition("::")[0]
 
 
-def _kill(session: Session, mutant: Mutant, items: list[pytest.Item]) -> list[object]:
-    _install(mutant)
-    for count, item in enumerate(items, 1):
-        following = items[count] if count < len(items) else None
-        if not session.passes(item, following):
-            item.session._setupstate.teardown_exact(None)
-            return [item.nodeid, count]
-    return ["", len(items)]
-
-
-def _qualified(code: CodeType) -> str:
-    return code.co_qualname
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes(constant)
-
-
-def _install(mutant: Mutant) -> None:
-    """Give the functions of one module the code of its mutated text."""
-    path = str(mutant.path)
-    made = {
-        (_qualified(code), code.co_firstlineno): code
-        for code in _codes(compile(mutate(mutant), path, "exec", dont_inherit=True))
-    }
-    for found in gc.get_objects():
-        if isinstance(found, FunctionType) and found.__code__.co_filename == path:
-            code = found.__code__
-            found.__code__ = made[_qualified(code), code.co_firstlineno]
-        elif isinstance(found, functools._lru_cache_wrapper):
-            found.cache_clear()
-
-
-def _workers() -> int:
-    return os.cpu_count() or 1
-
-
-def _forked(
-    jobs: list[Callable[[], list[object]]], started: dict[int, float] | None = None
-) -> Iterator[tuple[int, list[object] | None]]:
-    """Run jobs in forked children, as many at a time as there are processors.
-
-    Gives each job's number and answer as it ends; None for one that passed its deadline or died.
-    """
-    begun = {} if started is None else started
-    limit = DEADLINE_SECONDS if started is not None else 3600
-    waiting = list(enumerate(jobs))
-    running: dict[int, tuple[int, int, bytearray]] = {}
-    with selectors.DefaultSelector() as selector:
-        while waiting or running:
-            while waiting and len(running) < _workers():
-                at, job = waiting.pop(0)
-                pid, end = _fork(job)
-                begun[at] = time.monotonic()
-                running[end] = at, pid, bytearray()
-                selector.register(end, selectors.EVENT_READ)
-            for key, _ in selector.select(timeout=1):
-                end = key.fd
-                at, pid, data = running[end]
-                part = os.read(end, 1 << 16)
-                data += part
-                if not part:
-                    selector.unregister(end)
-                    del running[end]
-                    yield at, _end(pid, end, data)
-            for at, pid, _ in running.values():
-                if time.monotonic() - begun[at] > limit:
-                    os.killpg(pid, signal.SIGKILL)
-
-
-def _fork(job: Callable[[], list[object]]) -> tuple[int, int]:
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(write_end)
-        return pid, read_end
-    # The child: a process group of its own, so that what its tests start ends with it.
-    os.setpgid(0, 0)
-    os.close(read_end)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    status = 1
-    try:
-        answer = json.dumps(job()).encode()
-        while answer:
-            answer = answer[os.write(write_end, answer) :]
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _end(pid: int, end: int, data: bytearray) -> list[object] | None:
-    os.close(end)
-    os.waitpid(pid, 0)
-    return json.loads(data) if data else None
+def _fresh(mutant: Mutant, names: list[str]) -> list[object]:
+    request = {**asdict(mutant), "path": str(mutant.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutants.fresh"],
+        input=json.dumps({"mutant": request, "tests": names}),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-500:])
+    return list(json.loads(done.stdout.splitlines()[-1]))

@@ -29,11 +29,20 @@ class Mutant:
     turn: int
 
     @property
+    def is_row(self) -> bool:
+        """Tell whether it is a row of a table less."""
+        return self.first_line == 0
+
+    @property
+    def module(self) -> str:
+        """Give the module's dotted name."""
+        return f"{self.path.parent.name}.{self.path.stem}"
+
+    @property
     def name(self) -> str:
         """Give module, function, source and change as one line."""
         turn = f" #{self.turn}" if self.turn else ""
-        where = f"{self.path.parent.name}.{self.path.stem}.{self.function}"
-        return f"{where}: {self.source}{turn} -> {self.change}"
+        return f"{self.module}.{self.function}: {self.source}{turn} -> {self.change}"
 
 
 def find(path: Path) -> list[Mutant]:
@@ -43,11 +52,13 @@ def find(path: Path) -> list[Mutant]:
     functions = _functions(tree)
     seen: dict[tuple[str, str, str], int] = {}
     found = []
+    tables = {id(node) for node in tree.body}
     for place, node in enumerate(ast.walk(tree)):
-        function = functions.get(id(node))
-        if function is None:
+        function = functions.get(id(node), ("<module>", 0))
+        changes = _changes(node) if id(node) in functions else _rows(node)
+        if id(node) not in functions and id(node) not in tables:
             continue
-        for option, (change, shown) in enumerate(_changes(node)):
+        for option, (change, shown) in enumerate(changes):
             source = _line(ast.get_source_segment(text, shown) or ast.unparse(shown))
             key = function[0], source, change
             seen[key] = seen.get(key, -1) + 1
@@ -112,6 +123,31 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     yield from _statements(node)
 
 
+def _rows(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Name the rows of a table of the module; a table of one row is no table."""
+    if isinstance(node, ast.Assign | ast.AnnAssign) and not ast.unparse(node).startswith("__all__"):
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        table = _table(node.value)
+        for row in _elements(table) if table and isinstance(target, ast.Name) else ():
+            yield f"without the row {_line(ast.unparse(row))}", target
+
+
+def _table(value: ast.expr | None) -> ast.Dict | ast.Set | ast.Tuple | ast.List | None:
+    """Find the literal of a table, bare or in `frozenset(…)` and the like."""
+    match value:
+        case ast.Dict(keys=rows) | ast.Set(elts=rows) | ast.Tuple(elts=rows) | ast.List(elts=rows):
+            return value if len(rows) > 1 else None
+        case ast.Call(args=[only], keywords=[]):
+            return _table(only)
+    return None
+
+
+def _elements(table: ast.Dict | ast.Set | ast.Tuple | ast.List) -> list[ast.expr]:
+    if isinstance(table, ast.Dict):
+        return [key or value for key, value in zip(table.keys, table.values, strict=True)]
+    return table.elts
+
+
 def _conditions(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     match node:
         case ast.IfExp():
@@ -142,7 +178,7 @@ def _statements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         case ast.AugAssign() if _gathers(node.target):
             yield "left away", node
         case ast.ExceptHandler() if not _is_bare_raise(node.body):
-            yield "not caught", ast.Expr(node.type) if node.type else node
+            yield "not caught", node.type or node
 
 
 def _gathers(target: ast.expr) -> bool:
@@ -169,23 +205,32 @@ def _replace(tree: ast.Module, old: ast.AST, new: ast.AST) -> None:
                 setattr(parent, name, [new if each is old else each for each in value])
 
 
+def _drop_row(table: ast.Dict | ast.Set | ast.Tuple | ast.List | None, number: int) -> None:
+    if isinstance(table, ast.Dict):
+        del table.keys[number], table.values[number]
+    elif table is not None:
+        del table.elts[number]
+
+
+def _drop_comparison(node: ast.Compare, number: int) -> None:
+    if number == 0:
+        node.left = node.comparators[0]
+    del node.ops[number], node.comparators[number]
+
+
 def _apply(tree: ast.Module, node: ast.AST, mutant: Mutant) -> None:
     option = mutant.option
     match node:
+        case ast.Assign() | ast.AnnAssign():
+            _drop_row(_table(node.value), option)
         case ast.If() | ast.IfExp():
             node.test = _said(node.test, answer=bool(option))
         case ast.BoolOp():
             del node.values[option]
             if len(node.values) == 1:
                 _replace(tree, node, node.values[0])
-        case ast.Compare() if option == 0:
-            node.left, node.ops, node.comparators = (
-                node.comparators[0],
-                node.ops[1:],
-                node.comparators[1:],
-            )
         case ast.Compare():
-            del node.ops[1], node.comparators[1]
+            _drop_comparison(node, option)
         case ast.comprehension():
             test = option // 2
             node.ifs[test] = _said(node.ifs[test], answer=option % 2 == 0)
