@@ -62,6 +62,13 @@ def test_a_component_may_be_bare() -> None:
     assert (component.serial, component.revision, component.addresses) == ("", "", ())
 
 
+def test_properties_are_no_components() -> None:
+    bare = make.seq(make.tlv(0x0C, b"Maker"), make.tlv(0x0C, b"Model"))
+    listed = make.seq(make.tlv(0xA0, bare), make.tlv(0xA1), make.tlv(0xA2, bare))
+    data = vectors.platform(vectors.attribute("2.23.133.5.1.7.1", listed))
+    assert len(decode_platform_certificate(data).facts.components) == 1
+
+
 def test_without_a_configuration_there_are_no_components() -> None:
     other = vectors.attribute("2.25.7", make.seq())
     facts = decode_platform_certificate(vectors.platform(other)).facts
