@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ MAX_EVIDENCE = 6 * 1024 * 1024
 MAX_REPORT = 64 * 1024
 MAX_CERTIFICATE = 8 * 1024
 MAX_CERTIFICATES = 8
+MAX_PLATFORM_CERTIFICATES = 4
 MAX_LOG = 4 * 1024 * 1024
 MAX_FACTS = 64 * 1024
 MAX_PUBLIC = 1024
@@ -68,6 +69,7 @@ class EvidenceBody:
     device_public: bytes
     device: SignedAttest
     ssh_host_key: bytes
+    platform_certificates: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +143,12 @@ _EVIDENCE_FIELDS = {
     "device_signature",
     "ssh_host_key",
 }
+_EVIDENCE_OPTIONAL = {"platform_certificates"}
 
 
 def decode_evidence(body: bytes) -> EvidenceBody:
     """Take the body of `POST /v1/sessions/{session}/evidence` apart; raise Malformed."""
-    fields = _object(body, MAX_EVIDENCE, _EVIDENCE_FIELDS)
+    fields = _object(body, MAX_EVIDENCE, _EVIDENCE_FIELDS, _EVIDENCE_OPTIONAL)
 
     def take(name: str, limit: int, exact: int | None = None) -> bytes:
         return from_b64u(fields[name], name, limit=limit, exact=exact)
@@ -153,6 +156,8 @@ def decode_evidence(body: bytes) -> EvidenceBody:
     quotes = _list(fields["quotes"], "quotes", 4)
     if not quotes:
         raise Malformed("quotes: at least one")
+    name = "platform_certificates"
+    platform = _list(fields.get(name, []), name, MAX_PLATFORM_CERTIFICATES)
     return EvidenceBody(
         hello=take("hello", MAX_HELLO),
         quotes=tuple(_quote(item, index) for index, item in enumerate(quotes)),
@@ -167,6 +172,10 @@ def decode_evidence(body: bytes) -> EvidenceBody:
             signature=take("device_signature", MAX_ATTEST),
         ),
         ssh_host_key=take("ssh_host_key", MAX_PUBLIC),
+        platform_certificates=tuple(
+            from_b64u(item, f"{name}[{index}]", limit=MAX_CERTIFICATE)
+            for index, item in enumerate(platform)
+        ),
     )
 
 
@@ -243,11 +252,13 @@ def _pcrs(value: object) -> Mapping[str, tuple[bytes, ...]]:
     return banks
 
 
-def _object(body: bytes, limit: int, keys: set[str]) -> Mapping[str, Any]:
+def _object(
+    body: bytes, limit: int, keys: set[str], optional: Collection[str] = ()
+) -> Mapping[str, Any]:
     if len(body) > limit:
         raise Malformed(f"body: at most {limit} bytes")
     fields = _strict_json(body)
-    _exact_keys(fields, keys | {"v"})
+    _exact_keys(fields, keys | {"v"} | (set(optional) & set(fields)))
     if fields["v"] != 1 or isinstance(fields["v"], bool):
         raise Malformed("v: this site speaks version 1")
     return fields

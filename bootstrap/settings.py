@@ -21,7 +21,8 @@ class Settings:
 
     `note` is None when there is none that verifies: then no box is on it; so it is with `baseline`,
     which then knows no firmware. `policy` is that of the file: a rehearsal adds to it. `basis`
-    names policy and baseline, so that what was appraised by others is found.
+    names policy and baseline, so that what was appraised by others is found. `platform_anchors` is
+    None where no maker of machines is trusted.
     """
 
     site: Site

@@ -607,6 +607,7 @@ class Box:
             pcrs=measured.pcrs,
             device_attest=attest,
             device_signature=signature,
+            platform_certificates=self.tpm.platform_certificates(),
         )
         logs = protocol.Logs(event_log=self.log if log is None else log)
         body = protocol.evidence_body(dance, quoted, logs)

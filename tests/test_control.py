@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bootstrap.agent import protocol
 from bootstrap.agent.errors import PeerError
+from bootstrap.io import site_dir
 from bootstrap.phonehome import from_b64u
 from keys.io.rpc import RpcError
 from netboot.plan import Plan, check
@@ -153,6 +154,31 @@ def test_everything_that_the_verdict_rests_on_is_kept(site, box):
     assert (kept / "eventlog.bin").read_bytes() == box.log
     assert json.loads((kept / "result.json").read_text())["verdict"] == "accepted"
     assert kept.stat().st_uid == site.layout.users["control"]
+
+
+def test_a_platform_certificate_in_the_tpm_is_sent_and_kept(site, box):
+    (stored,) = box.tpm.platform_certificates()
+    assert box.attest()[1].status == "enrolled", "nobody here trusts makers of machines"
+    kept = site.layout.state / "evidence" / site.card(box.id)["box"]["evidence"]
+    assert (kept / "platform0.crt").read_bytes() == stored
+    shown = site.operator("control", "box", box=box.id, changes=True)["result"]
+    assert "no maker of machines is trusted here" in shown["platform"]["checked"]
+
+
+def test_a_platform_certificate_counts_once_a_maker_of_machines_is_trusted(site, box):
+    issuer = box.swtpm.ca / "issuercert.pem"
+    folder = site.layout.site / "trust/ek/platform"
+    site_dir.write(folder / "maker.pem", issuer.read_bytes())
+    try:
+        site.reload()
+        _, answer = box.attest()
+        assert (answer.status, answer.reason) == ("held", "FACTS-DIFFER")
+        assert "says model QEMU, the box says M" in answer.sentence
+        shown = site.operator("control", "box", box=box.id, changes=True)["result"]
+        assert shown["platform"]["model"] == "QEMU"
+    finally:
+        (folder / "maker.pem").unlink()
+        site.reload()
 
 
 def test_events_have_no_gaps(site, box):

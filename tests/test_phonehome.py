@@ -56,6 +56,22 @@ def test_evidence_is_taken_apart() -> None:
     assert json.loads(body.hello) == HELLO
 
 
+def test_platform_certificates_may_be_absent_and_are_bounded() -> None:
+    old = phonehome.decode_evidence(json.dumps(EVIDENCE).encode())
+    assert old.platform_certificates == ()
+    one = b64u(b"certificate\xff")
+
+    def decode(value: object) -> phonehome.EvidenceBody:
+        body = {**EVIDENCE, "platform_certificates": value}
+        return phonehome.decode_evidence(json.dumps(body).encode())
+
+    assert decode([]).platform_certificates == ()
+    assert decode([one] * 4).platform_certificates == (b"certificate\xff",) * 4
+    for wrong in ([one] * 5, one, None, {}, [1], ["Q"], [b64u(bytes(8193))]):
+        with pytest.raises(Malformed, match="platform_certificates"):
+            decode(wrong)
+
+
 @pytest.mark.parametrize("name", list(DECODERS))
 def test_a_missing_or_an_unknown_field_is_named(name: str) -> None:
     decode, good = DECODERS[name]

@@ -153,6 +153,7 @@ def _prove(tpm: Tpm, client: Client, dance: Dance, logs: Logs, say: Say) -> tupl
         pcrs=measured.pcrs,
         device_attest=attest,
         device_signature=signature,
+        platform_certificates=tpm.platform_certificates(),
     )
     body = protocol.evidence_body(dance, quoted, logs)
     say("showing the site what was booted")

@@ -80,6 +80,7 @@ class Quoted:
     pcrs: Mapping[str, tuple[bytes, ...]]
     device_attest: bytes
     device_signature: bytes
+    platform_certificates: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +203,11 @@ def read_challenge(body: bytes) -> Challenge:
 
 
 def evidence_body(dance: Dance, quoted: Quoted, logs: Logs) -> bytes:
-    """Write step 2; a log that is too long is left out, so that the site can say so."""
+    """Write step 2; a log that is too long is left out, so that the site can say so.
+
+    Without platform certificates the field is left out too: a site of an older release takes it.
+    """
+    platform = [b64u(one) for one in quoted.platform_certificates]
     event_log = logs.event_log if len(logs.event_log) <= MAX_LOG else b""
     return encode(
         {
@@ -217,6 +222,7 @@ def evidence_body(dance: Dance, quoted: Quoted, logs: Logs) -> bytes:
             "device_attest": b64u(quoted.device_attest),
             "device_signature": b64u(quoted.device_signature),
             "ssh_host_key": b64u(dance.ssh_host_key),
+            **({"platform_certificates": platform} if platform else {}),
         }
     )
 

@@ -45,7 +45,9 @@ from bootstrap.agent.tpm_keys import (
     DEVICE_TEMPLATE,
     MAX_CERTIFICATE,
     MAX_CERTIFICATES,
+    MAX_PLATFORM_CERTIFICATES,
     OPENED_PCR,
+    PLATFORM_INDICES,
     SEALED_PCRS,
     Counters,
     content,
@@ -60,6 +62,7 @@ _NV_FIRST = 0x01C00000
 _NV_CHUNK = 512
 _AUTH_READ = 1 << 18
 _TRIES = 5
+_PLATFORM_TRIES = 8
 # Response codes, Part 2, 6.6; format-one codes without their parameter number.
 _POLICY, _PCR_CHANGED, _POLICY_FAIL = 0x126, 0x128, 0x09D
 
@@ -109,6 +112,14 @@ class Tpm(Connection):
         found = (self.read_nv(index) for index in wanted if index in present)
         usable = [data for data in found if 0 < len(data) <= MAX_CERTIFICATE]
         return tuple(usable[:MAX_CERTIFICATES])
+
+    def platform_certificates(self) -> tuple[bytes, ...]:
+        """Read the certificates that the maker of the machine left in NV; few machines have any."""
+        indices = sorted(self.nv_indices())
+        present = [one for one in indices if any(one in some for some in PLATFORM_INDICES)]
+        found = (self.read_nv(index) for index in present[:_PLATFORM_TRIES])
+        usable = [data for data in found if 0 < len(data) <= MAX_CERTIFICATE]
+        return tuple(usable[:MAX_PLATFORM_CERTIFICATES])
 
     def load_ak(self) -> bytes:
         """Create the AK under the EK; gives its TPMT_PUBLIC."""

@@ -17,7 +17,11 @@ SEALED_PCRS = (0, 2, 4, 5, 7, 8, 9, 11, 12, 13, 14, 15)
 OPENED_PCR = 15
 CHAIN_INDEX = 0x01C00100
 """First NV index of intermediate EK certificates (EK Credential Profile, 2.2.1.5.2)."""
+PLATFORM_INDICES = (range(0x01C08000, 0x01C10000), range(0x01C90000, 0x01C90001))
+"""NV indices of platform certificates: the TCG's range for makers of machines (Registry of Reserved
+TPM 2.0 Handles 1.1, 2.2), and the one that NSA's HIRS provisions to."""
 MAX_CERTIFICATES = 8
+MAX_PLATFORM_CERTIFICATES = 4
 MAX_CERTIFICATE = 8192
 
 _ECDSA = 0x0018

@@ -129,6 +129,7 @@ def _evidence(proved: Proved) -> Evidence:
         facts=body.facts,
         device_public=body.device_public,
         device=Signed(attest=body.device.attest, signature=body.device.signature),
+        platform_certificates=body.platform_certificates,
     )
 
 

@@ -93,6 +93,7 @@ class LiveSettings:
         except ValueError:
             raise SiteError(f"{ROOT_CERTIFICATE}: is no PEM certificate: restore it") from None
         note, problem = self._note(site)
+        platform = self._anchors(site.trust.ek_anchors, load_platform_trust)
         policy, (baseline, baseline_problem) = self._policy(), self._baseline()
         return Settings(
             site=site,
@@ -103,7 +104,7 @@ class LiveSettings:
                 site_id=site.site.id, root=sha256(root.public_bytes(Encoding.DER)).digest()
             ),
             anchors=self._anchors(site.trust.ek_anchors, load_trust),
-            platform_anchors=self._anchors(site.trust.ek_anchors, load_platform_trust),
+            platform_anchors=platform if platform.certificates else None,
             templates={role.config: self._read_text(role.config) for role in site.roles},
             policy=policy,
             baseline=baseline,
