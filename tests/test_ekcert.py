@@ -1,5 +1,6 @@
 """EK certificates: every vector is judged as it says, and what the vectors cannot show."""
 
+import base64
 import tomllib
 from dataclasses import replace
 from functools import cache
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attest import anchors as anchors_module
 from attest import der
 from attest.anchors import Anchors, decode_anchors
 from attest.der import MAX_PARTS, decode_certificate, is_signed_by, join, split
@@ -259,6 +261,17 @@ def test_pkcs7_and_bundles_are_read(tmp_path: Path) -> None:
 def test_a_file_of_no_use_is_named(data: bytes, told: str) -> None:
     with pytest.raises(AttestSiteError, match=f"maker.pem: .*{told}"):
         decode_anchors([("maker.pem", data)], rehearsal=False)
+
+
+def test_numbers_of_certificates_in_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchors_module, "MAX_BLOCKS", 2)
+    block = b"-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n"
+    pem = block % base64.b64encode(make.ca())
+    assert len(decode_anchors([("two", pem * 2)], rehearsal=False).certificates) == 1
+    with pytest.raises(AttestSiteError, match="too many"):
+        decode_anchors([("three", pem * 3)], rehearsal=False)
+    others = b"".join(make.ca(f"CA {n}") for n in range(3))
+    assert len(decode_anchors([("der", others)], rehearsal=False).certificates) == 2
 
 
 @given(st.binary(max_size=300))
