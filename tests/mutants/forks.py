@@ -44,9 +44,29 @@ def workers() -> int:
 
 
 def run(jobs: Iterable[Job], deadline: float) -> Iterator[Answer]:
-    """Run all jobs and give each one's answer as it ends; `deadline` in seconds."""
-    waiting, left = enumerate(jobs), True
+    """Run all jobs and give each one's answer as it ends; `deadline` in seconds.
+
+    Whatever still runs is killed when nobody wants more answers, or SIGTERM comes.
+    """
     running: dict[int, _Child] = {}
+    before = signal.signal(signal.SIGTERM, _end_all)
+    try:
+        yield from _run(enumerate(jobs), running, deadline)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for child in running.values():
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _end_all(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _run(
+    waiting: Iterator[tuple[int, Job]], running: dict[int, _Child], deadline: float
+) -> Iterator[Answer]:
+    left = True
     with selectors.DefaultSelector() as selector:
         while left or running:
             while left and len(running) < workers():
@@ -84,6 +104,7 @@ def _fork(number: int, job: Job) -> tuple[int, _Child]:
         return read_end, _Child(number, pid, time.monotonic(), bytearray())
     # A process group of its own, so that what its tests start ends with it.
     os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.close(read_end)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     quiet = os.open(os.devnull, os.O_RDWR)
