@@ -150,7 +150,9 @@ def _blocks(data: bytes) -> Iterator[bytes]:
 def _elements(data: bytes) -> Iterator[bytes]:
     """Split DER that lies one after another; what follows the last one is padding."""
     offset, count = 0, 0
-    while not count or (data[offset : offset + 1] == b"\x30" and count < MAX_BLOCKS):
+    while not count or data[offset : offset + 1] == b"\x30":
+        if count == MAX_BLOCKS:
+            raise EvidenceError("it holds too many certificates")
         tag, _, end = header(data, offset)
         if tag != SEQUENCE or end > len(data):
             # A padded or stored certificate, or none: its own decoder says which.
