@@ -156,7 +156,8 @@ def entry_from_evidence(
     machine = machine_of(evidence.facts)
     if machine is None:
         raise EvidenceError(f"{name}: the box does not say which machine and firmware it is")
-    log = check_log(evidence.event_log or b"", result.values).log
+    assert evidence.event_log is not None  # else the verdict is "incomplete"
+    log = check_log(evidence.event_log, result.values).log
     entry = FirmwareEntry(
         machine=machine,
         values=gated(result.values),

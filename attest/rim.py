@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.etree import ElementTree
 
 from attest.baseline import FirmwareEntry, Machine, machine_text
@@ -96,9 +95,9 @@ def _xml(data: bytes, name: str) -> ElementTree.Element[str]:
         raise AttestSiteError(f"{name}: it is no XML: {error}") from None
 
 
-def _local(name: Any) -> str:
-    """Give a name without its namespace; comments and instructions have none."""
-    return name.rpartition("}")[2] if isinstance(name, str) else ""
+def _local(name: str) -> str:
+    """Give a name without its namespace."""
+    return name.rpartition("}")[2]
 
 
 def _is(element: ElementTree.Element[str], name: str) -> bool:

@@ -108,6 +108,7 @@ PCRREAD = f"""\
   sha1:
     0 : 0x{A[:40].upper()}
     1 : 0x{A[:40]}
+
   sha256:
     0 : 0x{A}
     2 : {B}
@@ -219,6 +220,7 @@ def test_a_held_box_gives_the_entry_by_which_its_like_pass() -> None:
     log = eventlog.decode(evidence.event_log or b"")
     assert entry.keys == key_lists(variables_from_log(log, "sha256")).fingerprints
     assert entry.keys
+    assert entry.events == {}
     known = replace(expectation, baseline=Baseline(entries=(entry,)))
     after = appraise(evidence, known, policy, forge.NOW)
     assert (after.verdict, after.tier) == (Verdict.ACCEPTED, Tier.VERIFIED)

@@ -104,6 +104,7 @@ def test_what_a_tag_does_not_say_is_empty() -> None:
         (tag(file(LOG, hashes='hash="ab"')), "there: R250.rimel has no SHA-256"),
         (tag(file(LOG, hashes='h:hash="xy"')), "there: a hash is not hexadecimal"),
         (tag(before='<!DOCTYPE a [<!ENTITY b "c">]>'), "there: it declares a document type"),
+        (tag(before="<!DOCTYPE a>"), "there: it declares a document type"),
         (tag(before="<!-- <!ENTITY -->"), "there: it declares a document type"),
         (tag() + b" " * MAX_TAG, "there: it is larger than"),
     ],
@@ -134,6 +135,12 @@ def test_a_log_without_separators_gives_events() -> None:
     assert found.events == make.events_of(make.STEPS)
 
 
+def test_a_pcr_in_which_nothing_but_its_separator_is_measured_has_no_events() -> None:
+    found = entry(make.log_of(make.ends()))
+    assert set(found.values["sha256"]) == {0, 2, 3, 6}
+    assert found.events == {}
+
+
 def test_a_tag_without_an_id_is_called_by_its_file() -> None:
     base = decode_tag(tag().replace(b'tagId="94f6b457"', b""), "base")
     found = entry_from_rim(base, [("log", LOG)], make.MACHINE, "R250.swidtag")
@@ -144,8 +151,9 @@ def test_several_logs_each_speak_of_their_own_pcrs() -> None:
     def part(*indices: int) -> bytes:
         return make.log_of([step for step in make.GOOD if step[0] in indices])
 
+    apart = make.log_of((make.CRTM,)), make.log_of((make.VOLUME,))
     assert entry(part(0, 2), part(3, 6)).values == make.entry().values
-    for again in ((part(0), part(0, 2)), (part(2), make.log_of((make.ROM,)))):
+    for again in ((part(0), part(0, 2)), (part(2), make.log_of((make.ROM,))), apart):
         with pytest.raises(
             AttestSiteError, match="support 1: two support RIMs speak of sha256 PCR"
         ):
