@@ -14,6 +14,7 @@ from bootstrap.errors import SiteError
 
 MAX_FILE = 8 << 20
 MAX_CHANGES, MAX_LIST, MAX_TEXT = 200, 64, 400
+_CHANGE = ("pcr", "kind", "label", "expected", "measured", "expected_text", "text", "claim")
 _LISTS = ("not_checked", "not_covered", "workarounds")
 _VALUES = ("verdict", "tier", "nearest", "since", "tpm", "firmware", "policy", "expectation")
 
@@ -38,13 +39,18 @@ def read_result(directory: Path) -> Mapping[str, Any]:
         "pcrs": _flat(result.get("pcrs")),
         "boot_set": _flat(result.get("boot_set")),
         "platform": _flat(result.get("platform")),
-        "changes": [_flat(one) for one in changes[:MAX_CHANGES]],
+        "changes": [_change(one) for one in changes[:MAX_CHANGES]],
         "more_changes": max(0, len(changes) - MAX_CHANGES),
     }
 
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _change(value: object) -> dict[str, Any]:
+    change = value if isinstance(value, dict) else {}
+    return {name: _cut(change.get(name)) for name in _CHANGE}
 
 
 def _flat(value: object) -> dict[str, Any]:
