@@ -13,6 +13,7 @@ from attest.errors import AttestSiteError
 MAX_FILE = 64 << 10
 
 _METADATA = 8192
+_MAX_BLOCKS = 4 * MAX_FILE // _METADATA
 _MAX_BLOCK = 1 << 20
 _LZMA_MEMORY = 64 << 20
 _NO_FRAGMENT = 0xFFFFFFFF
@@ -50,7 +51,11 @@ def _read_fat(disk: bytes, name: str) -> bytes:
     step = per_cluster * sector
     while len(data) < size and 2 <= cluster < 0xFF7:
         start = first_data + (cluster - 2) * step
-        data += disk[start : start + step]
+        piece = disk[start : start + step]
+        # A chain may turn in a circle outside the disk.
+        if not piece:
+            break
+        data += piece
         (pair,) = struct.unpack_from("<H", fat, cluster * 3 // 2)
         cluster = pair >> 4 if cluster & 1 else pair & 0xFFF
     if len(data) < size:
@@ -113,7 +118,9 @@ class _Squashfs:
     def _metadata(self, at: int, offset: int, size: int) -> bytes:
         """Read `size` bytes, or what there is, from the metadata block at `at` on."""
         data = b""
-        while len(data) < offset + size and len(data) < 4 * MAX_FILE and at + 2 < len(self._disk):
+        for _ in range(_MAX_BLOCKS):
+            if len(data) >= offset + size or at + 2 >= len(self._disk):
+                break
             (header,) = struct.unpack_from("<H", self._disk, at)
             length = header & 0x7FFF
             data += self._block(at + 2, length, not header & 0x8000, _METADATA)

@@ -105,8 +105,10 @@ def _decode(data: bytes) -> Pe:
     security = _security(data, entry)
     symbols, symbol_count = struct.unpack_from("<II", data, pe + 12)
     names = symbols + 18 * symbol_count if symbols else len(data)
+    # The layout is checked before anything is cut out: each section may claim the whole file.
+    spans = [struct.unpack_from("<II", data, table + 40 * index + 16) for index in range(count)]
+    _check_layout(spans, headers_size, len(data) - security[1])
     sections = tuple(_section(data, table + 40 * index, names) for index in range(count))
-    _check_layout(sections, headers_size, len(data) - security[1])
     return Pe(
         machine=machine,
         checksum_offset=optional + 64,
@@ -130,10 +132,15 @@ def _security(data: bytes, entry: int | None) -> tuple[int, int]:
     return offset, size
 
 
-def _check_layout(sections: Iterable[Section], headers_size: int, end: int) -> None:
-    """Refuse bytes that would be hashed twice, or as content and as signature."""
-    spans = sorted((one.offset, one.offset + one.raw_size) for one in sections if one.raw_size)
-    for (_, before), (start, _) in pairwise([(0, headers_size), *spans, (end, end)]):
+def _check_layout(spans: Iterable[tuple[int, int]], headers_size: int, end: int) -> None:
+    """Refuse bytes that would be hashed twice, or as content and as signature.
+
+    Each span is size and offset of a section's raw data.
+    """
+    used = sorted((offset, offset + size) for size, offset in spans if size)
+    if used and used[-1][1] > end:
+        raise AttestSiteError("a section of the PE image lies outside it")
+    for (_, before), (start, _) in pairwise([(0, headers_size), *used]):
         if start < before:
             raise AttestSiteError("the program is a malformed PE image: its sections overlap")
 
@@ -150,8 +157,6 @@ def _section_name(data: bytes, at: int, names: int) -> str:
 def _section(data: bytes, at: int, names: int) -> Section:
     name = _section_name(data, at, names)
     virtual_size, address, raw_size, offset = struct.unpack_from("<IIII", data, at + 8)
-    if raw_size and offset + raw_size > len(data):
-        raise AttestSiteError(f"section {name} of the PE image lies outside it")
     used = min(raw_size, virtual_size) if virtual_size else raw_size
     return Section(
         name=name,

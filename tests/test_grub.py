@@ -87,6 +87,30 @@ def test_a_decompression_bomb_is_cut_short() -> None:
         read_file(bomb, "grub.cfg")
 
 
+def test_a_chain_of_clusters_that_turns_in_a_circle_outside_the_disk_ends() -> None:
+    disk = bytearray(fat12(b"x" * 600))
+    entry = bytes(disk).index(b"GRUB    CFG")
+    struct.pack_into("<H", disk, entry + 26, 300)
+    struct.pack_into("<H", disk, 512 + 300 * 3 // 2, 300)
+    with pytest.raises(AttestSiteError, match="grub.cfg in the memory disk of GRUB is cut off"):
+        read_file(bytes(disk), "grub.cfg")
+
+
+def with_empty_blocks(count: int) -> bytes:
+    """Put metadata blocks of no bytes before the directory."""
+    disk = bytearray(squashfs(b"text", packed=False))
+    directory, fragments = struct.unpack_from("<QQ", disk, 72)
+    block = disk[directory:fragments]
+    struct.pack_into("<Q", disk, 72, len(disk))
+    return bytes(disk) + b"\x00\x80" * count + bytes(block)
+
+
+def test_metadata_blocks_without_bytes_are_bounded() -> None:
+    assert read_file(with_empty_blocks(31), "grub.cfg") == b"text"
+    with pytest.raises(AttestSiteError, match="memory disk of GRUB"):
+        read_file(with_empty_blocks(32), "grub.cfg")
+
+
 def test_known_configurations_give_their_commands() -> None:
     old = inspect(grub_image(fat12(NETWORK_206)))
     assert (old.family, old.version, old.kind) == ("2.06", "2.06-test1", GrubKind.NETWORK)

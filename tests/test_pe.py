@@ -146,6 +146,14 @@ def test_sections_that_overlap_are_refused_and_empty_ones_lie_nowhere() -> None:
     assert Pe.decode(bytes(data)).sections[1].data == b""
 
 
+def test_many_sections_over_one_place_are_refused_before_they_are_cut_out() -> None:
+    data = bytearray(pe_image({f".{index:03}": b"x" for index in range(10)}))
+    for index in range(10):
+        struct.pack_into("<II", data, 64 + 24 + 240 + 40 * index + 16, 2048, 1024)
+    with pytest.raises(AttestSiteError, match="sections overlap"):
+        Pe.decode(bytes(data))
+
+
 def test_an_image_without_a_place_for_signatures_is_hashed_whole() -> None:
     data = bytearray(minimal(b"\x90" * 512, b"trailer"))
     directories = 64 + 24 + 112
