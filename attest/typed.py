@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from attest.der import decode_certificate
 from attest.errors import EvidenceError
 from attest.eventlog import Event, EventLog, EventType
+from attest.replay import hash_of
 from attest.uefi import (
     CERT_SHA256,
     CERT_X509,
@@ -132,8 +133,11 @@ class LogFacts:
 def proven_content(event: Event, bank: str) -> bytes | None:
     """Give what was measured, if the log holds it: whatever of the data hashes to the digest."""
     digest = event.digests.get(bank)
+    if digest is None:
+        return None
+    make = hash_of(bank)
     for content in _candidates(event):
-        if digest is not None and hashlib.new(bank, content).digest() == digest:
+        if make(content).digest() == digest:
             return content
     return None
 
@@ -408,16 +412,21 @@ def _load_options(events: _Numbered, lines: Sequence[Fact], bank: str) -> Iterat
 
     A line that GRUB named proves one where it hashes to it in the form that the kernel measures.
     """
+    make = hash_of(bank)
+    seen = {
+        make(f"BOOT_IMAGE={line.text}{end}".encode("utf-16-le", "replace")).digest(): line.text
+        for line in lines
+        for end in ("", "\0")
+    }
     for number, event in events:
         parameters = event.type == EventType.IPL and event.pcr in _STUB_PARAMETERS
         if not parameters and _tag(event) != _OPTIONS_TAG:
             continue
-        text = next((line.text for line in lines if _measures(event, line.text, bank)), None)
+        text = seen.get(event.digests.get(bank, b""))
         if text is None:
             told = describe(event, bank)
-            yield _fact(
-                number, event, bank, told.text or told.claim or "", proven=told.text is not None
-            )
+            said = told.text or told.claim or ""
+            yield _fact(number, event, bank, said, proven=told.text is not None)
         else:
             yield _fact(number, event, bank, f"BOOT_IMAGE={text}", proven=True)
 
@@ -426,12 +435,6 @@ def _tag(event: Event) -> int | None:
     if event.type != EventType.EVENT_TAG or len(event.data) < _TAG_HEADER:
         return None
     return int.from_bytes(event.data[:4], "little")
-
-
-def _measures(event: Event, line: str, bank: str) -> bool:
-    wide = f"BOOT_IMAGE={line}".encode("utf-16-le", "replace")
-    digest = event.digests.get(bank)
-    return any(hashlib.new(bank, wide + end).digest() == digest for end in (b"", b"\0\0"))
 
 
 def _files(events: _Numbered, bank: str) -> Iterator[Fact]:
