@@ -100,7 +100,9 @@ def test_events_are_told_in_their_order() -> None:
     assert programs[1]["claim"] == "File(grubx64.efi)"
     facts = document["facts"]
     assert [one["event"] for one in facts["programs"]] == [one["number"] for one in programs]
-    assert facts["databases"][2]["certificates"][0]["subject"].endswith("Windows Production PCA 2011")
+    assert facts["databases"][2]["certificates"][0]["subject"].endswith(
+        "Windows Production PCA 2011"
+    )
     assert facts["authorities"][0]["certificate"] in facts["databases"][2]["certificates"]
     assert facts["authorities"][1]["certificate"] is None
 
