@@ -19,12 +19,14 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from attest.ak import AK_TEMPLATE
 from attest.anchors import Anchors, decode_anchors
+from attest.baseline import Baseline, FirmwareEntry, Machine
 from attest.bootfacts import FileFacts
 from attest.der import Certificate, decode_certificate
 from attest.ekcert import check_ek_certificate
 from attest.errors import AttestError
 from attest.eventlog import decode
 from attest.expectation import BoxRecord, Expectation, ReferenceSet, SetState
+from attest.firmwarefile import encode_baseline
 from attest.platformcert import check_platform_certificate
 from attest.policy import Policy
 from attest.predict import Transport
@@ -342,7 +344,31 @@ def programs() -> Iterator[bytes]:
     """Give small boot programs."""
     for disk in memory_disks():
         yield boot_forge.grub_image(disk)
+    yield boot_forge.uki_image()
     yield boot_forge.pe_image({".text": b"\x90" * 64, ".sbat": b"sbat,1,x\n"})
+
+
+def tags() -> Iterator[bytes]:
+    """Give a base RIM as makers write them."""
+    yield (
+        b'<?xml version="1.0"?><SoftwareIdentity xmlns="http://standards.iso.org/iso/19770/-2/'
+        b'2015/schema.xsd" tagId="94f6b457"><Meta xmlns:rim="x" rim:platformManufacturerStr="Dell'
+        b' Inc." rim:platformModel="R650" rim:firmwareVersion="1.2"/><Payload><Directory>'
+        b'<File name="log.rimel" size="4" xmlns:s="http://www.w3.org/2001/04/xmlenc#sha256"'
+        b' s:hash="' + b"ab" * 32 + b'"/></Directory></Payload></SoftwareIdentity>'
+    )
+
+
+def baselines() -> Iterator[bytes]:
+    """Give baselines and the lists that other tools make."""
+    machine = Machine(vendor="QEMU", model="Standard PC", version="1.0")
+    values = {"sha256": {index: bytes([index + 1]) * 32 for index in (0, 2, 3, 6)}}
+    entry = FirmwareEntry(machine=machine, values=values, events={}, source="fuzz")
+    yield encode_baseline(Baseline(entries=(entry,)))
+    yield b"vendor,model,version,bank,pcr,value\nQEMU,PC,1,sha256,0," + b"ab" * 32 + b"\n"
+    yield b"sha256:\n  0 : 0x" + b"AB" * 32 + b"\n  1 : 0x" + b"CD" * 32 + b"\n"
+    digest = {"hashAlg": "sha256", "digest": "ab" * 32}
+    yield json.dumps({"records": [{"pcr": 0, "digests": [digest]}]}).encode()
 
 
 def policies() -> Iterator[bytes]:

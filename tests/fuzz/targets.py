@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from attest import grub, uki
 from attest.ak import check_ak
 from attest.anchors import decode_anchors
 from attest.bootfacts import FileFacts
@@ -20,14 +21,21 @@ from attest.ektemplate import check_ek_template
 from attest.errors import AttestError
 from attest.eventlog import decode
 from attest.expectation import Expectation
-from attest.grub import inspect
+from attest.firmwarefile import decode_baseline
 from attest.ima import check_ima
 from attest.imalog import decode_ima
+from attest.kernelimage import decode_kernel, kernel_version
 from attest.memdisk import read_file
-from attest.pe import authenticode
+from attest.pe import Pe, authenticode
 from attest.platformcert import check_platform_certificate
 from attest.policy import Policy
+from attest.program import identify, sbat_rows
+from attest.reference_values import entries_from_csv, events_from_pcrlock, values_from_pcrread
+from attest.rim import decode_tag
+from attest.shim import read_shim
+from attest.typed import describe, extract
 from attest.uefi import ImageLoad, Variable, decode_signatures, device_path_text
+from attest.ukifacts import UkiFacts
 from attest.variables import variables_from_store
 from attest.wire import decode_attest, decode_signature, encode_signature
 from bootstrap import phonehome
@@ -110,7 +118,11 @@ def _log(data: bytes) -> str:
     known = material.good_logs_here()
     original, values = known[data[0] % len(known)] if data else known[0]
     with suppress(AttestError):
-        decode(data[1:])
+        log = decode(data[1:])
+        for bank in log.banks:
+            extract(log, bank.name)
+            for event in log.events[:256]:
+                describe(event, bank.name)
     return lies.judge_log(original, data[1:], values)
 
 
@@ -178,7 +190,16 @@ def _platform(data: bytes) -> str:
 
 
 def _program(data: bytes) -> str:
-    return _own(lambda image: authenticode(image, "sha256"), inspect)(data)
+    return _own(_image, kernel_version, decode_kernel, grub.inspect)(data)
+
+
+def _image(data: bytes) -> None:
+    image = Pe.decode(data)
+    authenticode(data, "sha256")
+    identify(data, image)
+    for read in (uki.inspect, read_shim, sbat_rows):
+        with suppress(AttestError):
+            read(image)
 
 
 def _memory_disk(data: bytes) -> None:
@@ -238,7 +259,20 @@ TARGETS = {
     "program": Target(attempt=_program, seeds=lambda _: material.programs()),
     "memory-disk": Target(attempt=_own(_memory_disk), seeds=lambda _: material.memory_disks()),
     "facts": Target(
-        attempt=_own(FileFacts.from_json), seeds=lambda _: material.files("eventlog", "*.json")
+        attempt=_own(FileFacts.from_json, UkiFacts.from_json),
+        seeds=lambda _: material.files("eventlog", "*.json"),
+    ),
+    "rim": Target(
+        attempt=_own(lambda data: decode_tag(data, "tag")), seeds=lambda _: material.tags()
+    ),
+    "baseline": Target(
+        attempt=_own(
+            decode_baseline,
+            lambda data: entries_from_csv(data, "list"),
+            lambda data: values_from_pcrread(data, "values"),
+            lambda data: events_from_pcrlock(data, "events"),
+        ),
+        seeds=lambda _: material.baselines(),
     ),
     "expectation": Target(attempt=_own(_expectation), seeds=lambda _: material.expectations()),
     "policy": Target(attempt=_own(_policy), seeds=lambda _: material.policies()),
