@@ -275,6 +275,14 @@ def test_numbers_of_certificates_in_a_file_are_bounded(monkeypatch: pytest.Monke
         decode_anchors([("der", others)], rehearsal=False)
 
 
+def test_an_anchor_as_it_lies_in_nv_is_read() -> None:
+    stored = b"\x10\1\0\3\xb5\x10\2" + make.ca() + b"\xff" * 9
+    (found,) = decode_anchors([("stored", stored)], rehearsal=False).certificates
+    assert found.der == make.ca()
+    with pytest.raises(AttestSiteError, match="cut short"):
+        decode_anchors([("cut", make.ca() + make.between()[:-1])], rehearsal=False)
+
+
 @given(st.binary(max_size=300))
 def test_any_anchor_file_is_anchors_or_our_error(data: bytes) -> None:
     for file in (data, make.ca() + data, b"\x30\x82\1\0" + data):
