@@ -86,12 +86,10 @@ def _decode(data: bytes) -> Signature:
 
 def _signer(data: bytes, parts: list[_Element]) -> tuple[bytes, bytes]:
     """Give the issuerAndSerialNumber of the first SignerInfo, empty where there is none."""
-    infos = parts[-1] if len(parts) > 2 and parts[-1].tag == _SET else None
+    infos = next((part for part in reversed(parts) if part.tag == _SET), None)
     both = _child(data, _child(data, infos, 0, _SEQUENCE), 1, _SEQUENCE)
     issuer, serial = _child(data, both, 0, _SEQUENCE), _child(data, both, 1, _INTEGER)
-    if issuer is None or serial is None:
-        return b"", b""
-    return data[issuer.start : issuer.end], data[serial.content : serial.end]
+    return data[issuer.start : issuer.end] if issuer else b"", _content(data, serial)
 
 
 def _signed_digest(data: bytes, parts: list[_Element]) -> tuple[str, bytes]:
@@ -102,10 +100,11 @@ def _signed_digest(data: bytes, parts: list[_Element]) -> tuple[str, bytes]:
         at = _child(data, at, place, tag)
     algorithm = _child(data, _child(data, at, 0, _SEQUENCE), 0, _OID)
     value = _child(data, at, 1, _OCTET_STRING)
-    if algorithm is None or value is None:
-        return "", b""
-    name = _DIGESTS.get(data[algorithm.content : algorithm.end], "")
-    return name, data[value.content : value.end]
+    return _DIGESTS.get(_content(data, algorithm), ""), _content(data, value)
+
+
+def _content(data: bytes, one: _Element | None) -> bytes:
+    return data[one.content : one.end] if one else b""
 
 
 def _child(data: bytes, parent: _Element | None, place: int, tag: int) -> _Element | None:

@@ -19,7 +19,7 @@ _BLANKS = dict.fromkeys(range(0x21), " ")
 
 # What the stub picks by the hardware or by the firmware's load options.
 _CHOSEN = (".profile", ".dtbauto", ".hwids", ".efifw")
-_NEEDED = (".linux", ".osrel", ".cmdline", ".initrd")
+_NEEDED = (".osrel", ".cmdline", ".initrd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import lief
 import pytest
-from boot_forge import OID_DATA, der, pe_image, signed_data, signed_image
+from boot_forge import OID_DATA, OID_SHA256, der, pe_image, signed_data, signed_image
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attest.errors import AttestSiteError
 from attest.pe import Pe, authenticode
+from attest.pesign import Signature
 
 # Packages shim-signed, grub-efi-amd64-signed and, where there is one, a kernel.
 SIGNED = [
@@ -169,7 +170,11 @@ def test_an_image_without_a_place_for_signatures_is_hashed_whole() -> None:
 
 @pytest.mark.parametrize(
     ("machine", "name"),
-    [(0x8664, "amd64"), (0xAA64, "arm64"), (0x14C, "i386"), (0x1234, "0x1234")],
+    [
+        *((0x8664, "amd64"), (0xAA64, "arm64"), (0x14C, "i386"), (0x1234, "0x1234")),
+        *((0x1C0, "arm"), (0x1C2, "arm"), (0x1C4, "arm")),
+        *((0x5064, "riscv64"), (0x6264, "loongarch64")),
+    ],
 )
 def test_the_processor_is_named(machine: int, name: str) -> None:
     assert Pe.decode(patched(64 + 4, struct.pack("<H", machine))).architecture == name
@@ -204,6 +209,66 @@ def test_what_a_signature_signs_is_read_out_of_it() -> None:
     bare = der(0x30, OID_DATA, der(0xA0, der(0x30, b"\x02\x01\x01")))
     (empty,) = Pe.decode(signed_image(bare)).signatures
     assert (empty.certificates, empty.digest, empty.issuer, empty.serial) == ((), b"", b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("oid", "name"),
+    [
+        ("06052b0e03021a", "sha1"),
+        ("0609608648016503040201", "sha256"),
+        ("0609608648016503040202", "sha384"),
+        ("0609608648016503040203", "sha512"),
+    ],
+)
+def test_each_digest_that_signatures_use_is_named(oid: str, name: str) -> None:
+    (one,) = Pe.decode(signed_image(signed_data(b"x", oid=bytes.fromhex(oid)))).signatures
+    assert (one.digest_name, one.digest) == (name, b"x")
+
+
+def swapped(old: bytes, new: bytes) -> Signature:
+    """Read a signature in which one element has become another of the same size."""
+    blob = signed_data(b"digest", certificates=2)
+    assert blob.count(old) == 1
+    (one,) = Pe.decode(signed_image(blob.replace(old, new))).signatures
+    return one
+
+
+def test_parts_of_another_type_are_left_out() -> None:
+    issuer = der(0x30, der(0x30, b"\x05\x00"), b"\x02\x01\x07")
+    no_serial = swapped(issuer, issuer[:-3] + b"\x04\x01\x07")
+    assert (no_serial.issuer, no_serial.serial) == (der(0x30, b"\x05\x00"), b"")
+    no_issuer = swapped(issuer, issuer[:4] + b"\x31" + issuer[5:])
+    assert (no_issuer.issuer, no_issuer.serial) == (b"", b"\x07")
+    assert swapped(issuer, b"\x31" + issuer[1:]).serial == b""
+    assert swapped(b"\x04\x82\0\x06digest", b"\x0c\x82\0\x06digest").digest == b""
+    assert swapped(OID_SHA256, b"\x04" + OID_SHA256[1:]).digest_name == ""
+    certificates = der(0x30, b"\x05\x00") * 2
+    one = swapped(certificates, b"\xa1" + certificates[1:])
+    assert one.certificates == (der(0x30, b"\x05\x00"),)
+
+
+def test_a_part_that_is_missing_is_left_out() -> None:
+    short = der(0x30, der(0x30, OID_SHA256))
+    content = der(0x30, OID_DATA, der(0xA0, der(0x30, der(0x30), short)))
+    inner = der(0x30, b"\x02\x01\x01", der(0x31), content, der(0x31, der(0x30, b"\x02\x01\x01")))
+    (one,) = Pe.decode(signed_image(der(0x30, OID_DATA, der(0xA0, inner)))).signatures
+    assert (one.digest_name, one.digest, one.issuer) == ("sha256", b"", b"")
+
+
+def test_an_image_of_32_bits_is_read_as_lief_does() -> None:
+    """The directories lie 16 bytes nearer (Microsoft PE format, optional header)."""
+    wide = pe_image({".text": b"\x90"})
+    optional = 64 + 24
+    head = bytearray(wide[:optional] + wide[optional : optional + 24])
+    head[optional : optional + 2] = struct.pack("<H", 0x10B)
+    head += struct.pack("<II", 0, 0x400000) + wide[optional + 32 : optional + 72]
+    head += struct.pack("<IIIIII", 0, 0, 0, 0, 0, 16) + bytes(128)
+    struct.pack_into("<HH", head, 64 + 4, 0x14C, 1)
+    struct.pack_into("<H", head, 64 + 20, 224)
+    data = bytes(head + wide[optional + 240 : optional + 280]).ljust(1024, b"\0") + wide[1024:]
+    image = Pe.decode(data)
+    assert (image.architecture, image.sections[0].name) == ("i386", ".text")
+    assert authenticode(data, "sha256") == lief_digest(data, "sha256")
 
 
 def test_the_numbers_of_signatures_certificates_and_parts_are_bounded() -> None:
@@ -243,6 +308,9 @@ def test_any_damage_to_signatures_gives_an_image_or_our_error(data: st.DataObjec
     [
         (struct.pack("<IHH", 7, 0x200, 2), "malformed"),
         (struct.pack("<IHH", 99, 0x200, 2), "malformed"),
+        (struct.pack("<IHH", 9, 0x200, 2) + b"\x30", "a signature in the PE image is cut off"),
+        (struct.pack("<IHH", 15, 0x200, 2) + b"\x30\x85\0\0\0\0\0", "not DER"),
+        (struct.pack("<IHH", 14, 0x200, 2) + b"\x30\x04\x02\0\x30\0", "not PKCS #7"),
         (struct.pack("<IHH", 10, 0x200, 2) + b"\x30\x84", "cut off"),
         (struct.pack("<IHH", 12, 0x200, 2) + b"\x30\x05\x02\x01", "cut off"),
         (struct.pack("<IHH", 10, 0x200, 2) + b"\x30\x80", "not DER"),

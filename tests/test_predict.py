@@ -32,7 +32,15 @@ from attest.predict import (
     variables_from_log,
     variables_from_store,
 )
-from attest.uefi import Variable, decode_signatures
+from attest.prediction import db_authority
+from attest.uefi import (
+    CERT_SHA256,
+    CERT_X509,
+    IMAGE_SECURITY,
+    Signature,
+    Variable,
+    decode_signatures,
+)
 
 VECTORS = Path(__file__).parent / "vectors" / "eventlog"
 BOOTS = tomllib.loads((VECTORS / "boots.toml").read_text())
@@ -142,6 +150,33 @@ def test_programs_for_different_processors_are_refused() -> None:
 def test_kernels_in_other_forms_are_refused_with_what_to_do(kernel: bytes, sentence: str) -> None:
     with pytest.raises(AttestSiteError, match=sentence):
         FileFacts.compute(host_files(kernel=kernel))
+
+
+def test_a_digest_in_db_vouches_for_an_image_and_other_entries_for_none() -> None:
+    image = {"sha256": hashlib.sha256(b"image").digest()}
+    named = Signature(type=CERT_SHA256, owner=IMAGE_SECURITY, data=image["sha256"])
+    other = replace(named, data=hashlib.sha256(b"other").digest())
+    as_key = replace(named, type=CERT_X509)
+    db = other.encode_list() + as_key.encode_list()
+    variables = replace(store(True), db=db)
+    assert db_authority((), image, variables) is None
+    assert db_authority((), None, replace(variables, db=db + named.encode_list())) is None
+    found = db_authority((), image, replace(variables, db=db + named.encode_list()))
+    assert found == Variable(guid=IMAGE_SECURITY, name="db", data=named.encode())
+    # What is no certificate list cannot issue, even where its bytes are those of a signer.
+    assert db_authority(((named.data,),), None, replace(variables, db=named.encode_list())) is None
+
+
+def test_the_state_of_secure_boot_and_the_databases_are_told_apart() -> None:
+    events = prediction_of("debian12-tftp").events("sha256")
+    subjects = {event.label: event.subject for event in events if event.pcr == 7}
+    assert subjects["SecureBoot"] is Subject.SECURE_BOOT
+    assert subjects["PK"] is subjects["dbx"] is Subject.KEYS
+
+
+def test_no_value_is_predicted_for_a_bank_that_nobody_computed() -> None:
+    with pytest.raises(AttestSiteError, match="nothing is predicted for the sm3_256 bank"):
+        prediction_of("debian12-tftp").events("sm3_256")
 
 
 def test_a_db_that_would_cost_too_much_is_refused_and_a_long_key_issues_nothing() -> None:

@@ -155,6 +155,28 @@ def test_another_command_line_is_named_and_what_the_kernel_saw() -> None:
     assert comparison.differences[0].expected_text == "console=ttyS0 other"
 
 
+@pytest.mark.parametrize(
+    ("section", "subject"),
+    [
+        (".linux", Subject.KERNEL),
+        (".initrd", Subject.INITRD),
+        (".cmdline", Subject.COMMAND_LINE),
+        (".osrel", Subject.LOADER),
+        (".sbat", Subject.LOADER),
+    ],
+)
+def test_each_section_that_differs_has_its_subject(section: str, subject: Subject) -> None:
+    facts = facts_of("uki257")
+    sections = tuple(
+        replace(part, content=facts.image.file) if part.name == section else part
+        for part in facts.sections
+    )
+    prediction = prediction_of(replace(facts, sections=sections), "uki257")
+    (found,) = compare(log_of("uki257"), prediction, "sha256").differences
+    assert (found.kind, found.subject, found.pcr) == (Kind.CHANGED, subject, 11)
+    assert found.label == f"UKI section {section}"
+
+
 def test_sections_that_are_missing_or_too_many_are_named_with_proven_names() -> None:
     found = compare(
         log_of("uki257-all-sections"), prediction_of("uki257", "uki257-all-sections"), "sha256"
