@@ -471,7 +471,7 @@ def boots(good: Evidence) -> dict:
         "mok-enrolled": (forge.evidence(changed_log(14, 0, digest=other)), "MOK-ENROLLED", {}),
         "authority-changed": (
             forge.evidence(changed_log(7, -1, digest=other)),
-            "SECURE-BOOT-KEYS",
+            "LOG-EVENT",
             {},
         ),
         "db-without-the-signer": (
@@ -496,7 +496,7 @@ def boots(good: Evidence) -> dict:
             "",
             {"verdict": "accepted"},
         ),
-        "log-variable-spoofed": (forge.evidence(key), "SECURE-BOOT-UNPROVED", {}),
+        "log-variable-spoofed": (forge.evidence(key), "LOG-EVENT", {}),
         "log-malformed": (replace(good, event_log=BASE_LOG[:-3]), "LOG-MALFORMED", {}),
         "log-missing": (replace(good, event_log=b""), "LOG-MISSING", {"verdict": "held"}),
         "earlier-boot-option": (

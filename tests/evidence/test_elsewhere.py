@@ -1,4 +1,4 @@
-"""Boots of machines that nobody here built, quoted by a key of ours: nothing speaks against them."""
+"""Boots of machines that nobody here built, quoted by a key of ours: none is refused."""
 
 from dataclasses import replace
 from pathlib import Path
