@@ -126,7 +126,7 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
         templates={role.config: _read_text(directory / role.config) for role in site.roles},
         anchors={
             f"{site.trust.ek_anchors}/{path.name}": path.read_bytes()
-            for path in sorted(anchors.glob("*.pem"))
+            for path in sorted((*anchors.glob("*.pem"), *anchors.glob("*.crl")))
         },
         delivery_note=_read(directory / site.trust.delivery_note),
         delivery_signature=_read(directory / f"{site.trust.delivery_note}.minisig"),
