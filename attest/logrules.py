@@ -53,18 +53,22 @@ PROGRAMS = frozenset(
     }
 )
 """Images; their digest is no hash of the data, which only claims a path."""
-_HASHED = frozenset({_CONFIG, _SEPARATOR, _EFI_ACTION, int(EventType.EFI_GPT_EVENT)})
-_DEVICES = frozenset(
-    {int(EventType.EFI_SPDM_DEVICE_POLICY), int(EventType.EFI_SPDM_DEVICE_AUTHORITY)}
-)
-_ACTIONS = frozenset({_EFI_ACTION, int(EventType.ACTION), int(EventType.OMIT_BOOT_DEVICE_EVENTS)})
 # What the profile lets into the two PCRs of which a verifier reads the events.
-_EXPECTED = {
-    4: PROGRAMS | _ACTIONS | {_SEPARATOR},
-    7: _DEVICES | {_CONFIG, _AUTHORITY, _EFI_ACTION, _SEPARATOR},
-}
-# Types whose data is what was measured; in PCR 4 all but the programs, in PCR 7 every one.
-_HASHED_IN = {4: _HASHED | _ACTIONS, 7: _HASHED | _DEVICES | {_AUTHORITY}}
+_BESIDE_PROGRAMS = frozenset(
+    {_SEPARATOR, _EFI_ACTION, int(EventType.ACTION), int(EventType.OMIT_BOOT_DEVICE_EVENTS)}
+)
+_IN_PCR_7 = frozenset(
+    {
+        _CONFIG,
+        _AUTHORITY,
+        _EFI_ACTION,
+        _SEPARATOR,
+        int(EventType.EFI_SPDM_DEVICE_POLICY),
+        int(EventType.EFI_SPDM_DEVICE_AUTHORITY),
+    }
+)
+# Types whose data is what was measured, in whatever PCR.
+_HASHED = frozenset({_CONFIG, _SEPARATOR, _EFI_ACTION, int(EventType.EFI_GPT_EVENT)})
 # These configure; as the key that let a program start one could only be a relabelled event.
 _NO_AUTHORITY = frozenset({"SecureBoot", "PK", "KEK", "dbx"})
 
@@ -157,9 +161,21 @@ class _Walk:
         ]
 
 
+def _is_expected(event: Event) -> bool:
+    if event.pcr == 4:
+        return event.type in PROGRAMS or event.type in _BESIDE_PROGRAMS
+    return event.pcr != 7 or event.type in _IN_PCR_7
+
+
+def _measures_data(event: Event) -> bool:
+    """Tell whether data and digest must agree: in PCR 4 for all but programs, in PCR 7 for all."""
+    if event.pcr == 4:
+        return event.type not in PROGRAMS
+    return event.pcr == 7 or event.type in _HASHED
+
+
 def _check_event(walk: _Walk, number: int, event: Event) -> None:
-    expected = _EXPECTED.get(event.pcr)
-    if expected is not None and event.type not in expected:
+    if not _is_expected(event):
         walk.refuse(Reason.LOG_EVENT, f"event {number}: {type_name(event.type)} in PCR {event.pcr}")
         return
     measured = _check_digest(walk, number, event)
@@ -181,13 +197,13 @@ def _check_digest(walk: _Walk, number: int, event: Event) -> bytes | None:
     if event.type == _BOOT:
         _check_boot_variable(walk, event)
         return event.data
-    if event.type not in _HASHED_IN.get(event.pcr, _HASHED):
+    if not _measures_data(event):
         return event.data
     differing = walk.differing(event, event.data)
     if not differing:
         return event.data
     measured, workaround = _shortened(event)
-    if workaround and not walk.differing(event, measured):
+    if not walk.differing(event, measured):
         walk.workarounds.append(workaround)
         return measured
     walk.refuse(

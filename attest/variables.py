@@ -5,7 +5,6 @@ compares the replay with a quote. It never says whether a key is a good one.
 TCG PFP 1.06, 3.3.4.8 (PCR 7); UEFI 2.10, 32.3; EDK II `VariableFormat.h` for the store.
 """
 
-import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from uuid import UUID
 
 from attest.errors import AttestSiteError, EvidenceError
 from attest.eventlog import Event, EventLog, EventType, type_name
+from attest.logrules import proves
 from attest.uefi import EFI_GLOBAL, IMAGE_SECURITY, SHIM_LOCK, Variable
 
 DATABASES = (
@@ -25,6 +25,11 @@ DATABASES = (
 """The variables that every firmware measures, in this order."""
 
 _SEPARATOR = bytes(4)
+_REMARKS = (
+    EventType.EFI_ACTION,
+    EventType.EFI_SPDM_DEVICE_POLICY,
+    EventType.EFI_SPDM_DEVICE_AUTHORITY,
+)
 _STORE_GUID = UUID("aaf32c78-947b-439a-a180-2e144ec37792")
 _ENABLE_GUID = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
 _MAX_STORE = 16 << 20
@@ -36,7 +41,8 @@ class SecureBootVariables:
 
     `others` are further variables that the firmware measures before the separator, and
     `authorities` those of drivers that it started before it. `sbat_level` counts only where it is
-    newer than the one that shim brings.
+    newer than the one that shim brings. `before` is the data of every event before the separator
+    in its order, where not all of them are variables; else it is empty.
     """
 
     secure_boot: bool
@@ -47,12 +53,14 @@ class SecureBootVariables:
     others: tuple[Variable, ...] = ()
     authorities: tuple[Variable, ...] = ()
     sbat_level: bytes | None = None
+    before: tuple[bytes, ...] = ()
 
 
 def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
     """Read the databases that PCR 7's own digests prove; raise EvidenceError on any oddity."""
     before, after = _split(
-        [event for event in log.events if event.pcr == 7 and event.type != EventType.NO_ACTION]
+        [event for event in log.events if event.pcr == 7 and event.type != EventType.NO_ACTION],
+        bank,
     )
     configs = [
         _proven(event, bank)
@@ -62,9 +70,9 @@ def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
     authorities = [
         _proven(event, bank) for event in before if event.type == EventType.EFI_VARIABLE_AUTHORITY
     ]
-    if len(configs) + len(authorities) != len(before):
-        odd = next(event for event in before if not _is_variable(event))
-        raise EvidenceError(f"PCR 7 holds an event of type {type_name(odd.type)}")
+    remarks = [event for event in before if not _is_variable(event)]
+    for event in remarks:
+        _check_remark(event, bank)
     if any(event.type != EventType.EFI_VARIABLE_AUTHORITY for event in after):
         raise EvidenceError("PCR 7 holds more than authorities after its separator")
     levels = _levels(after, bank)
@@ -82,24 +90,34 @@ def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
         others=tuple(configs[len(DATABASES) :]),
         authorities=tuple(authorities),
         sbat_level=levels[0] if len(levels) == 1 else None,
+        before=tuple(event.data for event in before) if remarks else (),
     )
+
+
+def _check_remark(event: Event, bank: str) -> None:
+    """Refuse all but what firmware says of itself and of devices; `attest.logrules` reads it."""
+    if event.type not in _REMARKS or not proves(event, bank, event.data):
+        raise EvidenceError(f"PCR 7 holds an event of type {type_name(event.type)}")
 
 
 def _is_variable(event: Event) -> bool:
     return event.type in (EventType.EFI_VARIABLE_DRIVER_CONFIG, EventType.EFI_VARIABLE_AUTHORITY)
 
 
-def _split(events: list[Event]) -> tuple[list[Event], list[Event]]:
+def _split(events: list[Event], bank: str) -> tuple[list[Event], list[Event]]:
     """Cut at the one separator; a second, an error value or none is refused."""
     places = [at for at, event in enumerate(events) if event.type == EventType.SEPARATOR]
-    if len(places) != 1 or events[places[0]].data != _SEPARATOR:
+    if len(places) != 1:
+        raise EvidenceError("PCR 7 does not hold exactly one plain separator")
+    # coreboot pads the data; what was measured is four zeros all the same.
+    separator = events[places[0]]
+    if any(separator.data) or not proves(separator, bank, _SEPARATOR):
         raise EvidenceError("PCR 7 does not hold exactly one plain separator")
     return events[: places[0]], events[places[0] + 1 :]
 
 
 def _proven(event: Event, bank: str) -> Variable:
-    digest = event.digests.get(bank)
-    if digest is None or hashlib.new(bank, event.data).digest() != digest:
+    if not proves(event, bank, event.data):
         raise EvidenceError("a variable in PCR 7 does not hash to its measured digest")
     return Variable.decode(event.data)
 

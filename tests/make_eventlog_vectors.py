@@ -323,6 +323,8 @@ def spoofed_data() -> Iterator[Vector]:
     yield of("authority-two-bytes-more", instead(DB, two), "LOG-EVENT", says, lines=(38,))
     more = replace(CLOSED[3], data=ZEROS + b"\0\1", content=ZEROS)
     yield of("separator-with-more", instead(CLOSED[3], more), "LOG-EVENT", says, lines=(38,))
+    padded = replace(GPT, data=bytes(50), content=ZEROS)
+    yield of("gpt-like-a-separator", instead(GPT, padded), "LOG-EVENT", says, lines=(38,))
     one = replace(GPT, digests={"sha1": b"\1" * 20})
     yield of(
         "data-spoofed-in-one-bank",
@@ -420,6 +422,10 @@ def not_explained() -> Iterator[Vector]:
     gpt = instead(GPT, replace(GPT, digests={"sha256": None}))
     says = "an event of PCR 5 lacks its sha256 digest"
     yield of("gpt-without-digest", gpt, "LOG-BANK", says, lines=(45,), banks=banks)
+    boot = Step(pcr=1, kind=EventType.EFI_VARIABLE_BOOT, data=record("Boot0000", b"path"))
+    without = behind(ORDER, replace(boot, digests={"sha256": None}))
+    says = "an event of PCR 1 lacks its sha256 digest"
+    yield of("boot-variable-without-digest", without, "LOG-BANK", says, lines=(45,))
     unknown = header([(0x000B, 32), (0x0042, 8)])
     for step in HONEST:
         digests = [(0x000B, step.digest("sha256")), (0x0042, b"whatever")]
