@@ -24,7 +24,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from keys_site import USERS
 from software_tpm import SoftwareTpm, read_nv
 from tpm2_pytss import TSS2_Exception
+from tpm2_pytss.constants import TPM2_SU
 
 from attest import eventlog
 from attest.bootfacts import FileFacts
@@ -545,7 +546,10 @@ class Box:
         return self
 
     def off(self) -> None:
+        """Shut down as a kernel does: an swtpm that is killed turns its clock back as if safe."""
         if self.tpm is not None:
+            with suppress(TSS2_Exception):
+                self.tpm.esys.shutdown(shutdown_type=TPM2_SU.CLEAR)
             self.tpm.close()
             self.tpm = None
         self.swtpm.stop()
