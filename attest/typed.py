@@ -213,6 +213,10 @@ def describe(event: Event, bank: str) -> Description:
     return Description(text=_readable(event, content), proven=True, claim=None)
 
 
+def _words(told: Description) -> str:
+    return told.text or told.claim or ""
+
+
 def _variable_text(event: Event) -> str | None:
     record = _begun_record(event.data)
     return None if record is None else clean(f"{record.name} ({len(record.data)} bytes)")
@@ -245,11 +249,7 @@ def extract(log: EventLog, bank: str) -> LogFacts:
     """Read the facts of a log by the digests of `bank`; raise EvidenceError if it has none."""
     if bank not in {known.name for known in log.banks}:
         raise EvidenceError(f"the event log has no {bank} digests")
-    events = [
-        (number, event)
-        for number, event in enumerate(log.events)
-        if event.type != EventType.NO_ACTION
-    ]
+    events = tuple(enumerate(log.events))
     before, after = _around_separator([pair for pair in events if pair[1].pcr == 7])
     variables = _variables(before, bank)
     commands, lines = _commands(events, bank)
@@ -425,8 +425,7 @@ def _load_options(events: _Numbered, lines: Sequence[Fact], bank: str) -> Iterat
         text = seen.get(event.digests.get(bank, b""))
         if text is None:
             told = describe(event, bank)
-            said = told.text or told.claim or ""
-            yield _fact(number, event, bank, said, proven=told.text is not None)
+            yield _fact(number, event, bank, _words(told), proven=told.text is not None)
         else:
             yield _fact(number, event, bank, f"BOOT_IMAGE={text}", proven=True)
 
@@ -443,14 +442,14 @@ def _files(events: _Numbered, bank: str) -> Iterator[Fact]:
         named = event.type == EventType.IPL and event.pcr == _GRUB_FILES
         if named or _tag(event) == _INITRD_TAG:
             told = describe(event, bank)
-            yield _fact(number, event, bank, told.text or told.claim or "", proven=told.proven)
+            yield _fact(number, event, bank, _words(told), proven=told.proven)
 
 
 def _named(events: _Numbered, pcr: int, kind: int, bank: str) -> Iterator[Fact]:
     for number, event in events:
         if event.pcr == pcr and event.type == kind:
             told = describe(event, bank)
-            yield _fact(number, event, bank, told.text or told.claim or "", proven=told.proven)
+            yield _fact(number, event, bank, _words(told), proven=told.proven)
 
 
 def _sections(events: _Numbered, bank: str) -> Iterator[Fact]:
@@ -466,5 +465,5 @@ def _sections(events: _Numbered, bank: str) -> Iterator[Fact]:
         if proven_content(event, bank) is not None and name is None:
             name = said
             continue
-        yield _fact(number, event, bank, said, proven=name is not None and name == said)
+        yield _fact(number, event, bank, said, proven=name == said)
         name = None

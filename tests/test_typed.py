@@ -346,6 +346,7 @@ def test_nothing_is_proven_in_a_bank_that_the_log_lacks() -> None:
     one = event(8, EventType.IPL, b"text")
     assert proven_content(one, BANK) == b"text"
     assert proven_content(one, "sha1") is None
+    assert proven_content(one, "none") is None
     with pytest.raises(EvidenceError, match="no sha1 digests"):
         extract(log_of(one), "sha1")
 
@@ -378,6 +379,60 @@ def test_a_real_boot_is_told_whole() -> None:
     unified = extract(eventlog.decode((VECTORS / "uki257.bin").read_bytes()), BANK)
     assert [one.text for one in unified.sections[:3]] == [".linux", ".osrel", ".cmdline"]
     assert all(one.proven for one in unified.sections)
+
+
+@pytest.mark.parametrize("kind", [CONFIG, AUTHORITY, EventType.EFI_VARIABLE_BOOT2])
+def test_every_variable_record_is_told_by_name(kind: int) -> None:
+    told = describe(event(1, kind, variable("db", b"123")), BANK)
+    assert (told.text, told.proven, told.claim) == ("db (3 bytes)", True, None)
+
+
+def test_the_path_of_a_program_is_a_claim() -> None:
+    told = describe(event(4, EventType.EFI_BOOT_SERVICES_APPLICATION, image(file_path("a"))), BANK)
+    assert (told.text, told.proven, told.claim) == (None, False, "File(a)")
+
+
+def test_nothing_is_no_text() -> None:
+    told = describe(event(8, EventType.IPL, b"\0"), BANK)
+    assert (told.text, told.proven, told.claim) == (None, True, None)
+    (empty,) = facts_of(spoofed(14, EventType.IPL, b"\0")).owner_keys
+    assert empty.text == ""
+    assert facts_of(spoofed(9, EventType.IPL, b"\0")).files[0].text == ""
+    assert facts_of(spoofed(12, EventType.IPL, b"\0")).command_lines[0].text == ""
+
+
+def test_a_command_of_zeros_is_no_command_line() -> None:
+    facts = facts_of(event(8, EventType.IPL, bytes(6)))
+    assert (len(facts.commands), facts.command_lines) == (1, ())
+
+
+@pytest.mark.parametrize("pcr", [5, 8, 9, 11, 12, 14])
+def test_only_the_right_events_become_facts(pcr: int) -> None:
+    odd = facts_of(
+        spoofed(pcr, EventType.SEPARATOR, SEPARATOR),
+        spoofed(pcr, EventType.EVENT_TAG, tag(1, b"x")),
+        spoofed(pcr, EventType.ACTION, tag(0x8F3B22EC, b"x")),
+        spoofed(pcr, EventType.ACTION, tag(0x8F3B22ED, b"x")),
+    )
+    facts = facts_of(spoofed(pcr, EventType.IPL, b"x"))
+    found = {
+        5: (),
+        8: facts.commands,
+        9: facts.files,
+        11: facts.sections,
+        12: facts.command_lines,
+        14: facts.owner_keys,
+    }
+    for told in (odd, facts):
+        kinds = (told.commands, told.command_lines, told.files, told.sections, told.owner_keys)
+        assert sum(map(len, kinds)) == (len(found[pcr]) if told is facts else 0)
+    assert len(found[pcr]) == (pcr != 5)
+
+
+def test_a_name_that_is_what_was_measured_is_proven() -> None:
+    facts = facts_of(event(9, EventType.IPL, b"name\0"), event(14, EventType.IPL, b"name\0"))
+    for one in (*facts.files, *facts.owner_keys):
+        assert (one.text, one.proven) == ("name", True)
 
 
 kinds = st.sampled_from([4, 5, 6, 13, *(int(kind) for kind in EventType if kind > 1 << 31)])
