@@ -19,12 +19,24 @@ from attest.replay import MISSING_EXIT_EVENTS, replay, values_with_exit_events
 
 # PCR 10 belongs to the running kernel (IMA), which has a log of its own.
 REPLAYED_PCRS = tuple(index for index in range(16) if index != 10)
-_USELESS = (Reason.LOG_REPLAY, Reason.LOG_BANK, Reason.LOG_SHA1)
+_DISPROVED = frozenset(
+    {
+        Reason.LOG_SHA1,
+        Reason.LOG_BANK,
+        Reason.LOG_EVENT,
+        Reason.LOG_REPLAY,
+        Reason.PCR_UNEXPLAINED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedLog:
-    """A log with what was found; `log` is None unless it replays to the quoted values."""
+    """A log with what was found; `log` is None unless it may serve as proof.
+
+    That is: it replays to the quoted values, leaves none of them open and holds no event that
+    cannot stand there.
+    """
 
     log: EventLog | None
     findings: tuple[Finding, ...]
@@ -42,16 +54,14 @@ def check_log(data: bytes, values: Values) -> CheckedLog:
         return CheckedLog(log=None, findings=(finding,))
     findings: list[Finding] = []
     workarounds: list[str] = []
-    useful: list[str] = []
     for bank in sorted(values):
-        found = list(_check_bank(log, bank, values, workarounds))
-        findings += found
-        if not any(finding.reason in _USELESS for finding in found):
-            useful.append(bank)
+        findings += _check_bank(log, bank, values, workarounds)
     checked = check_events(log, [bank for bank in sorted(values) if _has(log, bank)])
+    findings += checked.findings
+    proves = _DISPROVED.isdisjoint(finding.reason for finding in findings)
     return CheckedLog(
-        log=log if len(useful) == len(values) else None,
-        findings=(*findings, *checked.findings),
+        log=log if proves else None,
+        findings=tuple(findings),
         workarounds=tuple(dict.fromkeys((*workarounds, *checked.workarounds))),
     )
 
@@ -109,8 +119,7 @@ def _compare(
         differing.remove(5)
         workarounds.append(MISSING_EXIT_EVENTS)
     told = {event.pcr for event in log.events if event.type != EventType.NO_ACTION}
-    # Firmware logs all it measures; above its PCRs a program may have measured without a log.
-    silent = [index for index in differing if index not in told and index not in FIRMWARE_PCRS]
+    silent = [index for index in differing if index not in told]
     differing = [index for index in differing if index not in silent]
     if differing:
         detail = f"{bank}: PCR {', '.join(map(str, differing))}"
