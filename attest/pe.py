@@ -116,7 +116,7 @@ def _decode(data: bytes) -> Pe:
         headers_size=headers_size,
         security=security,
         sections=sections,
-        signatures=decode_signatures(data[len(data) - security[1] :] if security[1] else b""),
+        signatures=decode_signatures(data[len(data) - security[1] :]),
     )
 
 
@@ -125,8 +125,6 @@ def _security(data: bytes, entry: int | None) -> tuple[int, int]:
     if entry is None:
         return 0, 0
     offset, size = struct.unpack_from("<II", data, entry)
-    if offset + size > len(data):
-        raise AttestSiteError("the signatures of the PE image lie outside it")
     if size and offset + size != len(data):
         raise AttestSiteError("the signatures of the PE image are not at its end")
     return offset, size
@@ -138,7 +136,7 @@ def _check_layout(spans: Iterable[tuple[int, int]], headers_size: int, end: int)
     Each span is size and offset of a section's raw data.
     """
     used = sorted((offset, offset + size) for size, offset in spans if size)
-    if used and used[-1][1] > end:
+    if max(used, default=(0, 0))[1] > end:
         raise AttestSiteError("a section of the PE image lies outside it")
     for (_, before), (start, _) in pairwise([(0, headers_size), *used]):
         if start < before:

@@ -155,6 +155,38 @@ def test_many_sections_over_one_place_are_refused_before_they_are_cut_out() -> N
         Pe.decode(bytes(data))
 
 
+def with_sections(count: int, headers: int) -> bytes:
+    """Build an image whose sections all have no bytes, or none at all."""
+    image = bytearray(pe_image({".text": b""})[: 64 + 24 + 240])
+    struct.pack_into("<H", image, 64 + 6, count)
+    struct.pack_into("<I", image, 64 + 24 + 60, headers)
+    return bytes(image + bytes(40 * count)).ljust(4608, b"\0")
+
+
+def test_the_number_of_sections_and_the_size_of_headers_are_bounded() -> None:
+    assert len(Pe.decode(with_sections(96, 4608)).sections) == 96
+    assert Pe.decode(with_sections(0, 4608)).sections == ()
+    for count, headers in ((97, 4608), (0, 4609), (2, 64 + 24 + 240 + 79)):
+        with pytest.raises(AttestSiteError, match="its headers"):
+            Pe.decode(with_sections(count, headers))
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [(b"/4", ""), (b"/abc", "/abc"), (b"/", "/"), (b"eightlet", "eightlet"), (b"\xff", "\ufffd")],
+)
+def test_section_names_as_they_are_written(written: bytes, told: str) -> None:
+    data = patched(64 + 24 + 240, written.ljust(8, b"\0"))
+    assert Pe.decode(data).sections[0].name == told
+
+
+@pytest.mark.parametrize(("size", "length"), [(0, 512), (7, 7), (512, 512), (4096, 512)])
+def test_the_bytes_of_a_section_end_with_its_size_in_memory(size: int, length: int) -> None:
+    data = patched(64 + 24 + 240 + 8, struct.pack("<I", size))
+    (section,) = Pe.decode(data).sections
+    assert (section.virtual_size, len(section.data)) == (size, length)
+
+
 def test_an_image_without_a_place_for_signatures_is_hashed_whole() -> None:
     data = bytearray(minimal(b"\x90" * 512, b"trailer"))
     directories = 64 + 24 + 112
