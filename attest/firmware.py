@@ -67,11 +67,12 @@ class Measured:
 class Extended:
     """What a log says was extended into one PCR; `closed`: its last event is the separator.
 
-    `digests` is without that one.
+    `digests` is without that one; `distinct` are the same as a set.
     """
 
     events: tuple[Event, ...]
     digests: tuple[bytes, ...]
+    distinct: frozenset[bytes]
     closed: bool
 
 
@@ -146,7 +147,8 @@ def extended(log: EventLog, bank: str, index: int) -> Extended:
     )
     digests = tuple(event.digests.get(bank, b"") for event in events)
     closed = bool(digests) and digests[-1] in _separators(bank)
-    return Extended(events=events, digests=digests[:-1] if closed else digests, closed=closed)
+    kept = digests[:-1] if closed else digests
+    return Extended(events=events, digests=kept, distinct=frozenset(kept), closed=closed)
 
 
 def _separators(bank: str) -> frozenset[bytes]:
@@ -178,10 +180,9 @@ def _explains(entry: FirmwareEntry, case: _Case, bank: str, index: int) -> bool:
     seen = case.extended.get((bank, index))
     if known is None or seen is None or not seen.closed:
         return False
-    once = frozenset(seen.digests)
-    if index not in _REPEATED and len(once) < len(seen.digests):
+    if index not in _REPEATED and len(seen.distinct) < len(seen.digests):
         return False
-    return once == known if index in _COMPLETE else once <= known
+    return seen.distinct == known if index in _COMPLETE else seen.distinct <= known
 
 
 def _held(

@@ -170,7 +170,7 @@ def entry_from_evidence(
 
 def _drivers(log: EventLog, banks: Iterable[str]) -> dict[str, dict[int, frozenset[bytes]]]:
     """Give the option ROMs: another box of the model may have fewer of the same cards."""
-    found = {bank: frozenset(extended(log, bank, 2).digests) for bank in banks}
+    found = {bank: extended(log, bank, 2).distinct for bank in banks}
     return {bank: {2: digests} for bank, digests in found.items() if digests}
 
 

@@ -196,7 +196,7 @@ def _gather(
             if part.closed:
                 values.setdefault(bank, {})[index] = replayed[index]
             if _as_events(part, index):
-                events.setdefault(bank, {})[index] = frozenset(part.digests)
+                events.setdefault(bank, {})[index] = part.distinct
 
 
 def _as_events(part: Extended, index: int) -> bool:
