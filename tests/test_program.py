@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from boot_forge import Sections, grub_image, pe_image, uki_image
 
+from attest.errors import AttestSiteError
 from attest.kernelimage import decode_kernel, kernel_version
 from attest.pe import Pe
 from attest.program import ProgramKind, identify, sbat_rows
+from attest.shim import read_shim
 
 GRUBS = Path("/usr/lib/grub/x86_64-efi-signed")
 SBAT = (
@@ -78,19 +80,25 @@ def test_grub_without_a_profile_is_told_with_its_name() -> None:
     assert (kind, title) == ("grub", "GRUB 9.99-1")
     assert problem.startswith("there is no boot profile for GRUB 9.99-1")
     without_area = pe_image({".sbat": b"sbat,1,x,sbat,1,x\ngrub,5,FSF,grub,2.12,x\n"})
+    assert told(pe_image({"mods": b"mimg"}))[:2] == ("grub", "GRUB unknown")
     assert told(without_area)[2] == "the module area of GRUB 2.12 is cut off"
 
 
-def test_a_shim_without_its_level_has_no_profile() -> None:
-    shim = pe_image({"/4": b"v"})
-    names = struct.pack("<I", 30) + b".vendor_cert\0"
-    image = bytearray(shim)
+def shim(vendor: bytes) -> bytes:
+    """Build a shim without an SBAT level; the name of its table is too long for a header."""
+    image = bytearray(pe_image({"/4": vendor}))
     struct.pack_into("<II", image, 64 + 12, len(image), 0)
-    assert told(bytes(image) + names)[:2] == ("shim", "shim")
-    assert (
-        told(bytes(image) + names)[2]
-        == "the first boot program is not shim: it has no .vendor_cert"
-    )
+    return bytes(image) + struct.pack("<I", 30) + b".vendor_cert\0"
+
+
+def test_a_shim_without_its_tables_has_no_profile() -> None:
+    kind, title, problem = told(shim(b"v"))
+    assert (kind, title) == ("shim", "shim")
+    assert problem == "the first boot program is not shim: it has no .vendor_cert"
+    vendor = struct.pack("<IIII", 2, 0, 16, 18) + b"\x30\0"
+    assert told(shim(vendor))[2] == "shim has no .sbatlevel section"
+    with pytest.raises(AttestSiteError, match="no .sbatlevel"):
+        read_shim(Pe.decode(shim(vendor)))
 
 
 def test_kernels_and_what_only_looks_like_one() -> None:
@@ -108,6 +116,7 @@ def test_kernels_and_what_only_looks_like_one() -> None:
 def test_a_kernel_without_a_place_for_its_version_says_none() -> None:
     assert kernel_version(b"") is None
     assert kernel_version(b"HdrS".rjust(0x206, b"\0") + bytes(64)) == ""
+    assert kernel_version(b"xxHdrS".rjust(0x206, b"\0") + bytes(64)) == ""
     with_offset = bytearray(b"HdrS".rjust(0x206, b"\0") + bytes(64))
     struct.pack_into("<H", with_offset, 0x20E, 0xFFFF)
     assert kernel_version(bytes(with_offset)) == ""
@@ -115,6 +124,8 @@ def test_a_kernel_without_a_place_for_its_version_says_none() -> None:
 
 def test_other_programs_are_named_by_their_last_row() -> None:
     assert told(pe_image({".sbat": SBAT}))[:2] == ("other", "fwupd 1:1.4-1")
+    for sbat in (b"sbat,1,SBAT Version,sbat,1,x\n", b"grub,5\n"):
+        assert told(pe_image({".sbat": sbat}))[:2] == ("other", "unknown program")
     assert told(pe_image({".text": b"\x90"})) == (
         ProgramKind.OTHER.value,
         "unknown program",
@@ -125,5 +136,6 @@ def test_other_programs_are_named_by_their_last_row() -> None:
 def test_rows_are_bounded() -> None:
     rows = sbat_rows(Pe.decode(pe_image({".sbat": b"a,b\n" * 1000 + b"\xff" * 999})))
     assert rows == (("a", "b"),) * 64
+    assert sbat_rows(Pe.decode(pe_image({".sbat": b"\n\na,b\n\n"}))) == (("a", "b"),)
     (row,) = sbat_rows(Pe.decode(pe_image({".sbat": b"x" * 1000 + b"," * 50})))
     assert (len(row), len(row[0])) == (6, 256)
