@@ -182,15 +182,16 @@ def test_strange_text_does_not_come_back_at_length() -> None:
 
 
 DIGESTS = {
-    name: st.binary(min_size=size, max_size=size).filter(any) for name, size in BANKS.items()
+    name: st.binary(min_size=size - 1, max_size=size - 1).map(lambda rest: b"\1" + rest)
+    for name, size in BANKS.items()
 }
-TEXTS = st.text(min_size=1, max_size=80).map(machine_text).filter(bool)
+TEXTS = st.text(max_size=80).map(lambda text: machine_text(f"a{text}"))
 
 
 def banks(of: object) -> st.SearchStrategy:
     tables = {
-        bank: st.dictionaries(st.sampled_from(INDICES), of(bank), min_size=1, max_size=3)
-        for bank in BANKS
+        bank: st.dictionaries(st.sampled_from(INDICES), of(bank), min_size=1, max_size=2)
+        for bank in ("sha1", "sha384")
     }
     return st.fixed_dictionaries({}, optional=tables)
 
@@ -201,11 +202,11 @@ ENTRIES = st.builds(
     values=banks(DIGESTS.get).filter(bool),
     events=banks(lambda bank: st.frozensets(DIGESTS[bank], max_size=3)),
     keys=st.frozensets(DIGESTS["sha256"], max_size=3),
-    source=st.text(max_size=60).filter(str.isprintable),
+    source=st.text(max_size=60).map(lambda text: text if text.isprintable() else ""),
 )
 
 
-@given(st.lists(ENTRIES, max_size=3, unique_by=entry_id))
+@given(st.lists(ENTRIES, max_size=2, unique_by=entry_id))
 def test_what_is_written_is_read_again(entries: list[FirmwareEntry]) -> None:
     baseline = Baseline(entries=tuple(entries))
     data = encode_baseline(baseline)
