@@ -190,7 +190,12 @@ def _check_sets(
     sets: tuple[ReferenceSet, ...],
     policy: Policy,
 ) -> None:
-    indices = PREDICTED_PCRS if variables is not None else WITHOUT_LOG
+    # All of them are quoted in a box's own session (`attest.quote.check_coverage`).
+    indices = tuple(
+        index
+        for index in (PREDICTED_PCRS if variables is not None else WITHOUT_LOG)
+        if all(index in given for given in values.values())
+    )
     known = unknown_variables if variables is None else known_variables(variables)
     matches = [compare_values(each, values, indices) for each in candidates(sets, known)]
     whole = [match for match in matches if not match.differing]
@@ -198,7 +203,7 @@ def _check_sets(
     if whole:
         _matched(checks, whole[0], indices, sets)
         return
-    if variables is None and _boots_without_secure_boot(checks, values, sets, policy):
+    if variables is None and _boots_without_secure_boot(checks, values, sets, policy, indices):
         return
     explained = explain_mismatch(matches, log, bank, sets)
     checks.findings += explained.findings
@@ -232,19 +237,23 @@ def _outcomes(checks: BootChecks, match: Match | None, indices: tuple[int, ...])
 
 
 def _boots_without_secure_boot(
-    checks: BootChecks, values: Values, sets: tuple[ReferenceSet, ...], policy: Policy
+    checks: BootChecks,
+    values: Values,
+    sets: tuple[ReferenceSet, ...],
+    policy: Policy,
+    indices: tuple[int, ...],
 ) -> bool:
     """Find out without a log whether the values are those of a set with Secure Boot off.
 
     GRUB 2.06 hands over no log then, so this is what an honest box with Secure Boot off sends.
     """
     for candidate in candidates(sets, switched_off):
-        match = compare_values(candidate, values, WITHOUT_LOG)
+        match = compare_values(candidate, values, indices)
         if match.differing:
             continue
         if policy.secure_boot_required:
             checks.add(Reason.SECURE_BOOT_OFF)
-        _matched(checks, match, WITHOUT_LOG, sets)
+        _matched(checks, match, indices, sets)
         return True
     return False
 

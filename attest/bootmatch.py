@@ -68,28 +68,31 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Predict every set by each of its ways, with the key databases that `variables` gives."""
     for reference in references:
-        known = variables(reference.facts)
-        for transport, server, drive in _ways(reference):
-            try:
-                yield _candidate(reference, transport, server, drive, known)
-            except (AttestSiteError, EvidenceError):
-                # This set cannot have started there; another one may have.
-                continue
+        yield from _candidates(reference, variables(reference.facts))
 
 
-@lru_cache(maxsize=256)
-def _candidate(
-    reference: ReferenceSet,
-    transport: Transport,
-    server: str,
-    drive: int,
-    variables: SecureBootVariables,
-) -> Candidate:
+@lru_cache(maxsize=64)
+def _candidates(reference: ReferenceSet, variables: SecureBootVariables) -> tuple[Candidate, ...]:
     """Predict once: a site's boxes mostly have the same key databases."""
-    prediction = predict(
-        reference.facts, transport=transport, server=server, variables=variables, drive=drive
-    )
-    return Candidate(reference=reference, transport=transport, server=server, prediction=prediction)
+    found: list[Candidate] = []
+    for transport, server, drive in _ways(reference):
+        try:
+            prediction = predict(
+                reference.facts,
+                transport=transport,
+                server=server,
+                variables=variables,
+                drive=drive,
+            )
+        except (AttestSiteError, EvidenceError):
+            # This set cannot have started there; another one may have.
+            continue
+        found.append(
+            Candidate(
+                reference=reference, transport=transport, server=server, prediction=prediction
+            )
+        )
+    return tuple(found)
 
 
 def _ways(reference: ReferenceSet) -> Iterator[tuple[Transport, str, int]]:
@@ -155,7 +158,7 @@ def _values(prediction: Prediction, bank: str) -> Mapping[int, tuple[bytes, ...]
     found: dict[int, tuple[bytes, ...]] = {
         index: (_extended(index, bank, given),) for index, given in digests.items()
     }
-    started = digests[4].index(separator) + 1 if separator in digests[4] else 0
+    started = digests[4].index(separator) + 1
     before, after = digests[4][:started], digests[4][started:]
     found[4] = tuple(
         _extended(4, bank, [*before, *pair * earlier, *after])

@@ -107,8 +107,9 @@ def check_ek_leaf(
     crl_max_age: float | None = None,
 ) -> EkTrust:
     """Judge an EK certificate by itself, whichever key the box uses."""
-    findings = [Finding(reason=Reason.EK_CERT_INVALID, detail=text) for text in _leaf_faults(leaf)]
-    maker, model, version = description(leaf)
+    maker, model, version = told = description(leaf)
+    faults = _leaf_faults(leaf, described=all(told))
+    findings = [Finding(reason=Reason.EK_CERT_INVALID, detail=text) for text in faults]
     path = find_path(leaf, sent, anchors.certificates, EK_USAGE, now) or ()
     virtual = _is_virtual(leaf, maker, model) or any(is_virtual_ca(each) for each in path[1:])
     if virtual and not rehearsal:
@@ -165,7 +166,7 @@ def _no_leaf(decoded: list[Certificate], broken: list[str]) -> Finding:
     return Finding(reason=Reason.EK_UNKNOWN, detail="the box has no EK certificate")
 
 
-def _leaf_faults(leaf: Certificate) -> Iterator[str]:
+def _leaf_faults(leaf: Certificate, *, described: bool) -> Iterator[str]:
     """Name what an EK certificate must have and this one has not (profile, 3.2).
 
     The profile leaves the extended key usage to the maker, and Google's vTPM has none. Such a
@@ -180,7 +181,7 @@ def _leaf_faults(leaf: Certificate) -> Iterator[str]:
         yield "its extended key usage is not that of an EK"
     if key_usage is False:
         yield "its key usage is not that of an EK"
-    if not all(description(leaf)):
+    if not described:
         yield "it does not name maker, model and version of the TPM"
     yield from critical_faults(leaf)
 

@@ -62,6 +62,11 @@ class ReferenceSet:
         """The set as JSON: equal sets have equal texts."""
         return _json(_set_plain(self))
 
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).digest()
+
     def __hash__(self) -> int:
         """Hash the text, because facts hold mappings."""
         return hash(self.text)
@@ -101,19 +106,21 @@ class Expectation:
 
     def to_json(self) -> str:
         """Give what a later appraisal needs to be repeated, as JSON with sorted keys."""
-        platform = self.platform_anchors
         sets = "null" if self.sets is None else f"[{','.join(one.text for one in self.sets)}]"
-        parts = {
+        parts = {**self._parts(), "sets": (sets, b""), "type": (_json(EXPECTATION_TYPE), b"")}
+        return "{" + ",\n".join(f'"{name}":{parts[name][0]}' for name in sorted(parts)) + "}\n"
+
+    def _parts(self) -> dict[str, tuple[str, bytes]]:
+        """Give each part but the sets as JSON with its SHA-256."""
+        platform = self.platform_anchors
+        return {
             "anchors": _ders(None if self.anchors is None else self.anchors.certificates),
-            "baseline": _json(self.baseline.plain()),
+            "baseline": _hashed(_json(self.baseline.plain())),
             "crls": _ders(() if self.anchors is None else self.anchors.crls),
             "platform_anchors": _ders(None if platform is None else platform.certificates),
             "platform_crls": _ders(() if platform is None else platform.crls),
-            "record": _json(None if self.record is None else _record_plain(self.record)),
-            "sets": sets,
-            "type": _json(EXPECTATION_TYPE),
+            "record": _hashed(_json(None if self.record is None else _record_plain(self.record))),
         }
-        return "{" + ",\n".join(f'"{name}":{text}' for name, text in parts.items()) + "}\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, *, rehearsal: bool) -> Expectation:
@@ -140,22 +147,32 @@ class Expectation:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the JSON form."""
-        return hashlib.sha256(self.to_json().encode()).digest()
+        """SHA-256 over the SHA-256 of each part's JSON, in one order: names, then sets."""
+        state = hashlib.sha256(b"doorstep/v1/expectation\0")
+        for name, (_, digest) in sorted(self._parts().items()):
+            state.update(name.encode() + b"\0" + digest)
+        state.update(b"no sets" if self.sets is None else b"sets\0")
+        for known in self.sets or ():
+            state.update(known.fingerprint)
+        return state.digest()
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _ders(parts: Sequence[Certificate | Crl] | None) -> str:
-    return "null" if parts is None else _hex_list(tuple(part.der for part in parts))
+def _hashed(text: str) -> tuple[str, bytes]:
+    return text, hashlib.sha256(text.encode()).digest()
+
+
+def _ders(parts: Sequence[Certificate | Crl] | None) -> tuple[str, bytes]:
+    return _hashed("null") if parts is None else _hex_list(tuple(part.der for part in parts))
 
 
 @lru_cache(maxsize=16)
-def _hex_list(ders: tuple[bytes, ...]) -> str:
+def _hex_list(ders: tuple[bytes, ...]) -> tuple[str, bytes]:
     """Write a list of hexadecimal texts; a site's anchors are the same for all its boxes."""
-    return _json(sorted(der.hex() for der in ders))
+    return _hashed(_json(sorted(der.hex() for der in ders)))
 
 
 def _set_plain(known: ReferenceSet) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -59,14 +60,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TPM_FIRMWARE = re.compile(r"[0-9A-F]{8}:[0-9a-f]{16}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The site's appraisal policy.
 
     `rehearsal` lets virtual TPMs in; it is true in a rehearsal's own site alone. `allowed_keys`
     are SHA-256 of the certificates (DER) that PK, KEK and db may hold beside those of the firmware
     baseline; None: no list is kept. `dbx_minimum` are SHA-256 image digests. `bad_tpm_firmware` is
-    `MAKER:VERSION`, both in hexadecimal. `crl_max_age` is in seconds.
+    `MAKER:VERSION`, both in hexadecimal. `crl_max_age` is in seconds. It has no slots, so that the
+    digest, which stands in every verdict, is computed once.
     """
 
     secure_boot_required: bool = True
@@ -116,7 +118,7 @@ class Policy:
             found[field_name] = read(f"{name}: {key}", value)
         return cls(**found)
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the TOML form."""
         return hashlib.sha256(self.to_toml().encode()).digest()

@@ -45,6 +45,7 @@ _HASHES: Mapping[str, hashes.HashAlgorithm] = {
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
+_SIZES = {name: hashlib.new(name).digest_size for name in HASHES.values()}
 _MAKER = object()
 
 
@@ -80,14 +81,13 @@ def check_quote(
     `extra_data` is the whole expected nonce. `selection` is what was asked for; without it any
     choice among PCR 0 to 15 is taken (see `check_coverage`), with `any_pcr` among all.
     """
-    decoded = check_signed(attest, signature, ak)
+    decoded, hash_name = _check_signed(attest, signature, ak)
     quoted = decoded.attested
     if not isinstance(quoted, QuoteInfo):
         raise CheckError(Reason.QUOTE_STRUCTURE, "it is a certification, no quote")
     if not hmac.compare_digest(decoded.extra_data, extra_data):
         raise CheckError(Reason.QUOTE_NONCE, "extraData differs")
     _check_selection(quoted.selection, selection, any_pcr=any_pcr)
-    hash_name = decode_signature(signature).hash_name
     proved = _check_digest(quoted, hash_name, values)
     return VerifiedQuote(
         qualified_signer=decoded.qualified_signer,
@@ -101,12 +101,17 @@ def check_quote(
 
 def check_signed(attest: bytes, signature: bytes, ak: PublicArea) -> Attest:
     """Decode an attestation and verify its signature by `ak`; CheckError otherwise."""
+    return _check_signed(attest, signature, ak)[0]
+
+
+def _check_signed(attest: bytes, signature: bytes, ak: PublicArea) -> tuple[Attest, str]:
+    """Give the attestation and the name of the hash of its signature."""
     try:
         decoded, signed = decode_attest(attest), decode_signature(signature)
     except EvidenceError as error:
         raise CheckError(Reason.QUOTE_STRUCTURE, str(error)) from None
     _check_signature(attest, signed, ak)
-    return decoded
+    return decoded, signed.hash_name
 
 
 def check_coverage(quotes: tuple[VerifiedQuote, ...], banks: frozenset[str]) -> Values:
@@ -206,7 +211,7 @@ def _check_selection(
 def _check_digest(quoted: QuoteInfo, hash_name: str, values: Values) -> Values:
     proved: dict[str, dict[int, bytes]] = {}
     for chosen in quoted.selection:
-        size = hashlib.new(chosen.bank).digest_size
+        size = _SIZES[chosen.bank]
         given = values.get(chosen.bank, {})
         for index in chosen.indices:
             if len(given.get(index, b"")) != size:

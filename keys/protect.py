@@ -127,7 +127,9 @@ def cfb_encrypt(key: bytes, plaintext: bytes) -> bytes:
     for offset in range(0, len(plaintext), _BLOCK):
         part = plaintext[offset : offset + _BLOCK]
         stream = encryptor.update(block)
-        block = bytes(a ^ b for a, b in zip(part, stream, strict=False))
+        size = len(part)
+        mixed = int.from_bytes(part, "big") ^ int.from_bytes(stream[:size], "big")
+        block = mixed.to_bytes(size, "big")
         out += block
     return bytes(out)
 
