@@ -268,7 +268,10 @@ def _agile_events(
 def _agile_head(
     data: bytes, offset: int, banks: tuple[Bank, ...]
 ) -> tuple[int, int, dict[str, bytes], int, int]:
-    """Read PCR, type, digests and size of an event with digests in any order, or fewer of them."""
+    """Read PCR, type, digests and size of an event with digests in any order, or fewer of them.
+
+    Gives the offset of the data too; where that lies behind the end, the event is cut off.
+    """
     at = offset + _HEAD.size
     if at > len(data):
         raise _cut_off(offset)
@@ -288,8 +291,6 @@ def _agile_head(
             )
         digests[bank.name] = data[at + 2 : at + 2 + bank.size]
         at += 2 + bank.size
-    if at + 4 > len(data):
-        raise _cut_off(offset)
     return pcr, event_type, digests, int.from_bytes(data[at : at + 4], "little"), at + 4
 
 

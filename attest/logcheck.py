@@ -56,7 +56,7 @@ def check_log(data: bytes, values: Values) -> CheckedLog:
     workarounds: list[str] = []
     for bank in sorted(values):
         findings += _check_bank(log, bank, values, workarounds)
-    checked = check_events(log, [bank for bank in sorted(values) if _has(log, bank)])
+    checked = check_events(log, sorted(values))
     findings += checked.findings
     proves = _DISPROVED.isdisjoint(finding.reason for finding in findings)
     return CheckedLog(

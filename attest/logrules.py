@@ -259,7 +259,7 @@ def _check_pcr_7(walk: _Walk, number: int, event: Event, measured: bytes) -> Non
         return
     if event.type == _CONFIG:
         _check_config(walk, number, variable)
-    elif event.type == _AUTHORITY and variable.name in _NO_AUTHORITY:
+    elif variable.name in _NO_AUTHORITY:
         walk.refuse(Reason.LOG_EVENT, f"event {number}: {variable.name} let no program start")
 
 

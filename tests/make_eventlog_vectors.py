@@ -284,7 +284,14 @@ def unexpected_types() -> Iterator[Vector]:
     image = Step(pcr=4, kind=ACTION, data=b"MZ\x90\0 an image", content=None)
     says = "an action in PCR 4 that is no text"
     yield of("program-as-action", behind(LOADER, image), "LOG-EVENT", says, lines=(36,))
-    for name, data in (("empty", b""), ("long", b"x" * 129), ("of-two-nuls", b"x\0\0")):
+    texts = {
+        "empty": b"",
+        "long": b"x" * 129,
+        "of-two-nuls": b"x\0\0",
+        "with-escape": b"\x1b[2J",
+        "not-ascii": b"Gr\xc3\xbc\xc3\x9fe",
+    }
+    for name, data in texts.items():
         step = Step(pcr=4, kind=ACTION, data=data)
         yield of(f"action-{name}", behind(LOADER, step), "LOG-EVENT", says, lines=(36,))
 
@@ -378,6 +385,9 @@ def not_explained() -> Iterator[Vector]:
     good = of("x", HONEST, lines=())
     silent = replace(LINUX, pcr=12, silent=True)
     yield of("pcr-12-unexplained", [*HONEST, silent], "PCR-UNEXPLAINED", "PCR 12", lines=(43,))
+    remark = Step(pcr=12, kind=NO_ACTION, data=b"nothing measured")
+    steps = [*HONEST, remark, silent]
+    yield of("pcr-12-remarked", steps, "PCR-UNEXPLAINED", "PCR 12", lines=(43,))
     hidden = [step for step in HONEST if step.pcr != 3] + [replace(CLOSED[3], silent=True)]
     yield replace(
         of("firmware-pcr-not-logged", hidden, "LOG-REPLAY", "sha256: PCR 3", lines=(43,)),

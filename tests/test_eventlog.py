@@ -138,6 +138,11 @@ def test_no_action_in_the_virtual_pcr_is_a_named_workaround() -> None:
     assert eventlog.decode(old).workarounds == (eventlog.VIRTUAL_PCR,)
 
 
+def test_the_locality_is_told_by_ev_no_action_alone() -> None:
+    text = agile(0, EventType.IPL, [(0x000B, bytes(32))], LOCALITY + b"\3")
+    assert eventlog.decode(HEADER + text).startup_locality is None
+
+
 def test_a_padded_startup_locality_is_a_named_workaround() -> None:
     event = agile(0, EventType.NO_ACTION, [(0x000B, bytes(32))], LOCALITY + b"\3" + bytes(30))
     log = eventlog.decode(HEADER + event)
