@@ -28,14 +28,12 @@ from attest.policy import BOOT_PCRS, Policy, Rule
 from attest.quote import Values, VerifiedQuote, check_coverage, join_quotes
 from attest.reasons import Finding, Reason, Releaser
 
-_FIRMWARE = (Outcome.BASELINE, Outcome.EXPLAINED)
-
 
 @dataclass(slots=True)
 class _Draft:
     """What appraisal has gathered so far."""
 
-    identity: Identity = field(default_factory=lambda: Identity(ek=None, ak=None))
+    identity: Identity = field(default_factory=lambda: Identity(eks=(), ak=None))
     findings: list[Finding] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     values: Values = field(default_factory=dict)
@@ -118,10 +116,15 @@ def _uncovered(values: Values) -> list[str]:
 
 
 def _check_device(draft: _Draft, evidence: Evidence) -> None:
-    if evidence.device is None and evidence.device_public is None:
+    device, public, ak = evidence.device, evidence.device_public, draft.identity.ak
+    if device is None and public is None:
         draft.not_checked.append("the device key (device.pub)")
-    elif draft.quote is not None:
-        check_device(evidence, draft.identity, draft.quote)
+    elif draft.quote is None or ak is None or evidence.nonce is None:
+        draft.not_checked.append("the device key (it hangs on quote, nonce and AK)")
+    elif device is None or public is None:
+        raise CheckError(Reason.DEVICE_KEY, "none was sent")
+    else:
+        check_device(device, public, evidence.nonce, ak, draft.quote)
 
 
 def _check_record(draft: _Draft, record: BoxRecord | None, policy: Policy) -> None:
@@ -216,5 +219,5 @@ def _tier(verdict: Verdict, boot: BootChecks, policy: Policy) -> Tier:
     if verdict in (Verdict.REFUSED, Verdict.INCOMPLETE):
         return Tier.NOT_VERIFIED
     firmware = [index for index, rule in policy.rules.items() if rule is Rule.BASELINE]
-    known = all(boot.pcrs.get(index) in _FIRMWARE for index in firmware)
+    known = all(boot.pcrs.get(index) is Outcome.BASELINE for index in firmware)
     return Tier.VERIFIED if firmware and known else Tier.PROVISIONAL

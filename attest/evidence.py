@@ -95,7 +95,6 @@ class Outcome(Enum):
 
     EQUAL = "equal"
     DIFFERS = "differs"
-    EXPLAINED = "explained by its log"
     BASELINE = "in the firmware baseline"
     RELEASED = "released for this box"
     UNKNOWN = "not in the firmware baseline"

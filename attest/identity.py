@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attest.ak import check_ak, check_under_ek
+from attest.ak import check_ak, check_under_ek, qualified_name_under_ek
 from attest.certify import check_device_key
 from attest.der import decode_certificate
 from attest.ekcert import EkTrust, check_ek_certificate
 from attest.ektemplate import check_ek_template, reconstruct_ek
 from attest.errors import CheckError, EvidenceError
-from attest.evidence import Evidence
+from attest.evidence import Evidence, Signed
 from attest.expectation import Expectation
 from attest.policy import Policy
 from attest.quote import VerifiedQuote, check_quote, check_signed
@@ -28,14 +28,13 @@ from keys.tpm_public import PublicArea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The keys of a box; `ek` is None where nothing tells it, `guesses` where a certificate does.
+    """The keys of a box; `eks` holds its EK, or what its certificates let it be, or nothing.
 
     `trust` is None where there was nothing to judge it by.
     """
 
-    ek: PublicArea | None
+    eks: tuple[PublicArea, ...]
     ak: PublicArea | None
-    guesses: tuple[PublicArea, ...] = ()
     trust: EkTrust | None = None
     not_checked: tuple[str, ...] = ()
 
@@ -45,14 +44,15 @@ def check_identity(
 ) -> Identity:
     """Decode the keys and judge the EK certificate; CheckError for keys that cannot be."""
     missing: list[str] = []
-    ek = None if evidence.ek_public is None else _ek(evidence.ek_public)
+    if evidence.ek_public is None:
+        eks = _guesses(evidence.ek_certificates)
+    else:
+        eks = (_ek(evidence.ek_public),)
     ak = None if evidence.ak_public is None else _ak(evidence.ak_public)
     if ak is None:
         missing.append("the attestation key (ak.pub)")
-    guesses = _guesses(evidence.ek_certificates) if ek is None else ()
-    subject = ek or (guesses[0] if guesses else None)
     trust = None
-    if subject is None:
+    if not eks:
         missing.append("the endorsement key (ek.pub, ek*.crt)")
     elif expectation.anchors is None:
         missing.append("who vouches for the endorsement key (trust anchors)")
@@ -60,12 +60,12 @@ def check_identity(
         trust = check_ek_certificate(
             evidence.ek_certificates,
             expectation.anchors,
-            subject,
+            eks[0],
             now,
             rehearsal=policy.rehearsal,
             crl_max_age=policy.crl_max_age,
         )
-    return Identity(ek=ek, ak=ak, guesses=guesses, trust=trust, not_checked=tuple(missing))
+    return Identity(eks=eks, ak=ak, trust=trust, not_checked=tuple(missing))
 
 
 def _ek(public: bytes) -> PublicArea:
@@ -81,7 +81,6 @@ def _ak(public: bytes) -> PublicArea:
     try:
         area = PublicArea.decode(public)
         check_ak(area)
-        area.public_key()
     except PeerError as error:
         raise CheckError(Reason.AK_ATTRIBUTES, str(error)) from None
     return area
@@ -107,7 +106,8 @@ def check_quotes(evidence: Evidence, identity: Identity) -> tuple[VerifiedQuote,
     if identity.ak is None or evidence.quotes is None:
         return ()
     if evidence.pcrs is None:
-        _check_without_values(evidence, identity, identity.ak)
+        for signed in evidence.quotes:
+            _check_without_values(signed, evidence.nonce, identity, identity.ak)
         return ()
     quotes = tuple(
         check_quote(
@@ -125,15 +125,16 @@ def check_quotes(evidence: Evidence, identity: Identity) -> tuple[VerifiedQuote,
     return quotes
 
 
-def _check_without_values(evidence: Evidence, identity: Identity, ak: PublicArea) -> None:
-    """Check whose quotes they are, and for what, where nobody kept the values they are over."""
-    for signed in evidence.quotes or ():
-        decoded = check_signed(signed.attest, signed.signature, ak)
-        if not isinstance(decoded.attested, QuoteInfo):
-            raise CheckError(Reason.QUOTE_STRUCTURE, "it is a certification, no quote")
-        if evidence.nonce is not None and decoded.extra_data != evidence.nonce:
-            raise CheckError(Reason.QUOTE_NONCE, "extraData differs")
-        _check_signer(decoded.qualified_signer, identity, ak)
+def _check_without_values(
+    signed: Signed, nonce: bytes | None, identity: Identity, ak: PublicArea
+) -> None:
+    """Check whose quote it is, and for what, where nobody kept the values it is over."""
+    decoded = check_signed(signed.attest, signed.signature, ak)
+    if not isinstance(decoded.attested, QuoteInfo):
+        raise CheckError(Reason.QUOTE_STRUCTURE, "it is a certification, no quote")
+    if nonce is not None and decoded.extra_data != nonce:
+        raise CheckError(Reason.QUOTE_NONCE, "extraData differs")
+    _check_signer(decoded.qualified_signer, identity, ak)
 
 
 def _nonce(expected: bytes | None, attest: bytes) -> bytes:
@@ -146,27 +147,23 @@ def _nonce(expected: bytes | None, attest: bytes) -> bytes:
 
 
 def _check_signer(qualified_signer: bytes, identity: Identity, ak: PublicArea) -> None:
-    parents = (identity.ek,) if identity.ek is not None else identity.guesses
-    for place, parent in enumerate(parents):
-        try:
-            check_under_ek(qualified_signer, parent, ak)
-        except CheckError:
-            if place + 1 == len(parents):
-                raise
-        else:
-            return
+    if not identity.eks:
+        return
+    *others, last = identity.eks
+    if not any(qualified_name_under_ek(ek, ak) == qualified_signer for ek in others):
+        check_under_ek(qualified_signer, last, ak)
 
 
-def check_device(evidence: Evidence, identity: Identity, quote: VerifiedQuote) -> None:
+def check_device(
+    device: Signed, public: bytes, nonce: bytes, ak: PublicArea, quote: VerifiedQuote
+) -> None:
     """Check that the device key was certified by this AK in this boot; CheckError otherwise."""
-    if evidence.device is None or evidence.nonce is None or identity.ak is None:
-        raise CheckError(Reason.DEVICE_KEY, "none was sent")
     _, certified = check_device_key(
-        public=evidence.device_public or b"",
-        attest=evidence.device.attest,
-        signature=evidence.device.signature,
-        ak=identity.ak,
-        extra_data=device_data(evidence.nonce),
+        public=public,
+        attest=device.attest,
+        signature=device.signature,
+        ak=ak,
+        extra_data=device_data(nonce),
     )
     ours, quoted = certified.clock, quote.clock
     if (ours.reset_count, ours.restart_count) != (quoted.reset_count, quoted.restart_count):

@@ -23,12 +23,20 @@ from eventlog_forge import encode, with_events  # noqa: E402
 from attest import eventlog, transcript  # noqa: E402
 from attest.ak import qualified_name  # noqa: E402
 from attest.baseline import firmware_digest  # noqa: E402
+from attest.bootfacts import FileFacts  # noqa: E402
 from attest.eventlog import Event, EventType  # noqa: E402
 from attest.evidence import Evidence, Signed  # noqa: E402
 from attest.policy import Policy  # noqa: E402
 from attest.reasons import Reason  # noqa: E402
 from attest.secureboot import key_lists  # noqa: E402
-from attest.uefi import EFI_GLOBAL, IMAGE_SECURITY, Variable  # noqa: E402
+from attest.uefi import (  # noqa: E402
+    CERT_SHA256,
+    EFI_GLOBAL,
+    IMAGE_SECURITY,
+    SHIM_LOCK,
+    Signature,
+    Variable,
+)
 from attest.variables import variables_from_log  # noqa: E402
 from attest.wire import BankSelection, ClockInfo, QuoteInfo, encode_signature  # noqa: E402
 from keys.tpm_public import Attributes  # noqa: E402
@@ -666,7 +674,12 @@ def policies(good: Evidence) -> dict:
     minimum = Policy(dbx_minimum=frozenset(sorted(forbidden)[:2]), waived=WAIVED)
     newer = Policy(dbx_minimum=frozenset({sha256(b"a forbidden image")}), waived=WAIVED)
     known = {"record": {"tpm_firmware": firmware - 1}}
-    released = firmware_digest(forge.values_of(BASE_LOG), (0, 2, 3, 6), keys)
+    values = forge.values_of(BASE_LOG)
+    released = firmware_digest(values, (0, 2, 3, 6), keys)
+    facts = FileFacts.from_json((LOGS / "facts-debian12-network.json").read_text())
+    image = Signature(type=CERT_SHA256, owner=SHIM_LOCK, data=facts.kernel.image["sha256"])
+    forbids = Variable(guid=IMAGE_SECURITY, name="dbx", data=image.encode_list())
+    broken = Variable(guid=IMAGE_SECURITY, name="db", data=b"no signature list")
     return {
         "tpm-firmware-bad": (good, "TPM-FIRMWARE-BAD", held | {"policy": bad}),
         "tpm-firmware-changed": (good, "", accepted | known | {"notes": ["TPM-FIRMWARE-CHANGED"]}),
@@ -674,6 +687,25 @@ def policies(good: Evidence) -> dict:
         "secure-boot-key-unlisted": (good, "SECURE-BOOT-KEYS", {"policy": unlisted}),
         "dbx-minimum-held": (good, "", accepted | {"policy": minimum}),
         "dbx-too-old": (good, "DBX-OUTDATED", {"policy": newer}),
+        "dbx-forbids-what-ran": (
+            forge.evidence(changed_log(7, 4, content=forbids.encode())),
+            "SECURE-BOOT-KEYS",
+            {},
+        ),
+        "db-that-is-none": (
+            forge.evidence(changed_log(7, 3, content=broken.encode())),
+            "SECURE-BOOT-UNPROVED",
+            {},
+        ),
+        "firmware-released-with-listed-keys": (
+            good,
+            "",
+            accepted
+            | {
+                "policy": replace(listed, waived=frozenset()),
+                "record": {"firmware": firmware_digest(values, (0, 2, 3, 6), frozenset())},
+            },
+        ),
         "firmware-unknown": (good, "FIRMWARE-UNKNOWN", held | {"policy": Policy()}),
         "firmware-released-for-this-box": (
             good,

@@ -1,19 +1,26 @@
 """Evidence that was not kept whole: what is absent is named, and nothing is good by it."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import forge
+import ima_forge
 import pytest
-from eventlog_forge import encode, with_events
 from test_vectors import VECTORS, evidence_of, expectation_of, load
 
 from attest import eventlog
 from attest.appraise import appraise
+from attest.baseline import Baseline, FirmwareEntry, Machine
 from attest.evidence import AttestationResult, Evidence, Outcome, Signed, Tier, Verdict
-from attest.expectation import Expectation
-from attest.policy import Policy
+from attest.expectation import Expectation, SetState
+from attest.ima import replay_ima
+from attest.imalog import ImaEntry
+from attest.policy import Policy, Rule
 from attest.reasons import Reason
+from attest.secureboot import key_lists
+from attest.variables import variables_from_log
 from attest.wire import encode_signature
 
 VECTOR = load(VECTORS / "attest" / "accepted.toml")
@@ -142,17 +149,125 @@ def test_without_a_policy_nothing_is_demanded_of_secure_boot() -> None:
     assert Reason.SECURE_BOOT_OFF in judged(evidence, NOTHING, POLICY).reasons
 
 
-def test_what_the_kernel_loaded_is_checked_as_far_as_it_goes() -> None:
-    extended = bytes([7]) * 32
-    decoded = eventlog.decode(GOOD.event_log)
-    log = encode(with_events(decoded, list(decoded.events[1:])))
-    values = {"sha256": {**forge.values_of(log)["sha256"], 10: extended}}
-    made = forge.evidence(log, values=values)
-    elsewhere = replace(made, ek_public=None, device=None, device_public=None, ima_log=None)
-    assert "ima.bin" in missing(judged(elsewhere, NOTHING, None))
-    told = judged(replace(elsewhere, ima_log=b"\1"), NOTHING, None)
-    assert told.reasons == {Reason.IMA_MALFORMED}
-    assert "no boot set to compare with" in missing(told)
-    inside = judged(made)
-    assert inside.reasons == {Reason.IMA_MISSING}
-    assert inside.pcrs[10] is Outcome.UNCHECKED
+def test_without_values_a_nonce_need_not_be_known() -> None:
+    result = judged(replace(BARE, pcrs=None, nonce=None), NOTHING, None)
+    assert result.verdict is Verdict.INCOMPLETE
+    assert "what was booted" in missing(result)
+
+
+def test_a_device_key_hangs_on_what_certifies_it() -> None:
+    result = judged(replace(GOOD, nonce=None))
+    assert "device key" in missing(result)
+    assert not any(each.gates for each in result.reasons)
+    assert judged(replace(GOOD, device=None)).reasons == {Reason.DEVICE_KEY}
+    assert judged(replace(GOOD, device_public=None)).reasons == {Reason.DEVICE_KEY}
+
+
+def test_a_set_that_is_accepted_is_matched_before_one_that_is_not() -> None:
+    (served,) = KNOWN.sets or ()
+    older = replace(served, state=SetState.WITHDRAWN)
+    result = judged(known=replace(KNOWN, sets=(older, served)))
+    assert result.verdict is Verdict.ACCEPTED
+    refused = judged(known=replace(KNOWN, sets=(older, replace(served, servers=("10.0.0.9",)))))
+    assert refused.reasons == {Reason.BOOT_SET_WITHDRAWN}
+    assert "(current is 7 (enrol))" in refused.sentence
+
+
+def test_a_part_of_the_pcrs_is_compared_and_never_accepted() -> None:
+    few = {"sha256": {index: GOOD.pcrs["sha256"][index] for index in range(8)}}
+    box = forge.Box()
+    quote = signed(box.attest(forge.quote_info(few), GOOD.nonce).encode())
+    result = judged(replace(BARE, quotes=(quote,), pcrs=few))
+    assert result.verdict is Verdict.INCOMPLETE
+    assert result.pcrs[4] is Outcome.EQUAL
+    assert result.pcrs[9] is Outcome.UNCHECKED
+    assert "PCR 0 to 10 are not all quoted" in missing(result)
+
+
+def test_the_firmware_is_judged_where_a_baseline_is_given() -> None:
+    bare = judged(known=replace(KNOWN, record=None))
+    assert "the firmware (no baseline is given)" in missing(bare)
+    entry = FirmwareEntry(
+        machine=Machine(vendor="V", model="M", version="1"), values={"sha256": {0: bytes(32)}}
+    )
+    known = replace(KNOWN, record=None, baseline=Baseline(entries=(entry,)))
+    assert Reason.FIRMWARE_UNKNOWN in judged(known=known, policy=Policy()).reasons
+
+
+def test_known_firmware_is_what_a_verified_box_needs() -> None:
+    values = GOOD.pcrs["sha256"]
+    keys = key_lists(variables_from_log(eventlog.decode(GOOD.event_log), "sha256")).fingerprints
+    machine = Machine(vendor="V", model="M", version="1")
+    entry = FirmwareEntry(
+        machine=machine, values={"sha256": {i: values[i] for i in (0, 2, 3, 6)}}, keys=keys
+    )
+    facts = {"sys_vendor": "V", "product_name": "M", "bios_version": "1"}
+    box = forge.evidence(GOOD.event_log)
+    made = replace(box, facts=json.dumps({"smbios": facts}).encode())
+    known = replace(KNOWN, baseline=Baseline(entries=(entry,)))
+    result = judged(made, known, Policy())
+    assert result.tier is Tier.VERIFIED
+    assert result.verdict is Verdict.ACCEPTED
+    assert judged(made, KNOWN, Policy()).verdict is Verdict.HELD
+    lenient = replace(Policy(), rules={**Policy().rules, **dict.fromkeys((0, 2, 3, 6), Rule.LOG)})
+    assert judged(made, KNOWN, lenient).tier is Tier.PROVISIONAL
+
+
+def with_ima(entries: list[ImaEntry], modules: dict[str, bytes]) -> tuple[Evidence, Expectation]:
+    """Boot the good box once more, with a kernel that measured what it loaded."""
+    values = dict(GOOD.pcrs["sha256"])
+    aggregate = ima_forge.aggregate({"sha256": values})
+    listed = ima_forge.make_list([aggregate, *entries])
+    *_, values[10] = replay_ima(listed, "sha256")
+    made = forge.evidence(GOOD.event_log, values={"sha256": values})
+    (served,) = KNOWN.sets or ()
+    contents = tuple(ima_forge.digests(content) for content in modules.values())
+    known = replace(served, facts=replace(served.facts, modules=contents))
+    return replace(made, ima_log=ima_forge.encode(listed)), replace(KNOWN, sets=(known,))
+
+
+def test_what_the_kernel_loaded_is_part_of_the_boot_set() -> None:
+    entries = [
+        ima_forge.make_entry(hashlib.sha256(content).digest(), name)
+        for name, content in ima_forge.MODULES.items()
+    ]
+    evidence, known = with_ima(entries, ima_forge.MODULES)
+    result = judged(evidence, known)
+    assert result.verdict is Verdict.ACCEPTED
+    assert result.pcrs[10] is Outcome.EQUAL
+    fewer = {name: content for name, content in ima_forge.MODULES.items() if name != "virtio_net"}
+    evidence, known = with_ima(entries, fewer)
+    assert judged(evidence, known).reasons == {Reason.MODULE_UNKNOWN}
+    elsewhere = judged(evidence, replace(known, sets=None))
+    assert not any(each.gates for each in elsewhere.reasons)
+    assert "no boot set to compare with" in missing(elsewhere)
+    assert "ima.bin" in missing(judged(replace(evidence, ima_log=None), known))
+
+
+def test_a_kernel_that_should_measure_does() -> None:
+    (served,) = KNOWN.sets or ()
+    module = ima_forge.digests(b"a module")
+    known = replace(KNOWN, sets=(replace(served, facts=replace(served.facts, modules=(module,))),))
+    assert judged(known=known).reasons == {Reason.IMA_MISSING}
+    off = load(VECTORS / "attest" / "secure-boot-off.toml")
+    (unsafe,) = expectation_of(off).sets or ()
+    facts = replace(unsafe.facts, modules=(module,))
+    result = judged(
+        evidence_of(off), replace(expectation_of(off), sets=(replace(unsafe, facts=facts),))
+    )
+    assert result.reasons == {Reason.SECURE_BOOT_OFF}
+
+
+def test_workarounds_of_the_kernels_list_are_told() -> None:
+    entry = ima_forge.make_entry(hashlib.sha1(b"a module").digest(), "a module", algorithm="sha1")
+    evidence, known = with_ima([entry], {"a module": b"a module"})
+    result = judged(evidence, known)
+    assert result.verdict is Verdict.ACCEPTED
+    assert any("SHA-1" in each for each in result.workarounds)
+
+
+def test_a_list_that_is_none_is_refused_with_and_without_a_boot_set() -> None:
+    evidence, known = with_ima([], {})
+    for sets in (known.sets, None):
+        found = judged(replace(evidence, ima_log=b"\1"), replace(known, sets=sets))
+        assert found.reasons == {Reason.IMA_MALFORMED}

@@ -83,3 +83,9 @@ def test_a_part_of_another_kind_is_an_error(key: str) -> None:
     for value in (7, "x", [7], {"a": 7}):
         with pytest.raises(AttestSiteError):
             Expectation.from_json(json.dumps({**document, key: value}), rehearsal=False)
+
+
+def test_another_version_is_an_error() -> None:
+    text = whole().to_json().replace("doorstep/expectation/v1", "doorstep/expectation/v2")
+    with pytest.raises(AttestSiteError, match="another type or version"):
+        Expectation.from_json(text, rehearsal=False)

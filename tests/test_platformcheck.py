@@ -139,5 +139,9 @@ def test_appraisal_holds_a_box_for_it_and_tells_it() -> None:
     result = appraise(evidence, KNOWN, policy, VECTOR["now"])
     assert result.verdict is Verdict.HELD
     assert result.reasons == {Reason.PLATFORM_CERT}
+    held = replace(evidence, platform_certificates=EVIDENCE.platform_certificates)
+    told = appraise(held, KNOWN, policy, VECTOR["now"])
+    assert told.verdict is Verdict.ACCEPTED
+    assert told.platform["serial"] == "SN 0815"
     untrusted = replace(KNOWN, platform_anchors=None)
     assert "checked" in appraise(evidence, untrusted, policy, VECTOR["now"]).platform

@@ -55,6 +55,8 @@ def test_any_text_is_a_policy_or_a_sentence(text: str) -> None:
         (HEAD + "crl_max_age_days = 0", "crl_max_age_days: write a number of days from 1 to 3650"),
         (HEAD + "crl_max_age_days = true", "crl_max_age_days: write a number of days"),
         (HEAD + "crl_max_age_days = 3651", "crl_max_age_days: write a number of days"),
+        (HEAD + 'crl_max_age_days = "9"', "crl_max_age_days: write a number of days"),
+        (HEAD + '[pcr]\n0 = ["log"]', "pcr.0: it must be one of: baseline, log"),
         (HEAD + 'waive = "CRL-STALE"', "waive: write a list of texts"),
         (HEAD + "waive = [1]", "waive: write a list of texts"),
         (HEAD + 'waive = ["SECURE-BOOT-OFF"]', "waive: SECURE-BOOT-OFF cannot be waived"),

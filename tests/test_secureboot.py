@@ -79,6 +79,8 @@ def test_a_firmware_that_ignores_its_own_dbx_is_found() -> None:
     (finding,) = check_not_forbidden(ignored, Facts())
     assert finding.reason is Reason.SECURE_BOOT_KEYS
     assert not list(check_not_forbidden(key_lists(variables()), Facts()))
+    of_a_certificate = key_lists(variables(dbx=lists(CERT_X509, IMAGE)))
+    assert not list(check_not_forbidden(of_a_certificate, Facts()))
 
 
 def test_a_database_that_is_no_signature_list_is_an_error() -> None:
