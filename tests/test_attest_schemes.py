@@ -146,6 +146,22 @@ def test_harmless_attributes_of_real_aks_are_accepted(tpm, attributes):
     check_under_ek(verified.qualified_signer, ek, ak)
 
 
+@pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
+def test_the_name_of_an_ak_is_by_its_own_hash(tpm, hash_name):
+    area = replace(AK_TEMPLATE, name_alg=HASH_IDS[hash_name])
+    with tpm.open() as esys:
+        ek_handle, ek = create_ek(esys, ek_named("L-1"))
+        handle, ak = create_child(esys, ek_handle, ek, area)
+        keys = check_keys(ek.encode(), ak.encode())
+        made = make_challenge(keys, bytes(32), bytes(range(RANDOM_BYTES)))
+        blob, seed = made.credential_blob[2:], made.encrypted_secret[2:]
+        assert activate(esys, handle, ek_handle, ek, blob, seed) == bytes(32)
+        esys.flush_context(ek_handle)
+        verified = quoted(esys, handle, ak, f"sha256:{LOW}")
+        esys.flush_context(handle)
+    check_under_ek(verified.qualified_signer, ek, ak)
+
+
 def test_a_real_quote_of_the_debug_pcr_is_refused(tpm):
     with tpm.open() as esys:
         ek_handle, ek = create_ek(esys, ek_named("L-1"))
