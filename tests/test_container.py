@@ -282,8 +282,13 @@ def boxes(controller, tmp_path_factory):
     """Two TPMs on the signed delivery note, and a secret for their role.
 
     On a real site the note stands in for a maker's certificate that a TPM has not; one of the two
-    has a certificate, which says that it is software.
+    has a certificate, which says that it is software. No kernel ran on them that measures modules,
+    which this site's policy waives.
     """
+    controller.path("/etc/doorstep/policy.toml").write_text(
+        'type = "doorstep/policy/v1"\nwaive = ["IMA-MISSING"]\n'
+    )
+    assert controller.run("doorstep policy show").startswith("# from /etc/doorstep/policy.toml")
     made = {
         name: SoftwareTpm(tmp_path_factory.mktemp(name), certificates=name == "virtual")
         for name in ("bare", "virtual")
@@ -322,7 +327,12 @@ def power_on(controller, boxes, leased, tmp_path):
         boxes[name].start()
         (tmp_path / "log").write_bytes(log)
         facts = {
-            "smbios": {"product_serial": name, "sys_vendor": "Test"},
+            "smbios": {
+                "product_serial": name,
+                "sys_vendor": "Test",
+                "product_name": "Till",
+                "bios_version": "1.0",
+            },
             "memory_mib": 2048,
             "nics": [{"name": Lan.BRIDGE, "mac": link["address"], "carrier": True}],
             "used": {"mac": link["address"], "address": leased},
@@ -347,6 +357,22 @@ def test_a_box_whose_tpm_says_that_it_is_software_is_refused(published, power_on
     assert (got["status"], got["reason"]) == ("refused", "EK-VIRTUAL")
 
 
+def test_a_firmware_that_headquarters_does_not_know_is_held_then_known(
+    controller, published, power_on
+):
+    got = power_on("bare", published)
+    assert (got["status"], got["reason"]) == ("held", "FIRMWARE-UNKNOWN")
+    kept = json.loads(controller.run(f"doorstep box show {got['box']} --json"))["evidence"]
+    controller.run(f"doorstep firmware add --from 'the lab' {kept}")
+    controller.run("doorstep firmware sign")
+
+    def card() -> dict:
+        return controller.ask("control", "box", box=got["box"])["card"]
+
+    wait(lambda: card()["reasons"] == ["FIRMWARE-KNOWN"], TAKEN, "not judged again")
+    assert card()["next_step"].startswith("Switch the box off and on")
+
+
 def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, power_on, tmp_path):
     got = power_on("bare", published)
     assert (got["status"], got["withheld"]) == ("ready", []), got
@@ -355,6 +381,7 @@ def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, 
     verify = ["openssl", "verify", "-CAfile", str(tmp_path / "anchor/site-root.pem")]
     subprocess.run([*verify, "-untrusted", chain, chain], check=True, capture_output=True)
     shown = controller.ask("control", "box", box=got["box"])["box"]
+    assert shown["tier"] == "boot and firmware verified"
     wait(lambda: controller.names(got["fqdn"]) == [shown["address"]], TAKEN, "no name in DNS")
     assert controller.names("-x", shown["address"]) == [f"{got['fqdn']}."]
     assert re.search(rf"{shown['hostname']} +ready", controller.run("doorstep box list"))
