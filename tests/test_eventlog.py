@@ -138,6 +138,19 @@ def test_no_action_in_the_virtual_pcr_is_a_named_workaround() -> None:
     assert eventlog.decode(old).workarounds == (eventlog.VIRTUAL_PCR,)
 
 
+def test_digests_that_are_not_computed_here_are_read() -> None:
+    log = eventlog.decode(header([(0x0012, 32)]) + agile(4, 5, [(0x0012, b"\1" * 32)], b"x"))
+    assert [(bank.name, bank.known) for bank in log.banks] == [("sm3_256", True)]
+    assert log.events[1].digests == {"sm3_256": b"\1" * 32}
+
+
+def test_start_values_are_those_of_the_profile() -> None:
+    assert start_value(0, "sha256") == start_value(0, "sha256", 0) == bytes(32)
+    assert start_value(0, "sha1", 4) == bytes(19) + b"\4"
+    assert start_value(1, "sha256", 3) == bytes(32)
+    assert [start_value(pcr, "sha1")[0] for pcr in (16, 17, 22, 23)] == [0, 255, 255, 0]
+
+
 def test_the_locality_is_told_by_ev_no_action_alone() -> None:
     text = agile(0, EventType.IPL, [(0x000B, bytes(32))], LOCALITY + b"\3")
     assert eventlog.decode(HEADER + text).startup_locality is None
