@@ -178,6 +178,7 @@ def _result(draft: _Draft, expectation: Expectation, policy: Policy) -> Attestat
         since=draft.since,
         firmware_version=None if quote is None else quote.firmware_version,
         firmware=boot.firmware,
+        firmware_source=boot.firmware_source,
         workarounds=(*boot.workarounds, *(trust.workarounds if trust else ())),
         tpm=" ".join(filter(None, (trust.maker, trust.model, trust.version))) if trust else "",
         platform=draft.platform.facts,

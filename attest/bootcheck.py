@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from attest.baseline import Baseline, Machine
 from attest.bootmatch import (
     WITHOUT_LOG,
     Match,
@@ -50,6 +51,7 @@ class BootChecks:
     changes: tuple[Change, ...] = ()
     pcrs: dict[int, Outcome] = field(default_factory=dict)
     firmware: bytes = b""
+    firmware_source: str = ""
 
     def add(self, reason: Reason, detail: str = "") -> None:
         """Note a finding."""
@@ -78,22 +80,34 @@ def check_boot(
         raise AttestSiteError("no boot set is known here")
     else:
         _check_sets(checks, values, log, variables, bank, expectation.sets, policy)
+    machine = machine_of(evidence.facts)
     if lists is not None:
-        checks.findings += check_keys(lists, policy.allowed_keys, policy.dbx_minimum)
+        allowed = _allowed_keys(policy, expectation.baseline, machine)
+        checks.findings += check_keys(lists, allowed, policy.dbx_minimum)
         if checks.reference is not None:
             checks.findings += check_not_forbidden(lists, checks.reference.facts)
     keys = frozenset() if lists is None or policy.allowed_keys is not None else lists.fingerprints
     measured = Measured(values=values, log=log, keys=keys)
-    _check_firmware(checks, measured, evidence, expectation, policy)
+    _check_firmware(checks, measured, machine, expectation, policy)
     secure_boot = variables is not None and variables.secure_boot
     _check_ima(checks, evidence.ima_log, values, secure_boot=secure_boot)
     return checks
 
 
+def _allowed_keys(
+    policy: Policy, baseline: Baseline, machine: Machine | None
+) -> frozenset[bytes] | None:
+    """Add the keys that a machine is delivered with to the policy's list, where it keeps one."""
+    if policy.allowed_keys is None:
+        return None
+    delivered = (entry.keys for entry in baseline.entries if entry.machine == machine)
+    return policy.allowed_keys.union(*delivered)
+
+
 def _check_firmware(
     checks: BootChecks,
     measured: Measured,
-    evidence: Evidence,
+    machine: Machine | None,
     expectation: Expectation,
     policy: Policy,
 ) -> None:
@@ -105,13 +119,13 @@ def _check_firmware(
     checked = check_firmware(
         measured,
         baseline=expectation.baseline,
-        machine=machine_of(evidence.facts),
+        machine=machine,
         indices=indices,
         released=b"" if record is None else record.firmware,
     )
     checks.findings += checked.findings
     checks.pcrs.update(checked.outcomes)
-    checks.firmware = checked.digest
+    checks.firmware, checks.firmware_source = checked.digest, checked.source
 
 
 def _check_ima(

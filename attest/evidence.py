@@ -137,7 +137,8 @@ class AttestationResult:
     `released` holds findings that the site's signed delivery note or its policy released. `values`
     are the quoted PCRs (empty when no quote held), `clock` the counters that the TPM signed with
     them. `not_checked` names what was missing; `changes` compares with the set called `nearest`.
-    `since` tells what the counters say of the time since the box was last here.
+    `since` tells what the counters say of the time since the box was last here. `firmware` is the
+    digest that a release for this box alone is bound to, `firmware_source` who vouches for it.
     """
 
     verdict: Verdict
@@ -154,6 +155,7 @@ class AttestationResult:
     since: Since | None = None
     firmware_version: int | None = None
     firmware: bytes = b""
+    firmware_source: str = ""
     workarounds: tuple[str, ...] = ()
     tpm: str = ""
     platform: Mapping[str, str] = field(default_factory=dict)
@@ -197,6 +199,7 @@ class AttestationResult:
             "since": None if self.since is None else self.since.value,
             "platform": dict(sorted(self.platform.items())),
             "firmware": self.firmware.hex(),
+            "firmware_source": self.firmware_source,
             "boot_set": None if self.boot_set is None else _boot_set(self.boot_set),
             "pcrs": {str(index): outcome.value for index, outcome in self.pcrs.items()},
             "measurements": self.measurements.hex(),

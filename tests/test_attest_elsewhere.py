@@ -199,7 +199,10 @@ def test_known_firmware_is_what_a_verified_box_needs() -> None:
     keys = key_lists(variables_from_log(eventlog.decode(GOOD.event_log), "sha256")).fingerprints
     machine = Machine(vendor="V", model="M", version="1")
     entry = FirmwareEntry(
-        machine=machine, values={"sha256": {i: values[i] for i in (0, 2, 3, 6)}}, keys=keys
+        machine=machine,
+        values={"sha256": {i: values[i] for i in (0, 2, 3, 6)}},
+        keys=keys,
+        source="headquarters",
     )
     facts = {"sys_vendor": "V", "product_name": "M", "bios_version": "1"}
     box = forge.evidence(GOOD.event_log)
@@ -208,6 +211,11 @@ def test_known_firmware_is_what_a_verified_box_needs() -> None:
     result = judged(made, known, Policy())
     assert result.tier is Tier.VERIFIED
     assert result.verdict is Verdict.ACCEPTED
+    assert result.firmware_source == "headquarters"
+    strict = replace(Policy(), allowed_keys=frozenset())
+    assert judged(made, known, strict).verdict is Verdict.ACCEPTED
+    assert judged(replace(made, facts=b"{}"), known, strict).reasons >= {Reason.SECURE_BOOT_KEYS}
+    assert judged(made, KNOWN, strict).reasons >= {Reason.SECURE_BOOT_KEYS}
     assert judged(made, KNOWN, Policy()).verdict is Verdict.HELD
     lenient = replace(Policy(), rules={**Policy().rules, **dict.fromkeys((0, 2, 3, 6), Rule.LOG)})
     assert judged(made, KNOWN, lenient).tier is Tier.PROVISIONAL
