@@ -40,26 +40,32 @@ class StubProfile:
     """With Secure Boot off the firmware loads the inner kernel, and so measures it."""
 
 
-_SIGNATURE = (
-    (".pcrsig", "tpm2-pcr-signature.json"),
-    (".pcrpkey", "tpm2-pcr-public-key.pem"),
-)
-
-_FIRST = (".linux", ".osrel", ".cmdline", ".initrd")
+_SIGNATURE_FILE = (".pcrsig", "tpm2-pcr-signature.json")
+_KEY_FILE = (".pcrpkey", "tpm2-pcr-public-key.pem")
+_RELEASE_FILE = (".osrel", "os-release")
 _WITH_MICROCODE = StubProfile(
-    measured=(*_FIRST, ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey"),
-    packed=(*_SIGNATURE, (".osrel", "os-release")),
+    measured=(
+        *(".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb"),
+        *(".uname", ".sbat", ".pcrpkey"),
+    ),
+    packed=(_SIGNATURE_FILE, _KEY_FILE, _RELEASE_FILE),
     microcode=True,
 )
 
 PROFILES = {
     # Debian 12
     "252": StubProfile(
-        measured=(*_FIRST, ".splash", ".dtb", ".pcrpkey"), packed=_SIGNATURE, trims_front=False
+        measured=(".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"),
+        packed=(_SIGNATURE_FILE, _KEY_FILE),
+        trims_front=False,
     ),
     # Backports of Debian 12
     "254": StubProfile(
-        measured=(*_FIRST, ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey"), packed=_SIGNATURE
+        measured=(
+            *(".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb"),
+            *(".uname", ".sbat", ".pcrpkey"),
+        ),
+        packed=(_SIGNATURE_FILE, _KEY_FILE),
     ),
     # Debian 13
     "257": _WITH_MICROCODE,
@@ -68,7 +74,7 @@ PROFILES = {
 }
 
 _KNOWN = frozenset(
-    (*_CHOSEN, ".pcrsig", *(name for profile in PROFILES.values() for name in profile.measured))
+    (".pcrsig", *(name for profile in PROFILES.values() for name in profile.measured))
 )
 
 

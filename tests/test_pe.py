@@ -155,6 +155,16 @@ def test_many_sections_over_one_place_are_refused_before_they_are_cut_out() -> N
         Pe.decode(bytes(data))
 
 
+def test_signatures_that_something_follows_are_refused() -> None:
+    data = bytearray(minimal(b"\x90" * 512, bytes(16)))
+    directory = 64 + 24 + 112 + 32
+    struct.pack_into("<II", data, directory, 1024, 8)
+    with pytest.raises(AttestSiteError, match="signatures of the PE image are not at its end"):
+        Pe.decode(bytes(data))
+    struct.pack_into("<II", data, directory, 1024, 0)
+    assert Pe.decode(bytes(data)).signatures == ()
+
+
 def with_sections(count: int, headers: int) -> bytes:
     """Build an image whose sections all have no bytes, or none at all."""
     image = bytearray(pe_image({".text": b""})[: 64 + 24 + 240])
@@ -173,10 +183,13 @@ def test_the_number_of_sections_and_the_size_of_headers_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("written", "told"),
-    [(b"/4", ""), (b"/abc", "/abc"), (b"/", "/"), (b"eightlet", "eightlet"), (b"\xff", "\ufffd")],
+    [
+        *((b"/4", ""), (b"/abc", "/abc"), (b"/", "/"), (b"x123", "x123")),
+        *((b"eightlet", "eightlet"), (b"\xff", "\ufffd")),
+    ],
 )
 def test_section_names_as_they_are_written(written: bytes, told: str) -> None:
-    data = patched(64 + 24 + 240, written.ljust(8, b"\0"))
+    data = b"MZ__text" + patched(64 + 24 + 240, written.ljust(8, b"\0"))[8:]
     assert Pe.decode(data).sections[0].name == told
 
 

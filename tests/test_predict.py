@@ -20,6 +20,7 @@ from attest.errors import AttestSiteError, EvidenceError
 from attest.eventlog import Event, EventLog, EventType
 from attest.grub import inspect
 from attest.memdisk import read_file
+from attest.pe import Pe
 from attest.predict import (
     PREDICTED_PCRS,
     BootFiles,
@@ -33,6 +34,7 @@ from attest.predict import (
     variables_from_store,
 )
 from attest.prediction import db_authority
+from attest.shim import read_shim
 from attest.uefi import (
     CERT_SHA256,
     CERT_X509,
@@ -307,6 +309,8 @@ def test_the_tables_of_shim_are_read() -> None:
     facts = FileFacts.compute(host_files(shim=shim_with(GOOD_VENDOR, GOOD_LEVEL)))
     assert (facts.vendor_cert, facts.vendor_dbx) == (b"\x30\0", b"dbx")
     assert facts.sbat_level == b"sbat,1,2025021800\n"
+    tables = read_shim(Pe.decode(shim_with(GOOD_VENDOR, GOOD_LEVEL)))
+    assert (tables.vendor_cert, tables.sbat_level) == (facts.vendor_cert, facts.sbat_level)
 
 
 @pytest.mark.parametrize(

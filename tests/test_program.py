@@ -107,6 +107,8 @@ def test_kernels_and_what_only_looks_like_one() -> None:
     arm64 = headed(56, b"ARMd")
     assert told(arm64) == ("kernel", "Linux", "")
     assert decode_kernel(arm64).sections
+    with pytest.raises(AttestSiteError, match="packed with gzip"):
+        decode_kernel(b"\x1f\x8b\x08")
     packed = headed(4, b"zimg")
     kind, title, problem = told(packed)
     assert (kind, title) == ("kernel", "Linux")
