@@ -573,6 +573,21 @@ def test_a_public_area_with_known_parts_survives_its_encoding(key):
     assert PublicArea.decode(data).key == key
 
 
+@pytest.mark.parametrize(
+    "number", [0x0014, 0x0016, 0x0017, 0x0018, 0x0019, 0x001B, 0x001C, 0x001D], ids=hex
+)
+@pytest.mark.parametrize("hash_name", sorted(SIZES))
+def test_every_key_scheme_with_a_hash_survives_its_encoding(number, hash_name):
+    key = replace(BOX.ek.key, scheme=scheme(number, hash_name))
+    assert PublicArea.decode(area_with(key)).key == key
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_every_rsa_size_that_tpms_have_survives_its_encoding(bits):
+    key = replace(RSA_PUBLIC, bits=bits, modulus=b"\xff" * (bits // 8))
+    assert PublicArea.decode(area_with(key)).key == key
+
+
 def test_a_keyed_hash_that_is_a_key_is_refused():
     data = SEALED.encode()
     at = data.rindex(b"\0\x10\0\x20")
