@@ -15,6 +15,7 @@ from attest.appraise import appraise
 from attest.evidence import AttestationResult, Evidence, Signed, Tier
 from attest.evidence import Verdict as AttestVerdict
 from attest.expectation import Expectation
+from attest.firmware import machine_of
 from attest.io.archive import transcript_fields, write_evidence
 from attest.policy import Policy
 from attest.reasons import Finding as AttestFinding
@@ -62,7 +63,7 @@ class ArchivingJudge:
             anchors=settings.anchors,
             platform_anchors=settings.platform_anchors,
             record=box_record(settings, box, settings.entry(box.ek_public), self._boxes()),
-            baseline=settings.baseline,
+            baseline=settings.baseline.of_model(machine_of(proved.evidence.facts)),
         )
         policy = policy_in_force(settings.policy, rehearsal=self._rehearsal)
         evidence = _evidence(proved)

@@ -83,7 +83,7 @@ class Reappraiser:
         try:
             kept = read_kept(self._archive / archive)
             result = self._result(kept, settings)
-            source = entry_source(kept, settings)
+            source = entry_source(result)
         except (AttestError, ValueError) as error:
             result, source = _fault(str(error)), ""
         return judgement_of(result, archive, settings.basis), source
@@ -91,7 +91,9 @@ class Reappraiser:
     def _result(self, kept: Kept, settings: Settings) -> AttestationResult:
         if kept.expectation is None or kept.appraised is None:
             return _fault("the archive does not say what the evidence was judged by")
-        expectation = replace(kept.expectation, baseline=settings.baseline)
+        machine = machine_of(kept.evidence.facts)
+        baseline = settings.baseline.of_model(machine)
+        expectation = replace(kept.expectation, baseline=baseline)
         policy = policy_in_force(settings.policy, rehearsal=self._rehearsal)
         return judged(self._appraiser, kept.evidence, expectation, policy, kept.appraised)
 
@@ -151,12 +153,11 @@ def _doubted(
     return changed, _event(changed, "doubted", detail, now, gating[0].code)
 
 
-def entry_source(kept: Kept, settings: Settings) -> str:
-    """Name the entry of headquarters that stands for a box's firmware."""
-    machine = machine_of(kept.evidence.facts)
-    entries = (one for one in settings.baseline.entries if one.machine == machine)
-    names = (f"headquarters' entry {one.source or one.machine.version}" for one in entries)
-    return next(names, "")
+def entry_source(result: AttestationResult) -> str:
+    """Name the entry of headquarters that stands for a box's firmware; "" where none does."""
+    if result.tier is not Tier.VERIFIED:
+        return ""
+    return f"headquarters' entry {result.firmware_source}"
 
 
 def _fault(detail: str) -> AttestationResult:
