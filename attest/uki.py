@@ -31,7 +31,7 @@ class StubProfile:
     """
 
     measured: tuple[str, ...]
-    packed: tuple[tuple[str, str], ...]
+    packed: tuple[str, ...]
     microcode: bool = False
     """.ucode comes before the initrd."""
     trims_front: bool = True
@@ -40,15 +40,17 @@ class StubProfile:
     """With Secure Boot off the firmware loads the inner kernel, and so measures it."""
 
 
-_SIGNATURE_FILE = (".pcrsig", "tpm2-pcr-signature.json")
-_KEY_FILE = (".pcrpkey", "tpm2-pcr-public-key.pem")
-_RELEASE_FILE = (".osrel", "os-release")
+_FILES = {
+    ".pcrsig": "tpm2-pcr-signature.json",
+    ".pcrpkey": "tpm2-pcr-public-key.pem",
+    ".osrel": "os-release",
+}
 _WITH_MICROCODE = StubProfile(
     measured=(
         *(".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb"),
         *(".uname", ".sbat", ".pcrpkey"),
     ),
-    packed=(_SIGNATURE_FILE, _KEY_FILE, _RELEASE_FILE),
+    packed=(".pcrsig", ".pcrpkey", ".osrel"),
     microcode=True,
 )
 
@@ -56,7 +58,7 @@ PROFILES = {
     # Debian 12
     "252": StubProfile(
         measured=(".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"),
-        packed=(_SIGNATURE_FILE, _KEY_FILE),
+        packed=(".pcrsig", ".pcrpkey"),
         trims_front=False,
     ),
     # Backports of Debian 12
@@ -65,7 +67,7 @@ PROFILES = {
             *(".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb"),
             *(".uname", ".sbat", ".pcrpkey"),
         ),
-        packed=(_SIGNATURE_FILE, _KEY_FILE),
+        packed=(".pcrsig", ".pcrpkey"),
     ),
     # Debian 13
     "257": _WITH_MICROCODE,
@@ -177,11 +179,7 @@ def _initrd(contents: dict[str, bytes], profile: StubProfile) -> bytes:
     """Put together what the kernel gets; each part is padded to four bytes where there are more."""
     parts = [contents[".ucode"]] if profile.microcode and ".ucode" in contents else []
     parts.append(contents[".initrd"])
-    parts += [
-        _archive(file_name, contents[name])
-        for name, file_name in profile.packed
-        if name in contents
-    ]
+    parts += [_archive(_FILES[name], contents[name]) for name in profile.packed if name in contents]
     if len(parts) == 1:
         return parts[0]
     return b"".join(part + bytes(-len(part) % 4) for part in parts)
