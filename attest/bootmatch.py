@@ -29,10 +29,15 @@ from attest.uefi import CERT_X509, SHIM_LOCK, Signature
 from attest.ukifacts import UkiFacts
 
 Facts = FileFacts | UkiFacts
+Expected = Mapping[int, tuple[tuple[str, bytes], ...]]
+"""Values by PCR, each with the name of the workaround that it needs, or none."""
+
 MAX_EARLIER_OPTIONS = 3
 _SEPARATOR = bytes(4)
 _RETURNING = b"Returning from EFI Application from Boot Option"
 _CALLING = b"Calling EFI Application from Boot Option"
+SILENT = "PCR 4: the firmware does not measure that it calls a boot option"
+ELSEWHERE = "PCR 5: the firmware measures there that it calls a boot option"
 WITHOUT_LOG = tuple(index for index in PREDICTED_PCRS if index != 7)
 """PCR 7 cannot be predicted without the key databases, which the log alone tells."""
 
@@ -45,10 +50,10 @@ class Candidate:
     transport: Transport
     server: str
     prediction: Prediction
-    _expected: dict[str, Mapping[int, tuple[bytes, ...]]] = field(default_factory=dict)
+    _expected: dict[str, Expected] = field(default_factory=dict)
 
-    def expected(self, bank: str) -> Mapping[int, tuple[bytes, ...]]:
-        """Give the values of each predicted PCR; of PCR 4 one for each count of earlier options."""
+    def expected(self, bank: str) -> Expected:
+        """Give the values that each predicted PCR may have, the plain one first."""
         if bank not in self._expected:
             self._expected[bank] = _values(self.prediction, bank)
         return self._expected[bank]
@@ -142,29 +147,44 @@ def compare_values(
 def _compare_pcr(candidate: Candidate, values: Values, index: int) -> str | None:
     """Give the workaround that makes a PCR equal in every bank, "" for none, None if unequal."""
     tables = [(given[index], candidate.expected(bank)[index]) for bank, given in values.items()]
-    for earlier in range(len(tables[0][1])):
-        if all(value == expected[earlier] for value, expected in tables):
-            return f"PCR 4: {earlier} earlier boot options gave up" if earlier else ""
+    for place, (name, _) in enumerate(tables[0][1]):
+        if all(value == expected[place][1] for value, expected in tables):
+            return name
     return None
 
 
-def _values(prediction: Prediction, bank: str) -> Mapping[int, tuple[bytes, ...]]:
-    """Compute every PCR; before ours was called, 0 to 3 boot options returned to the firmware."""
-    separator = hashlib.new(bank, _SEPARATOR).digest()
-    pair = [hashlib.new(bank, text).digest() for text in (_RETURNING, _CALLING)]
+def _values(prediction: Prediction, bank: str) -> Expected:
+    """Compute every PCR, in all the ways in which honest firmware leads to it."""
     digests: dict[int, list[bytes]] = {index: [] for index in PREDICTED_PCRS}
     for event in prediction.events(bank):
         digests[event.pcr].append(event.digest)
-    found: dict[int, tuple[bytes, ...]] = {
-        index: (_extended(index, bank, given),) for index, given in digests.items()
+    found = {index: [("", given)] for index, given in digests.items()}
+    found[4] += _starts(digests[4], bank)
+    found[5] += _calls(digests[5], bank)
+    return {
+        index: tuple((name, _extended(index, bank, given)) for name, given in ways)
+        for index, ways in found.items()
     }
-    started = digests[4].index(separator) + 1
-    before, after = digests[4][:started], digests[4][started:]
-    found[4] = tuple(
-        _extended(4, bank, [*before, *pair * earlier, *after])
-        for earlier in range(MAX_EARLIER_OPTIONS + 1)
+
+
+def _starts(digests: list[bytes], bank: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Vary PCR 4: boot options before ours gave up, or the firmware says nothing of its calls."""
+    returning, calling, separator = (
+        hashlib.new(bank, text).digest() for text in (_RETURNING, _CALLING, _SEPARATOR)
     )
-    return found
+    at = digests.index(separator) + 1
+    for earlier in range(1, MAX_EARLIER_OPTIONS + 1):
+        pairs = [returning, calling] * earlier
+        name = f"PCR 4: {earlier} earlier boot options gave up"
+        yield name, [*digests[:at], *pairs, *digests[at:]]
+    yield SILENT, [digest for digest in digests if digest != calling]
+
+
+def _calls(digests: list[bytes], bank: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Vary PCR 5: some firmware says there that it calls a boot option."""
+    calling = hashlib.new(bank, _CALLING).digest()
+    yield ELSEWHERE, [calling, *digests]
+    yield ELSEWHERE, [digests[0], calling, *digests[1:]]
 
 
 def _extended(index: int, bank: str, digests: Sequence[bytes]) -> bytes:

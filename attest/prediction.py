@@ -110,6 +110,29 @@ def _separator(pcr: int) -> Step:
 
 def firmware_steps(variables: SecureBootVariables) -> Iterator[Step]:
     """What the firmware measures before it starts a boot program (PFP 3.3.4.5 and 3.3.4.8)."""
+    if variables.before:
+        yield from (_as_measured(data) for data in variables.before)
+    else:
+        yield from _databases(variables)
+    yield _separator(7)
+    calling = b"Calling EFI Application from Boot Option"
+    yield Step(
+        pcr=4,
+        subject=Subject.FIRMWARE,
+        label="firmware starts a boot option",
+        content=calling,
+        text=calling.decode(),
+    )
+    yield _separator(4)
+    yield _separator(5)
+
+
+def _as_measured(data: bytes) -> Step:
+    """Take over what the firmware remarked beside its keys; the log has proved each of them."""
+    return Step(pcr=7, subject=Subject.KEYS, label="a key or remark of the firmware", content=data)
+
+
+def _databases(variables: SecureBootVariables) -> Iterator[Step]:
     contents = (
         b"\1" if variables.secure_boot else b"\0",
         variables.pk,
@@ -124,17 +147,6 @@ def firmware_steps(variables: SecureBootVariables) -> Iterator[Step]:
         yield variable_step(variable, Subject.KEYS, variable.name)
     for variable in variables.authorities:
         yield variable_step(variable, Subject.KEYS, "db key that verified a driver")
-    yield _separator(7)
-    calling = b"Calling EFI Application from Boot Option"
-    yield Step(
-        pcr=4,
-        subject=Subject.FIRMWARE,
-        label="firmware starts a boot option",
-        content=calling,
-        text=calling.decode(),
-    )
-    yield _separator(4)
-    yield _separator(5)
 
 
 def program(label: str, subject: Subject, image: ImageFacts) -> Step:

@@ -291,7 +291,7 @@ ALTERED = {
 }
 JUDGED = {
     "pcrs": {"QUOTE-DIGEST"},
-    "event_log": {"SECURE-BOOT-UNPROVED", "LOG-REPLAY", "LOG-MALFORMED"},
+    "event_log": {"LOG-EVENT", "LOG-REPLAY", "LOG-MALFORMED"},
     "device_attest": {"DEVICE-KEY"},
     "device_signature": {"DEVICE-KEY"},
 }
