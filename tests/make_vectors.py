@@ -188,9 +188,11 @@ def changed_log(
     return encode(with_events(decoded, events))
 
 
-def with_text(pcr: int, kind: EventType, texts: tuple[bytes, ...], place: int) -> bytes:
+def with_text(
+    pcr: int, kind: EventType, texts: tuple[bytes, ...], place: int, log: bytes = BASE_LOG
+) -> bytes:
     """Insert events over texts before the event at `place` of a PCR."""
-    decoded = eventlog.decode(BASE_LOG)
+    decoded = eventlog.decode(log)
     events = list(decoded.events[1:])
     index = [at for at, event in enumerate(events) if event.pcr == pcr][place]
     events[index:index] = [
@@ -207,7 +209,7 @@ def attest() -> tuple[dict[str, dict], dict[str, bytes]]:
     for group in (keys, quotes, device, banks, counters, boots, certificates, site, policies):
         for name, (made, expect, extra) in group(good).items():
             log = made.event_log
-            if log not in (BASE_LOG, b"") and "log" not in extra:
+            if log not in (BASE_LOG, b"") and extra.get("log") in (None, f"attest/{name}.bin"):
                 logs[f"{name}.bin"] = log
                 extra = {**extra, "log": f"attest/{name}.bin"}
             vectors[name] = vector(made, expect, **extra)
@@ -436,6 +438,9 @@ def boots(good: Evidence) -> dict:
         "calling": b"Calling EFI Application from Boot Option",
     }
     earlier = with_text(4, EventType.EFI_ACTION, tuple(pcr4.values()), 2)
+    silent = changed_log(4, 0, remove=True)
+    elsewhere = with_text(5, EventType.EFI_ACTION, (pcr4["calling"],), 0, silent)
+    later = with_text(5, EventType.EFI_ACTION, (pcr4["calling"],), 1, silent)
     exits = changed_log(5, -1, remove=True)
     exits = changed_log(5, -1, remove=True, log=exits)
     spoofed = BASE_LOG.replace(b"console=ttyS0", b"console=ttyS1")
@@ -492,6 +497,9 @@ def boots(good: Evidence) -> dict:
             "SECURE-BOOT-UNPROVED",
             {},
         ),
+        "calling-not-measured": (forge.evidence(silent), "", {"verdict": "accepted"}),
+        "calling-in-pcr-5": (forge.evidence(elsewhere), "", {"verdict": "accepted"}),
+        "calling-in-pcr-5-later": (forge.evidence(later), "", {"verdict": "accepted"}),
         "pcr-12-extended": (forge.evidence(with_pcr_12(other)), "EXTRA-PARAMETERS", {}),
         "log-of-another-boot": (
             replace(good, event_log=(LOGS / "debian13-tftp.bin").read_bytes()),
@@ -674,6 +682,8 @@ def policies(good: Evidence) -> dict:
     minimum = Policy(dbx_minimum=frozenset(sorted(forbidden)[:2]), waived=WAIVED)
     newer = Policy(dbx_minimum=frozenset({sha256(b"a forbidden image")}), waived=WAIVED)
     known = {"record": {"tpm_firmware": firmware - 1}}
+    unprotected = with_text(7, EventType.EFI_ACTION, (b"DMA Protection Disabled",), 5)
+    lenient = Policy(waived=frozenset({*WAIVED, Reason.DMA_PROTECTION_OFF}))
     values = forge.values_of(BASE_LOG)
     released = firmware_digest(values, (0, 2, 3, 6), keys)
     facts = FileFacts.from_json((LOGS / "facts-debian12-network.json").read_text())
@@ -705,6 +715,16 @@ def policies(good: Evidence) -> dict:
                 "policy": replace(listed, waived=frozenset()),
                 "record": {"firmware": firmware_digest(values, (0, 2, 3, 6), frozenset())},
             },
+        ),
+        "dma-protection-off": (
+            forge.evidence(unprotected),
+            "DMA-PROTECTION-OFF",
+            held | {"log": "attest/dma-protection-off.bin"},
+        ),
+        "dma-protection-off-waived": (
+            forge.evidence(unprotected),
+            "",
+            accepted | {"policy": lenient, "log": "attest/dma-protection-off.bin"},
         ),
         "firmware-unknown": (good, "FIRMWARE-UNKNOWN", held | {"policy": Policy()}),
         "firmware-released-for-this-box": (
