@@ -175,7 +175,11 @@ class Court:
         near = sorted(entering or self._of_file.get(where[0], []), key=self._order)
         if not entering and not mutant.is_row:
             return _fresh(mutant, near)
-        install(mutant)
+        try:
+            install(mutant)
+        except ValueError:
+            # Without its last use of a name from around it, code does not fit its function.
+            return _fresh(mutant, near)
         return self._session.first_failure([self._items[name] for name in near])
 
     def _order(self, name: str) -> tuple[str, float]:
