@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from tests.mutants import forks
-from tests.mutants.install import Overlay, install
+from tests.mutants.install import Functions, Overlay
 from tests.mutants.sites import Mutant, find, mutate
 
 SAMPLE = """
@@ -101,7 +101,7 @@ def test_a_mutant_is_what_the_module_does_with_one_check_less(
     module, path = sample
     if before != "ok":
         assert outcome(module, value) == before
-    install(named(path, part))
+    Functions().install(named(path, part))
     assert outcome(module, value) == after
     assert path.read_text() == SAMPLE
 

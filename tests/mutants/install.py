@@ -19,25 +19,38 @@ from typing import Any
 from tests.mutants.sites import Mutant, mutate
 
 
-def install(mutant: Mutant) -> None:
-    """Let whoever imported the module before call the mutant."""
-    if mutant.is_row:
-        _install_table(mutant)
-    else:
-        _install_code(mutant)
-    for found in gc.get_objects():
-        if isinstance(found, functools._lru_cache_wrapper):
-            found.cache_clear()
+class Functions:
+    """All functions and caches of this process, found once, before any mutant is installed."""
 
+    def __init__(self) -> None:
+        """Look through everything that the garbage collector knows."""
+        self._by_path: dict[str, list[FunctionType]] = {}
+        self._caches = []
+        for found in gc.get_objects():
+            if isinstance(found, FunctionType):
+                self._by_path.setdefault(found.__code__.co_filename, []).append(found)
+            elif isinstance(found, functools._lru_cache_wrapper):
+                self._caches.append(found)
 
-def _install_code(mutant: Mutant) -> None:
-    path = str(mutant.path)
-    made = {
-        (code.co_qualname, code.co_firstlineno): code
-        for code in _codes(compile(mutate(mutant), path, "exec", dont_inherit=True))
-    }
-    for found in gc.get_objects():
-        if isinstance(found, FunctionType) and found.__code__.co_filename == path:
+    def install(self, mutant: Mutant) -> None:
+        """Let whoever imported the module before call the mutant.
+
+        ValueError where the mutated code does not fit a function that exists.
+        """
+        if mutant.is_row:
+            _install_table(mutant)
+        else:
+            self._install_code(mutant)
+        for cache in self._caches:
+            cache.cache_clear()
+
+    def _install_code(self, mutant: Mutant) -> None:
+        path = str(mutant.path)
+        made = {
+            (code.co_qualname, code.co_firstlineno): code
+            for code in _codes(compile(mutate(mutant), path, "exec", dont_inherit=True))
+        }
+        for found in self._by_path.get(path, []):
             code = found.__code__
             found.__code__ = made[code.co_qualname, code.co_firstlineno]
 

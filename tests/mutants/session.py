@@ -19,7 +19,7 @@ from types import FrameType
 import pytest
 
 from tests.mutants import forks
-from tests.mutants.install import install
+from tests.mutants.install import Functions
 from tests.mutants.sites import Mutant
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +140,7 @@ class Court:
     def __init__(self, session: Session, tests: dict[str, Baseline]) -> None:
         """Note which files are slow and which tests enter what."""
         self._session = session
+        self._functions = Functions()
         self._items = {item.nodeid: item for item in session.items}
         self._tests = {name: test for name, test in tests.items() if test.passed}
         self._kills: dict[str, int] = {}
@@ -176,17 +177,18 @@ class Court:
         if not entering and not mutant.is_row:
             return _fresh(mutant, near)
         try:
-            install(mutant)
+            self._functions.install(mutant)
         except ValueError:
             # Without its last use of a name from around it, code does not fit its function.
             return _fresh(mutant, near)
         return self._session.first_failure([self._items[name] for name in near])
 
     def _order(self, name: str) -> tuple[str, float]:
-        """Quick tests first, those that noticed much before others; slow files at the end."""
+        """Tests of little else first, and those that noticed much before; slow files last."""
+        test = self._tests[name]
         slow = self._slow[_file(name)] > 1
         kills = self._kills.get(name, 0)
-        return _file(name) if slow else "", self._tests[name].seconds / (1 + kills)
+        return _file(name) if slow else "", test.seconds * len(test.entered) / (1 + kills)
 
 
 def _file(name: str) -> str:
