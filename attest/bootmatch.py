@@ -119,9 +119,8 @@ def known_variables(variables: SecureBootVariables) -> Callable[[Facts], SecureB
 
 def unknown_variables(facts: Facts) -> SecureBootVariables:
     """Make key databases with which the set starts, for PCRs that do not depend on them."""
-    signer = facts.signers[0][-1] if facts.signers and facts.signers[0] else b""
-    entry = Signature(type=CERT_X509, owner=SHIM_LOCK, data=signer)
-    db = entry.encode_list() if signer else b""
+    signer = next((chain[-1] for chain in facts.signers if chain), b"")
+    db = Signature(type=CERT_X509, owner=SHIM_LOCK, data=signer).encode_list()
     return SecureBootVariables(secure_boot=True, pk=b"", kek=b"", db=db, dbx=b"")
 
 

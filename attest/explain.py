@@ -57,14 +57,14 @@ def explain_mismatch(
     if not matches:
         detail = "no boot set of this site can start with the key databases of this box"
         return Explanation(findings=(Finding(reason=Reason.SECURE_BOOT_KEYS, detail=detail),))
-    if log is not None:
-        match, comparison = _nearest(matches, log, bank)
-        if match is not None and comparison is not None and comparison.differences:
-            return Explanation(
-                findings=_findings(comparison.differences, bank, references),
-                nearest=_title(match.candidate),
-                changes=tuple(_change(each) for each in comparison.differences[:MAX_CHANGES]),
-            )
+    nearest = None if log is None else _nearest(matches, log, bank)
+    if nearest is not None:
+        match, differences = nearest
+        return Explanation(
+            findings=_findings(differences, bank, references),
+            nearest=_title(match.candidate),
+            changes=tuple(_change(each) for each in differences[:MAX_CHANGES]),
+        )
     by_value = min(matches, key=lambda match: len(match.differing))
     title, pcrs = _title(by_value.candidate), ", ".join(map(str, by_value.differing))
     finding = Finding(reason=Reason.PCR_MISMATCH, detail=f"{title}: PCR {pcrs}")
@@ -100,19 +100,19 @@ def _change(difference: Difference) -> Change:
 
 def _nearest(
     matches: Sequence[Match], log: EventLog, bank: str
-) -> tuple[Match | None, Comparison | None]:
+) -> tuple[Match, tuple[Difference, ...]] | None:
     """Compare with the sets that may be accepted first, so that the sentence names what is due."""
-    best: Comparison | None = None
-    nearest: Match | None = None
-    ordered = sorted(matches, key=lambda match: not match.candidate.reference.state.acceptable)
-    for match in ordered:
+    compared: list[tuple[Match, Comparison]] = []
+    for match in sorted(matches, key=lambda one: not one.candidate.reference.state.acceptable):
         try:
-            found = compare(log, match.candidate.prediction, bank)
+            compared.append((match, compare(log, match.candidate.prediction, bank)))
         except EvidenceError:
             continue
-        if best is None or found.matched > best.matched:
-            best, nearest = found, match
-    return nearest, best
+    different = [(match, found) for match, found in compared if found.differences]
+    if not different:
+        return None
+    match, found = max(different, key=lambda pair: pair[1].matched)
+    return match, found.differences
 
 
 def _findings(
@@ -147,7 +147,7 @@ def describe(difference: Difference) -> str:
 
 
 def _older_initrd(difference: Difference, bank: str, references: Sequence[ReferenceSet]) -> str:
-    if difference.subject is not Subject.INITRD or difference.measured is None:
+    if difference.subject is not Subject.INITRD:
         return ""
     for reference in references:
         if reference.state.acceptable:

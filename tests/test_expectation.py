@@ -4,12 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import ek_forge
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_vectors import VECTORS, expectation_of, load
 
+from attest.anchors import decode_anchors
 from attest.baseline import Baseline, FirmwareEntry, Machine
+from attest.crl import decode_crl
 from attest.errors import AttestSiteError
 from attest.expectation import BoxRecord, Expectation
 
@@ -21,6 +24,7 @@ ENTRY = FirmwareEntry(
     keys=frozenset({b"\4" * 32}),
     source="headquarters",
 )
+LISTS = (decode_crl(ek_forge.crl()),)
 RECORD = BoxRecord(
     listed=True,
     differences=("memory",),
@@ -60,6 +64,14 @@ def test_each_part_of_it_is_under_its_digest() -> None:
         replace(expectation, anchors=None),
         replace(expectation, platform_anchors=expectation.anchors),
         replace(expectation, sets=()),
+        replace(expectation, sets=None),
+        replace(expectation, anchors=replace(expectation.anchors, crls=LISTS)),
+        replace(
+            expectation, platform_anchors=replace(expectation.anchors, certificates=(), crls=LISTS)
+        ),
+        replace(
+            expectation, platform_anchors=replace(expectation.anchors, certificates=(), crls=())
+        ),
         replace(expectation, sets=(replace(sets[0], version=8),)),
         replace(expectation, sets=(replace(sets[0], servers=("10.0.0.1",)),)),
         replace(
@@ -89,3 +101,13 @@ def test_another_version_is_an_error() -> None:
     text = whole().to_json().replace("doorstep/expectation/v1", "doorstep/expectation/v2")
     with pytest.raises(AttestSiteError, match="another type or version"):
         Expectation.from_json(text, rehearsal=False)
+
+
+def test_revocation_lists_are_kept_with_their_issuers() -> None:
+    maker = decode_anchors([("root", ek_forge.ca()), ("list", ek_forge.crl())], rehearsal=False)
+    assert maker.crls
+    for kept in (
+        replace(whole(), anchors=maker),
+        replace(whole(), anchors=None, platform_anchors=maker),
+    ):
+        assert Expectation.from_json(kept.to_json(), rehearsal=False) == kept
