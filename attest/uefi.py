@@ -9,6 +9,7 @@ TCG PFP 1.06, 10.2.6 and 10.2.3.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address
 from uuid import UUID
 
@@ -23,6 +24,12 @@ CERT_SHA256 = UUID("c1c41626-504c-4092-aca9-41f936934328")
 MAX_SIGNATURES = 16384
 
 _MAX_NODES = 64
+
+
+@lru_cache(maxsize=256)
+def _guid(raw: bytes) -> UUID:
+    """Read a GUID; the same few stand in every log."""
+    return UUID(bytes_le=raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,7 @@ class Variable:
             name = data[32:start].decode("utf-16-le")
         except UnicodeDecodeError as error:
             raise EvidenceError("a UEFI variable name is not UTF-16") from error
-        return cls(guid=UUID(bytes_le=data[:16]), name=name, data=data[start:end]), end
+        return cls(guid=_guid(data[:16]), name=name, data=data[start:end]), end
 
     def encode(self) -> bytes:
         """Give the record as firmware hashes it."""
@@ -93,12 +100,12 @@ def decode_signatures(data: bytes) -> tuple[Signature, ...]:
         body = list_size - 28 - header_size
         if list_size > len(data) - offset or size < 16 or body < 0 or body % size:
             raise EvidenceError("a signature list has a wrong size")
-        kind = UUID(bytes_le=data[offset : offset + 16])
+        kind = _guid(data[offset : offset + 16])
         start = offset + 28 + header_size
         if len(found) + body // size > MAX_SIGNATURES:
             raise EvidenceError(f"a key database holds more than {MAX_SIGNATURES} entries")
         for at in range(start, start + body, size):
-            owner = UUID(bytes_le=data[at : at + 16])
+            owner = _guid(data[at : at + 16])
             found.append(Signature(type=kind, owner=owner, data=data[at + 16 : at + size]))
         offset += list_size
     return tuple(found)
@@ -190,7 +197,7 @@ def _node_text(kind: int, subtype: int, body: bytes) -> str:
         case (4, 4):
             return f"File({_utf16(body)})"
         case (4, 6 | 7) if len(body) >= 16:
-            return f"{'FvFile' if subtype == 6 else 'Fv'}({UUID(bytes_le=body[:16])})"
+            return f"{'FvFile' if subtype == 6 else 'Fv'}({_guid(body[:16])})"
     return f"Path({kind},{subtype})"
 
 
