@@ -28,7 +28,7 @@ MODULES = {
     for path in (*sorted((ROOT / "attest").glob("*.py")), ROOT / "keys" / "tpm_public.py")
     if path.stem != "__init__"
 }
-TEST_FILES = ("test_attest*", "test_vectors*", "test_reasons*", "test_compare*")
+TEST_FILES = ("test_attest*", "test_vectors*", "test_reasons*", "test_cli_*")
 """Tests of the verifier whatever they import; beside them each that imports a module in question
 and none of the services."""
 
@@ -109,7 +109,14 @@ class Run:
         print(f"{time.monotonic() - self.started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
     def _report(self) -> int:
-        reasons = _equivalent()
+        known = _equivalent()
+        reasons = {
+            each.mutant.name: reason
+            for each in self.outcomes
+            for name, reason in known.items()
+            if each.mutant.name == name
+            or (name[-1] == "*" and each.mutant.name.startswith(name[:-1]))
+        }
         self.outcomes.sort(key=lambda each: (str(each.mutant.path), each.mutant.line))
         survivors = [each for each in self.outcomes if not each.killed_by]
         open_ones = [each for each in survivors if each.mutant.name not in reasons]
@@ -117,9 +124,9 @@ class Run:
         modules = {_module(each.mutant) for each in self.outcomes}
         stale = [
             name
-            for name in reasons
-            if name not in names
-            and (self.complete or name.partition(": ")[0].split(".")[1] in modules)
+            for name in known
+            if not any(each == name or each.startswith(name.rstrip("*")) for each in names)
+            and (self.complete or name.split(".")[1] in modules)
         ]
         _write(self.outcomes, reasons)
         _table(self.outcomes, reasons)

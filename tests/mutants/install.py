@@ -10,6 +10,7 @@ import functools
 import gc
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -64,7 +65,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _install_table(mutant: Mutant) -> None:
     """Compute the table anew and put it wherever a module has the old one."""
-    module = sys.modules[mutant.module]
+    module = import_module(mutant.module)
     statement = list(ast.walk(mutate(mutant)))[mutant.place]
     assert isinstance(statement, ast.Assign | ast.AnnAssign)
     target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]

@@ -174,6 +174,8 @@ class Court:
         where = str(mutant.path), mutant.function, mutant.first_line
         entering = self._entering.get(where, [])
         near = sorted(entering or self._of_file.get(where[0], []), key=self._order)
+        if not near:
+            return ["", 0]
         if not entering and not mutant.is_row:
             return _fresh(mutant, near)
         try:
