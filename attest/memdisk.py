@@ -25,7 +25,7 @@ def read_file(disk: bytes, name: str) -> bytes:
         if disk[:4] == b"hsqs":
             return _Squashfs(disk).read(name.encode())
         return _read_fat(disk, name)
-    except (struct.error, IndexError, lzma.LZMAError, zlib.error) as error:
+    except (struct.error, IndexError, OverflowError, lzma.LZMAError, zlib.error) as error:
         raise AttestSiteError("the memory disk of GRUB cannot be read") from error
 
 

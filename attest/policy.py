@@ -21,7 +21,7 @@ from attest.errors import AttestSiteError
 from attest.reasons import Reason, Releaser
 
 POLICY_TYPE = "doorstep/policy/v1"
-MAX_POLICY = 1 << 20
+MAX_POLICY = 1 << 18
 DAY = 86_400
 
 
@@ -106,7 +106,7 @@ class Policy:
         """
         try:
             document = tomllib.loads(_bounded(text, name))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise AttestSiteError(f"{name}: it is not TOML: {error}") from None
         if document.pop("type", None) != POLICY_TYPE:
             raise AttestSiteError(f'{name}: type: write type = "{POLICY_TYPE}" in its first line')

@@ -67,6 +67,7 @@ def short_block() -> bytes:
         squashfs(b"x")[:28] + b"\3" + squashfs(b"x")[29:],
         squashfs(b"x")[:20] + b"\2" + squashfs(b"x")[21:],
         patched_root(b"\2"),
+        squashfs(b"x", packed=False)[:80] + b"\xff" * 8 + squashfs(b"x", packed=False)[88:],
         short_block(),
         b"",
     ],
