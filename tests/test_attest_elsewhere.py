@@ -250,6 +250,7 @@ def test_what_the_kernel_loaded_is_part_of_the_boot_set() -> None:
     assert not any(each.gates for each in elsewhere.reasons)
     assert "no boot set to compare with" in missing(elsewhere)
     assert "ima.bin" in missing(judged(replace(evidence, ima_log=None), known))
+    assert "ima.bin" not in missing(judged(BARE, NOTHING, None))
 
 
 def test_a_kernel_that_should_measure_does() -> None:

@@ -42,6 +42,10 @@ class Functions:
             _install_table(mutant)
         else:
             self._install_code(mutant)
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the caches, so that the next test enters every function that it uses."""
         for cache in self._caches:
             cache.cache_clear()
 

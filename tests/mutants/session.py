@@ -123,9 +123,10 @@ def _trace(
         if event == "call" and code.co_filename in files:
             entered.add((code.co_filename, code.co_qualname, code.co_firstlineno))
 
-    found = []
+    found, functions = [], Functions()
     for item, following in zip(items, [*items[1:], None], strict=True):
         entered.clear()
+        functions.forget()
         started = time.perf_counter()
         sys.settrace(trace)
         passed = session.passes(item, following)
