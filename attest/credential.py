@@ -38,18 +38,28 @@ class Challenge:
 
 def check_keys(ek_public: bytes, ak_public: bytes) -> BoxKeys:
     """Check structure, EK template and AK attributes; CheckError otherwise."""
+    ek, template = decode_ek(ek_public)
+    return BoxKeys(ek=ek, ak=decode_ak(ak_public), template=template)
+
+
+def decode_ek(public: bytes) -> tuple[PublicArea, EkTemplate]:
+    """Decode an EK with the template it was made from; CheckError otherwise."""
     try:
-        ek = PublicArea.decode(ek_public)
-        template = check_ek_template(ek)
+        ek = PublicArea.decode(public)
+        return ek, check_ek_template(ek)
     except PeerError as error:
         raise CheckError(Reason.EK_STRUCTURE, str(error)) from None
+
+
+def decode_ak(public: bytes) -> PublicArea:
+    """Decode an AK and check what it may do; CheckError otherwise."""
     try:
-        ak = PublicArea.decode(ak_public)
+        ak = PublicArea.decode(public)
         check_ak(ak)
         ak.public_key()
     except PeerError as error:
         raise CheckError(Reason.AK_ATTRIBUTES, str(error)) from None
-    return BoxKeys(ek=ek, ak=ak, template=template)
+    return ak
 
 
 def make_challenge(keys: BoxKeys, secret: bytes, randomness: bytes) -> Challenge:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attest.ak import check_ak, check_under_ek, qualified_name_under_ek
+from attest.ak import check_under_ek, qualified_name_under_ek
 from attest.certify import check_device_key
+from attest.credential import decode_ak, decode_ek
 from attest.der import decode_certificate
 from attest.ekcert import EkTrust, check_ek_certificate
-from attest.ektemplate import check_ek_template, reconstruct_ek
+from attest.ektemplate import reconstruct_ek
 from attest.errors import CheckError, EvidenceError
 from attest.evidence import Evidence, Signed
 from attest.expectation import Expectation
@@ -22,7 +23,6 @@ from attest.quote import VerifiedQuote, check_quote, check_signed
 from attest.reasons import Reason
 from attest.transcript import device_data
 from attest.wire import QuoteInfo, decode_attest
-from keys.errors import PeerError
 from keys.tpm_public import PublicArea
 
 
@@ -44,11 +44,9 @@ def check_identity(
 ) -> Identity:
     """Decode the keys and judge the EK certificate; CheckError for keys that cannot be."""
     missing: list[str] = []
-    if evidence.ek_public is None:
-        eks = _guesses(evidence.ek_certificates)
-    else:
-        eks = (_ek(evidence.ek_public),)
-    ak = None if evidence.ak_public is None else _ak(evidence.ak_public)
+    ek = None if evidence.ek_public is None else decode_ek(evidence.ek_public)[0]
+    ak = None if evidence.ak_public is None else decode_ak(evidence.ak_public)
+    eks = (ek,) if ek is not None else _guesses(evidence, ak)
     if ak is None:
         missing.append("the attestation key (ak.pub)")
     trust = None
@@ -68,33 +66,26 @@ def check_identity(
     return Identity(eks=eks, ak=ak, trust=trust, not_checked=tuple(missing))
 
 
-def _ek(public: bytes) -> PublicArea:
-    try:
-        area = PublicArea.decode(public)
-        check_ek_template(area)
-    except PeerError as error:
-        raise CheckError(Reason.EK_STRUCTURE, str(error)) from None
-    return area
+def _guesses(evidence: Evidence, ak: PublicArea | None) -> tuple[PublicArea, ...]:
+    """Compute what EK each certificate could be for; one that cannot be read is for none.
 
-
-def _ak(public: bytes) -> PublicArea:
-    try:
-        area = PublicArea.decode(public)
-        check_ak(area)
-    except PeerError as error:
-        raise CheckError(Reason.AK_ATTRIBUTES, str(error)) from None
-    return area
-
-
-def _guesses(certificates: tuple[bytes, ...]) -> tuple[PublicArea, ...]:
-    """Compute what EK each certificate could be for; one that cannot be read is for none."""
+    Where a quote names the EK that made its AK, it is that one alone: a good certificate of another
+    TPM must not vouch for it.
+    """
     found: list[PublicArea] = []
-    for stored in certificates:
+    for stored in evidence.ek_certificates:
         try:
             found += reconstruct_ek(decode_certificate(stored))
         except EvidenceError:
             continue
-    return tuple(found)
+    if ak is None or not evidence.quotes:
+        return tuple(found)
+    try:
+        signer = decode_attest(evidence.quotes[0].attest).qualified_signer
+    except EvidenceError as error:
+        raise CheckError(Reason.QUOTE_STRUCTURE, str(error)) from None
+    named = [each for each in found if qualified_name_under_ek(each, ak) == signer]
+    return tuple(named or found)
 
 
 def check_quotes(evidence: Evidence, identity: Identity) -> tuple[VerifiedQuote, ...]:
@@ -149,9 +140,7 @@ def _nonce(expected: bytes | None, attest: bytes) -> bytes:
 def _check_signer(qualified_signer: bytes, identity: Identity, ak: PublicArea) -> None:
     if not identity.eks:
         return
-    *others, last = identity.eks
-    if not any(qualified_name_under_ek(ek, ak) == qualified_signer for ek in others):
-        check_under_ek(qualified_signer, last, ak)
+    check_under_ek(qualified_signer, identity.eks[0], ak)
 
 
 def check_device(

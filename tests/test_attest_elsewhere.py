@@ -126,6 +126,15 @@ def test_an_ek_computed_from_its_certificate_must_have_made_the_ak() -> None:
     assert not any(each.gates for each in judged(unreadable, NOTHING, None).reasons)
 
 
+def test_a_good_certificate_of_another_tpm_vouches_for_nothing() -> None:
+    good = forge.evidence(GOOD.event_log, forge.Box(label="box B")).ek_certificates
+    strange = evidence_of(load(VECTORS / "attest" / "ek-certificate-strange-ca.toml"))
+    known = replace(NOTHING, anchors=KNOWN.anchors)
+    for order in ((*good, *strange.ek_certificates), (*strange.ek_certificates, *good)):
+        found = judged(replace(BARE, ek_certificates=order), known, None)
+        assert Reason.EK_UNKNOWN in found.reasons
+
+
 def test_other_selections_are_taken_and_told_but_not_in_a_session() -> None:
     values = forge.values_of(GOOD.event_log)
     few = {"sha256": {index: values["sha256"][index] for index in range(8)}}

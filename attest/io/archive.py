@@ -113,14 +113,16 @@ def read_evidence(directory: Path) -> Evidence:
 
     EvidenceError for a file that is none, AttestSiteError where the disk refuses.
     """
-    quotes = sorted(directory.glob("quote*.attest"))
+    quotes = tuple(_signed(path) for path in sorted(directory.glob("quote*.attest")))
+    # A session of this site without a quote sent none; elsewhere it was not kept.
+    is_session = (directory / "transcript.json").exists()
     device = directory / "device.attest"
     return Evidence(
         nonce=_optional(directory / "nonce.bin"),
         ek_public=_public(directory / "ek.pub"),
         ek_certificates=_all(directory, "ek*.crt"),
         ak_public=_public(directory / "ak.pub"),
-        quotes=tuple(_signed(path) for path in quotes) or None,
+        quotes=quotes if quotes or is_session else None,
         pcrs=_pcrs(_optional(directory / "pcrs.json")),
         event_log=_optional(directory / "eventlog.bin"),
         ima_log=_optional(directory / "ima.bin"),
