@@ -86,6 +86,8 @@ def check_boot(
         checks.findings += check_keys(lists, allowed, policy.dbx_minimum)
         if checks.reference is not None:
             checks.findings += check_not_forbidden(lists, checks.reference.facts)
+    elif evidence.event_log is not None and (policy.allowed_keys is not None or policy.dbx_minimum):
+        checks.add(Reason.SECURE_BOOT_UNPROVED, "no log proves the keys that the policy asks about")
     keys = frozenset() if lists is None or policy.allowed_keys is not None else lists.fingerprints
     measured = Measured(values=values, log=log, keys=keys)
     _check_firmware(checks, measured, machine, expectation, policy)

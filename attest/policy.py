@@ -53,8 +53,13 @@ _CHOICES: Mapping[int, tuple[Rule, ...]] = {
 DEFAULT_RULES: Mapping[int, Rule] = MappingProxyType(
     {index: _CHOICES[index][0] for index in BOOT_PCRS}
 )
-WAIVABLE = frozenset(r for r in Reason if r.releasable_by is Releaser.HEADQUARTERS)
-"""Headquarters writes the policy, so it may say beforehand what it would release each time."""
+WAIVABLE = frozenset(
+    r for r in Reason if r.releasable_by is Releaser.HEADQUARTERS and r is not Reason.LOG_MISSING
+)
+"""Headquarters writes the policy, so it may say beforehand what it would release each time.
+
+Not a missing log: nothing would then prove a box's Secure Boot keys (PCR 7).
+"""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TPM_FIRMWARE = re.compile(r"[0-9A-F]{8}:[0-9a-f]{16}")

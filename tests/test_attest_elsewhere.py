@@ -203,6 +203,16 @@ def test_the_firmware_is_judged_where_a_baseline_is_given() -> None:
     assert Reason.FIRMWARE_UNKNOWN in judged(known=known, policy=Policy()).reasons
 
 
+def test_keys_that_a_policy_asks_about_are_proved_by_a_log() -> None:
+    without = forge.evidence(b"", values=GOOD.pcrs)
+    assert judged(without).reasons == {Reason.LOG_MISSING}
+    some = frozenset({bytes(32)})
+    for policy in (replace(POLICY, allowed_keys=some), replace(POLICY, dbx_minimum=some)):
+        assert judged(without, policy=policy).reasons >= {Reason.SECURE_BOOT_UNPROVED}
+        elsewhere = judged(replace(BARE, event_log=None), NOTHING, policy)
+        assert not any(each.gates for each in elsewhere.reasons)
+
+
 def test_known_firmware_is_what_a_verified_box_needs() -> None:
     values = GOOD.pcrs["sha256"]
     keys = key_lists(variables_from_log(eventlog.decode(GOOD.event_log), "sha256")).fingerprints

@@ -80,7 +80,6 @@ def test_what_is_wrong_is_named_with_its_key(text: str, told: str) -> None:
     assert told in str(error.value)
 
 
-def test_only_what_headquarters_alone_releases_can_be_waived() -> None:
-    assert {reason for reason in Reason if reason.releasable_by is Releaser.HEADQUARTERS} == set(
-        WAIVABLE
-    )
+def test_only_what_headquarters_alone_releases_can_be_waived_and_never_a_missing_log() -> None:
+    released = {each for each in Reason if each.releasable_by is Releaser.HEADQUARTERS}
+    assert released - {Reason.LOG_MISSING} == WAIVABLE
