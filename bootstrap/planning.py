@@ -13,7 +13,7 @@ from bootstrap.enrolment import Stage
 from bootstrap.rows import BoxRow
 from bootstrap.site import Site, Subnet
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
-from netboot.leases import Reservation, SubnetPlan
+from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, Record, RecordType
 
 TTL = 300
@@ -55,7 +55,7 @@ def _subnet(subnet: Subnet) -> SubnetPlan:
         network=subnet.network,
         appliance=subnet.appliance,
         gateway=subnet.gateway,
-        pools=tuple((pool.first, pool.last) for pool in subnet.pools),
+        pools=tuple(Pool(first=pool.first, last=pool.last) for pool in subnet.pools),
         lease=subnet.lease,
         dhcp=subnet.dhcp,
         boot=subnet.boot,

@@ -1,4 +1,4 @@
-"""Which boot file a client is given: one table from architecture to way of loading.
+"""Which boot file a client is given: one table of rules, first match wins.
 
 Never hands an http URL to a PXEClient nor a TFTP name to an HTTPClient: firmware then asks TFTP for
 `http://…` (edk2 BZ-880). RFC 4578 and 5970; option 93 from IANA, Processor Architecture Types.
@@ -11,6 +11,7 @@ from enum import Enum
 from ipaddress import IPv4Address
 
 from netboot.dhcp_options import Code, Options
+from netboot.network import ClientKind, Match
 
 PXE_CLASS = b"PXEClient"
 HTTP_CLASS = b"HTTPClient"
@@ -23,28 +24,36 @@ class Loading(Enum):
     HTTP = "http"
 
 
-ARCHITECTURES: dict[int, Loading] = {
-    0x0007: Loading.TFTP,  # x64 UEFI
-    0x0009: Loading.TFTP,  # EBC in the registry, x64 UEFI in older firmware (RFC 4578 errata)
-    0x0010: Loading.HTTP,  # x64 UEFI boot from HTTP
-}
-"""The architectures that this site has a loader for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootRule:
+    """What clients that match are given: a path in the file map, or a whole URL elsewhere.
+
+    `loading` says how the path is named to the client: HTTP gives `http://APPLIANCE/path` (HTTPS
+    too where the table has a port for it). `boot_set` is the set that the file belongs to, None
+    for the operator's own files.
+    """
+
+    match: Match
+    file: str
+    loading: Loading
+    boot_set: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BootChoice:
-    """The file names of the plan: the loader, and a script for iPXE (None: the loader too)."""
+class BootTable:
+    """All rules, the operator's own first; `https_port` is where boot files are served with TLS."""
 
-    loader: str
-    ipxe_script: str | None = None
+    rules: tuple[BootRule, ...]
+    https_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootFile:
-    """A TFTP file name or an http URL, as `loading` says."""
+    """A TFTP file name or a URL, as `loading` says; `boot_set` as in its rule."""
 
     loading: Loading
     name: str
+    boot_set: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +61,33 @@ class NoLoader:
     """The client asks to boot, and there is no loader for any architecture that it named."""
 
     architectures: tuple[int, ...]
+
+
+_ARCHITECTURES = {
+    "amd64": (frozenset({0x0007, 0x0009}), frozenset({0x0010})),
+    "arm64": (frozenset({0x000B}), frozenset({0x0013})),
+}
+"""Of a boot set's machine: option 93 over TFTP and over HTTP. 9 is EBC in the registry and x64 UEFI
+in older firmware (RFC 4578 errata)."""
+
+
+def rules_of_set(architecture: str, loader: str, boot_set: bytes) -> tuple[BootRule, ...]:
+    """Give the rules that serve one boot set: `loader` is its path, whatever the transport."""
+    by_tftp, by_http = _ARCHITECTURES[architecture]
+    return (
+        BootRule(
+            match=Match(architectures=by_tftp),
+            file=loader,
+            loading=Loading.TFTP,
+            boot_set=boot_set,
+        ),
+        BootRule(
+            match=Match(architectures=by_http),
+            file=loader,
+            loading=Loading.HTTP,
+            boot_set=boot_set,
+        ),
+    )
 
 
 def is_ipxe(options: Options) -> bool:
@@ -70,27 +106,44 @@ def wants_boot(options: Options) -> bool:
     )
 
 
+def kind_of(options: Options) -> ClientKind:
+    """Say what kind of program asks."""
+    if is_ipxe(options):
+        return ClientKind.IPXE
+    if options.vendor_class.startswith(HTTP_CLASS):
+        return ClientKind.HTTP
+    if options.vendor_class.startswith(b"U-Boot"):
+        return ClientKind.UBOOT
+    return ClientKind.PXE if wants_boot(options) else ClientKind.OTHER
+
+
 def choose(
-    options: Options, choice: BootChoice, appliance: IPv4Address
+    options: Options, table: BootTable, appliance: IPv4Address
 ) -> BootFile | NoLoader | None:
     """Choose for one request; None for a client that does not boot. PeerError as the accessors."""
     if not wants_boot(options):
         return None
-    architectures = options.architectures
-    loading = _loading(options, architectures)
-    if loading is None:
-        return NoLoader(architectures=architectures)
-    name = choice.loader
-    if is_ipxe(options) and choice.ipxe_script is not None:
-        name = choice.ipxe_script
-    if loading is Loading.HTTP:
-        name = f"http://{appliance}/{name}"
-    return BootFile(loading=loading, name=name)
+    kind, architectures = kind_of(options), options.architectures
+    for rule in table.rules:
+        if _fits(rule, kind, architectures):
+            return _name(rule, appliance)
+    return NoLoader(architectures=architectures)
 
 
-def _loading(options: Options, architectures: tuple[int, ...]) -> Loading | None:
-    """Find the first architecture with a loader whose way of loading the vendor class allows."""
-    is_http = options.vendor_class.startswith(HTTP_CLASS)
-    allowed = Loading.HTTP if is_http else Loading.TFTP
-    known = (ARCHITECTURES.get(value) for value in architectures)
-    return next((loading for loading in known if loading is allowed), None)
+def _fits(rule: BootRule, kind: ClientKind, architectures: tuple[int, ...]) -> bool:
+    match = rule.match
+    if kind is ClientKind.HTTP and rule.loading is not Loading.HTTP:
+        return False
+    if kind not in (ClientKind.HTTP, ClientKind.IPXE) and rule.loading is Loading.HTTP:
+        return False
+    is_kind = not match.kinds or kind in match.kinds
+    return is_kind and (
+        not match.architectures or not match.architectures.isdisjoint(architectures)
+    )
+
+
+def _name(rule: BootRule, appliance: IPv4Address) -> BootFile:
+    name = rule.file
+    if rule.loading is Loading.HTTP and "://" not in name:
+        name = f"http://{appliance}/{name.lstrip('/')}"
+    return BootFile(loading=rule.loading, name=name, boot_set=rule.boot_set)

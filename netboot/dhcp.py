@@ -10,21 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from netboot.bootchoice import BootChoice, BootFile, NoLoader, choose
+from netboot.bootchoice import BootFile, BootTable, NoLoader, choose
 from netboot.dhcp_message import BOOTREQUEST, Message
 from netboot.dhcp_options import Code, MessageType
 from netboot.dhcp_reply import Grant, Send, nak, reply, send
 from netboot.errors import PeerError, SiteError
 from netboot.events import Detail, Event, EventKind
-from netboot.leases import (
-    Client,
-    Lease,
-    LeaseTable,
-    LeaseWrite,
-    Reservation,
-    SubnetPlan,
-    check_plan,
-)
+from netboot.leases import Client, Lease, LeaseTable, LeaseWrite, check_plan
+from netboot.network import Reservation, SubnetPlan
 
 DAMPING_SECONDS = 60.0
 DAMPING_ENTRIES = 4096
@@ -42,7 +35,7 @@ class DhcpConfig:
 
     subnets: tuple[SubnetPlan, ...]
     reservations: tuple[Reservation, ...]
-    boot: BootChoice | None
+    boot: BootTable | None
     domain: str
 
 
@@ -132,7 +125,7 @@ def check_config(config: DhcpConfig) -> None:
     check_plan(config.subnets, config.reservations)
     names = [config.domain, *(entry.name for entry in config.reservations if entry.name)]
     if config.boot is not None:
-        names += [config.boot.loader, config.boot.ipxe_script or ""]
+        names += [rule.file for rule in config.boot.rules]
     for name in names:
         if not name.isascii() or len(name) > LONGEST_NAME:
             raise SiteError(f"name {name!r} does not fit into a DHCP reply")

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from netboot.bootchoice import HTTP_CLASS, PXE_CLASS, BootFile, Loading, is_ipxe
 from netboot.dhcp_message import BOOTREPLY, BROADCAST_FLAG, CLIENT_PORT, SERVER_PORT, Message
 from netboot.dhcp_options import Code, MessageType, Options, encode_uris
-from netboot.leases import SubnetPlan
+from netboot.network import SubnetPlan
 
 LARGEST_REPLY = 1472
 """edk2 announces 65280 in option 57 and still drops what is larger than one frame."""

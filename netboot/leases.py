@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from itertools import chain, pairwise
-from typing import Literal
 
 from netboot.errors import SiteError
+from netboot.network import Reservation, SubnetPlan
 
 OFFER_SECONDS = 30.0
 """How long an offer is held: OVMF requests 3.3 to 4.6 s after DISCOVER, repeats after 16 s."""
@@ -26,39 +26,6 @@ STRANGERS = 4
 """With this many open offers, addresses younger than MEMORY_SECONDS are kept (a flood of MACs)."""
 POOL_LIMIT = 16384
 """Addresses in one subnet's pools; choosing walks them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubnetPlan:
-    """One subnet: `appliance` is our address in it, `pools` are first and last, inclusive.
-
-    `enrols` is false where a boot is only measured: then nobody is told where to phone home.
-    """
-
-    name: str
-    interface: str
-    network: IPv4Network
-    appliance: IPv4Address
-    gateway: IPv4Address | None
-    pools: tuple[tuple[IPv4Address, IPv4Address], ...]
-    lease: timedelta
-    dhcp: Literal["server", "off"]
-    boot: bool
-    enrols: bool = True
-
-    @property
-    def phone_home(self) -> str:
-        """The https URI that option 143 carries."""
-        return f"https://{self.appliance}:8443"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """An address that one Ethernet address always gets; `mac` is 6 bytes."""
-
-    mac: bytes
-    address: IPv4Address
-    name: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +107,8 @@ def _check_subnet(subnet: SubnetPlan) -> None:
     if subnet.lease < timedelta(minutes=1):
         raise SiteError(f"subnet {subnet.name}: lease is shorter than a minute")
     size = 0
-    for first, last in subnet.pools:
+    for pool in subnet.pools:
+        first, last = pool.first, pool.last
         if first > last or first not in subnet.network or last not in subnet.network:
             raise SiteError(f"subnet {subnet.name}: pool {first}-{last} is not in {subnet.network}")
         size += int(last) - int(first) + 1
@@ -156,7 +124,7 @@ def _pool(subnet: SubnetPlan) -> dict[IPv4Address, None]:
         subnet.network.network_address,
         subnet.network.broadcast_address,
     }
-    ranges = (range(int(first), int(last) + 1) for first, last in subnet.pools)
+    ranges = (range(int(pool.first), int(pool.last) + 1) for pool in subnet.pools)
     addresses = (IPv4Address(number) for number in chain.from_iterable(ranges))
     return dict.fromkeys(address for address in addresses if address not in taken)
 

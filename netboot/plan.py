@@ -16,11 +16,11 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Literal, Self, TypeVar
 
-from netboot.bootchoice import BootChoice
+from netboot.bootchoice import BootTable, rules_of_set
 from netboot.dhcp import DhcpConfig, check_config
 from netboot.errors import PeerError, SiteError
 from netboot.files import MAX_NAME, FileMap, normal_path
-from netboot.leases import Reservation, SubnetPlan
+from netboot.network import Pool, Reservation, SubnetPlan
 
 T = TypeVar("T")
 TYPE = "doorstep/plan/v1"
@@ -73,6 +73,10 @@ class Boot:
     boot_set: bytes
     tftp: str
     names: Mapping[str, bytes]
+
+    def table(self) -> BootTable:
+        """Give the rules by which DHCP chooses."""
+        return BootTable(rules=rules_of_set("amd64", self.tftp, self.boot_set))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +135,7 @@ class Plan:
 
     def dhcp(self) -> DhcpConfig:
         """Give what the DHCP engine is configured with."""
-        boot = None if self.boot is None else BootChoice(loader=self.boot.tftp)
+        boot = None if self.boot is None else self.boot.table()
         return DhcpConfig(
             subnets=self.subnets,
             reservations=self.reservations,
@@ -195,12 +199,13 @@ def _check_subnets(plan: Plan) -> Iterator[str]:
 
 def _check_pools(subnet: SubnetPlan) -> Iterator[str]:
     where = f"subnet {subnet.name}: pool"
-    for index, (first, last) in enumerate(subnet.pools):
+    for index, pool in enumerate(subnet.pools):
+        first, last = pool.first, pool.last
         if first > last or first not in subnet.network or last not in subnet.network:
             yield f"{where} {first}-{last} is not in {subnet.network}"
-        for other_first, other_last in subnet.pools[:index]:
-            if first <= other_last and other_first <= last:
-                yield f"{where} {first}-{last} overlaps with {other_first}-{other_last}"
+        for other in subnet.pools[:index]:
+            if first <= other.last and other.first <= last:
+                yield f"{where} {first}-{last} overlaps with {other.first}-{other.last}"
 
 
 def _check_reservations(plan: Plan) -> Iterator[str]:
@@ -360,11 +365,11 @@ def _network(value: Any, where: str) -> IPv4Network:
         raise PlanError(f"{where}: is no IPv4 network") from None
 
 
-def _range(value: Any, where: str) -> tuple[IPv4Address, IPv4Address]:
+def _range(value: Any, where: str) -> Pool:
     first, dash, last = _text(value, where).partition("-")
     if not dash:
         raise PlanError(f"{where}: is no range first-last")
-    return _ipv4(first, where), _ipv4(last, where)
+    return Pool(first=_ipv4(first, where), last=_ipv4(last, where))
 
 
 def _mode(value: Any, where: str) -> Literal["server", "off"]:
@@ -415,7 +420,7 @@ def _subnet_document(subnet: SubnetPlan) -> dict[str, Any]:
         "network": str(subnet.network),
         "appliance": str(subnet.appliance),
         "gateway": None if subnet.gateway is None else str(subnet.gateway),
-        "pool": [f"{first}-{last}" for first, last in subnet.pools],
+        "pool": [f"{pool.first}-{pool.last}" for pool in subnet.pools],
         "lease_seconds": int(subnet.lease.total_seconds()),
         "dhcp": subnet.dhcp,
         "boot": subnet.boot,

@@ -10,19 +10,21 @@ from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from netboot.bootchoice import BootChoice
+from netboot.bootchoice import BootTable, rules_of_set
 from netboot.dhcp import Arrival, DhcpConfig, DhcpEngine, Outcome
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, MessageType, Options
 from netboot.io.dhcp import DhcpRunner
 from netboot.io.leases import NetbootStore
-from netboot.leases import Lease, Reservation, SubnetPlan
+from netboot.leases import Lease
+from netboot.network import Pool, Reservation, SubnetPlan
 
 NOW = 1_800_000_000.0
 ADDRESS = IPv4Address
 PXE_LIST = bytes((1, 2, 3, 4, 5, 6, 12, 13, 15, 17, 18, 43, 54, 60, 67, 128, 129))
 UBOOT_LIST = bytes((1, 3, 6, 12, 13, 17))
 OURS_RELAY = ("10.41.7.2", 67)
+BOOT = BootTable(rules=rules_of_set("amd64", "shimx64.efi", bytes(32)))
 RESERVED_MAC = bytes.fromhex("020000000011")
 
 
@@ -33,7 +35,7 @@ def subnet(**changes: object) -> SubnetPlan:
         "network": IPv4Network("10.41.7.0/24"),
         "appliance": ADDRESS("10.41.7.2"),
         "gateway": ADDRESS("10.41.7.1"),
-        "pools": ((ADDRESS("10.41.7.100"), ADDRESS("10.41.7.109")),),
+        "pools": (Pool(first=ADDRESS("10.41.7.100"), last=ADDRESS("10.41.7.109")),),
         "lease": timedelta(hours=12),
         "dhcp": "server",
         "boot": True,
@@ -48,7 +50,7 @@ def config(*subnets: SubnetPlan, **changes: object) -> DhcpConfig:
     values: dict[str, object] = {
         "subnets": subnets or (subnet(),),
         "reservations": (RESERVED,),
-        "boot": BootChoice(loader="shimx64.efi"),
+        "boot": BOOT,
         "domain": "shop.example.net",
     }
     return DhcpConfig(**(values | changes))  # type: ignore[arg-type]
@@ -132,10 +134,10 @@ def serve(database: str, interface: str) -> None:
     plan = config(
         subnet(
             interface=interface,
-            pools=((ADDRESS("10.41.7.20"), ADDRESS("10.41.7.250")),),
+            pools=(Pool(first=ADDRESS("10.41.7.20"), last=ADDRESS("10.41.7.250")),),
             lease=timedelta(minutes=2),
         ),
-        boot=BootChoice(loader="shimx64.efi"),
+        boot=BOOT,
     )
     store = NetbootStore(Path(database))
     engine = DhcpEngine(plan, store.load_leases())

@@ -25,16 +25,19 @@ from dhcp_lab import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netboot.bootchoice import BootChoice
+from netboot.bootchoice import BootRule, BootTable, Loading, rules_of_set
 from netboot.dhcp import uuid_texts
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, MessageType
 from netboot.dhcp_reply import Via
 from netboot.errors import SiteError
 from netboot.events import EventKind
-from netboot.leases import Reservation
+from netboot.network import ClientKind, Match, Pool, Reservation
 
 FIRST = ADDRESS("10.41.7.100")
+SCRIPT = BootRule(
+    match=Match(kinds=frozenset({ClientKind.IPXE})), file="boot.ipxe", loading=Loading.TFTP
+)
 OURS = (Code.SERVER_ID, ADDRESS("10.41.7.2").packed)
 
 
@@ -95,7 +98,7 @@ def test_d2_the_link_selection_chooses_the_subnet() -> None:
         network=IPv4Network("10.9.0.0/24"),
         appliance=ADDRESS("10.9.0.1"),
         gateway=None,
-        pools=((ADDRESS("10.9.0.50"), ADDRESS("10.9.0.60")),),
+        pools=(Pool(first=ADDRESS("10.9.0.50"), last=ADDRESS("10.9.0.60")),),
     )
     server = Server(config(subnet(), other))
     agent = b"\x01\x01x\x05\x04" + ADDRESS("10.9.0.0").packed
@@ -249,7 +252,8 @@ def test_d18_a_way_of_loading_never_meets_the_other(extra: tuple[tuple[int, byte
     "mark", [(Code.USER_CLASS, b"iPXE"), (Code.USER_CLASS, b"\x04iPXE"), (Code.IPXE, b"\1")]
 )
 def test_d19_ipxe_gets_the_script_in_each_of_twenty_rounds(mark: tuple[int, bytes]) -> None:
-    server = Server(config(boot=BootChoice(loader="snponly.efi", ipxe_script="boot.ipxe")))
+    loader = rules_of_set("amd64", "snponly.efi", bytes(32))
+    server = Server(config(boot=BootTable(rules=(SCRIPT, *loader))))
     assert server.discover(mac(1), *pxe()).options.get(Code.BOOT_FILE) == b"snponly.efi\0"
     for _ in range(20):
         offer = server.discover(mac(1), *pxe(), mark)
@@ -505,7 +509,7 @@ def test_d41_each_interface_answers_with_its_own_address() -> None:
         network=IPv4Network("10.9.0.0/24"),
         appliance=ADDRESS("10.9.0.1"),
         gateway=None,
-        pools=((ADDRESS("10.9.0.50"), ADDRESS("10.9.0.60")),),
+        pools=(Pool(first=ADDRESS("10.9.0.50"), last=ADDRESS("10.9.0.60")),),
     )
     server = Server(config(subnet(), other))
     for interface, address in (("eth1", "10.41.7.2"), ("eth2", "10.9.0.1")):
@@ -600,7 +604,9 @@ def test_a_wrong_plan_is_refused_and_the_old_one_stays() -> None:
     with pytest.raises(SiteError, match="given twice"):
         server.engine.replace(config(reservations=(RESERVED, wrong)), server.now)
     with pytest.raises(SiteError, match="does not fit"):
-        server.engine.replace(config(boot=BootChoice(loader="x" * 130)), server.now)
+        server.engine.replace(
+            config(boot=BootTable(rules=rules_of_set("amd64", "x" * 130, bytes(32)))), server.now
+        )
     assert server.bound(RESERVED_MAC) == RESERVED.address
 
 
@@ -608,12 +614,12 @@ def test_a_wrong_plan_is_refused_and_the_old_one_stays() -> None:
     "changes",
     [
         {"appliance": ADDRESS("10.0.0.1")},
-        {"pools": ((ADDRESS("10.41.7.9"), ADDRESS("10.41.7.3")),)},
-        {"pools": ((ADDRESS("10.41.7.9"), ADDRESS("10.41.8.3")),)},
+        {"pools": (Pool(first=ADDRESS("10.41.7.9"), last=ADDRESS("10.41.7.3")),)},
+        {"pools": (Pool(first=ADDRESS("10.41.7.9"), last=ADDRESS("10.41.8.3")),)},
         {"lease": timedelta(seconds=5)},
         {
             "network": IPv4Network("10.0.0.0/8"),
-            "pools": ((ADDRESS("10.0.0.1"), ADDRESS("10.1.0.1")),),
+            "pools": (Pool(first=ADDRESS("10.0.0.1"), last=ADDRESS("10.1.0.1")),),
         },
     ],
 )

@@ -20,10 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, MessageType
-from netboot.leases import Lease, Reservation
+from netboot.leases import Lease
+from netboot.network import Pool, Reservation
 
 CLIENTS = st.integers(0, 6).map(lambda number: RESERVED_MAC if number == 6 else mac(number))
-SMALL = subnet(pools=((ADDRESS("10.41.7.100"), ADDRESS("10.41.7.103")),))
+SMALL = subnet(pools=(Pool(first=ADDRESS("10.41.7.100"), last=ADDRESS("10.41.7.103")),))
 OURS = (Code.SERVER_ID, SMALL.appliance.packed)
 
 
@@ -144,7 +145,7 @@ def test_fresh_addresses_go_before_used_ones_and_the_longest_unused_first() -> N
 
 
 def test_our_own_address_and_the_gateway_are_never_given() -> None:
-    whole = subnet(pools=((ADDRESS("10.41.7.0"), ADDRESS("10.41.7.4")),))
+    whole = subnet(pools=(Pool(first=ADDRESS("10.41.7.0"), last=ADDRESS("10.41.7.4")),))
     server = Server(config(whole))
     given = {server.bound(mac(number)) for number in range(2)}
     assert given == {ADDRESS("10.41.7.3"), ADDRESS("10.41.7.4")}

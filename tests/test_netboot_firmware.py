@@ -21,7 +21,7 @@ from bootstrap.rehearsal.box import Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.view import command_that_sees
 from keys.io.rpc import RpcUnavailableError, call
-from netboot.leases import Reservation, SubnetPlan
+from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, check
 
 pytestmark = [pytest.mark.boots, pytest.mark.timeout(400)]
@@ -104,7 +104,7 @@ def plan(lan: Lan) -> Plan:
                 network=US.network,
                 appliance=US.ip,
                 gateway=None,
-                pools=((IPv4Address("10.78.0.100"), IPv4Address("10.78.0.120")),),
+                pools=(Pool(first=IPv4Address("10.78.0.100"), last=IPv4Address("10.78.0.120")),),
                 lease=timedelta(hours=1),
                 dhcp="server",
                 boot=True,

@@ -24,7 +24,7 @@ from keys.io.rpc import RpcError, RpcUnavailableError, call
 from netboot.errors import PeerError
 from netboot.io.service import load
 from netboot.io.workers import line
-from netboot.leases import Reservation, SubnetPlan
+from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, Record, RecordType
 
 UID = 61001
@@ -102,7 +102,7 @@ class Lab:
             network=IPv4Network("10.41.7.0/24"),
             appliance=IPv4Address(US),
             gateway=None,
-            pools=((IPv4Address("10.41.7.100"), IPv4Address("10.41.7.150")),),
+            pools=(Pool(first=IPv4Address("10.41.7.100"), last=IPv4Address("10.41.7.150")),),
             lease=timedelta(minutes=10),
             dhcp="server",
             boot=True,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netboot.leases import Reservation, SubnetPlan
+from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, PlanError, Record, RecordType, check
 
 SUBNET = SubnetPlan(
@@ -18,7 +18,7 @@ SUBNET = SubnetPlan(
     network=IPv4Network("10.41.7.0/24"),
     appliance=IPv4Address("10.41.7.2"),
     gateway=IPv4Address("10.41.7.1"),
-    pools=((IPv4Address("10.41.7.100"), IPv4Address("10.41.7.199")),),
+    pools=(Pool(first=IPv4Address("10.41.7.100"), last=IPv4Address("10.41.7.199")),),
     lease=timedelta(hours=12),
     dhcp="server",
     boot=True,
@@ -70,7 +70,9 @@ def subnet(**changes) -> Plan:
 
 def pools(*texts: str) -> Plan:
     spans = (text.split("-") for text in texts)
-    return subnet(pools=tuple((IPv4Address(first), IPv4Address(last)) for first, last in spans))
+    return subnet(
+        pools=tuple(Pool(first=IPv4Address(first), last=IPv4Address(last)) for first, last in spans)
+    )
 
 
 def reserved(**changes) -> Plan:

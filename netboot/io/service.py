@@ -26,7 +26,7 @@ from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.probe import PROBE_SECONDS
 from netboot.io.tftp import TftpRunner, interface_mtu
 from netboot.io.workers import Recorder, State, Worker, say
-from netboot.leases import SubnetPlan
+from netboot.network import SubnetPlan
 from netboot.plan import MAX_PLAN, Plan, PlanError, check
 from netboot.zone import LeaseName, Zones, build
 
