@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootFile, BootTable, NoLoader, choose
@@ -17,7 +18,7 @@ from netboot.dhcp_reply import Grant, Send, nak, reply, send
 from netboot.errors import PeerError, SiteError
 from netboot.events import Detail, Event, EventKind
 from netboot.leases import Client, Lease, LeaseTable, LeaseWrite, check_plan
-from netboot.network import Reservation, SubnetPlan
+from netboot.network import NOTHING, ClientClass, Identify, Parameters, Reservation, SubnetPlan
 
 DAMPING_SECONDS = 60.0
 DAMPING_ENTRIES = 4096
@@ -31,12 +32,20 @@ _LINK_SELECTION = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhcpConfig:
-    """What the plan says about DHCP; `boot` None means that nothing is served for booting."""
+    """What the plan says about DHCP; `boot` None means that nothing is served for booting.
+
+    `parameters` are the site's own, the last level; `quarantine` is how long a declined address
+    rests: until a wrong cable is found, not until tomorrow.
+    """
 
     subnets: tuple[SubnetPlan, ...]
     reservations: tuple[Reservation, ...]
     boot: BootTable | None
     domain: str
+    classes: tuple[ClientClass, ...] = ()
+    parameters: Parameters = NOTHING
+    identify: Identify = Identify.MAC
+    quarantine: timedelta = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +71,14 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """The boot set whose fixed file names are meant when this client address asks for them."""
+
+    client: IPv4Address
+    boot_set: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What to send, what happened, and what to make durable first."""
 
@@ -69,6 +86,7 @@ class Outcome:
     events: tuple[Event, ...] = ()
     writes: tuple[LeaseWrite, ...] = ()
     sightings: tuple[Sighting, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +363,7 @@ class DhcpEngine:
         reservation = self._table.reservation(request.client, request.subnet)
         if (
             reservation is not None
+            and reservation.address is not None
             and reservation.address != address
             and self._may_have(request, reservation.address)
         ):

@@ -51,7 +51,8 @@ class Via(Enum):
 class Send:
     """A reply to send from port 67 of `source`; `mac` for a frame only.
 
-    `promises` means that it must not leave before the writes of its outcome are durable.
+    `promises` means that it must not leave before the writes of its outcome are durable; `delay` in
+    seconds, for clients that miss a reply that comes at once.
     """
 
     via: Via
@@ -62,6 +63,7 @@ class Send:
     mac: bytes | None
     data: bytes
     promises: bool
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,8 @@ def check_plan(subnets: Iterable[SubnetPlan], reservations: Iterable[Reservation
             raise SiteError(f"subnets {one.name} and {two.name} overlap")
     addresses: set[IPv4Address] = {subnet.appliance for subnet in subnets}
     for reservation in reservations:
+        if reservation.address is None:
+            continue
         if reservation.address in addresses:
             raise SiteError(f"reservation {reservation.address}: the address is given twice")
         addresses.add(reservation.address)
@@ -151,11 +153,14 @@ class LeaseTable:
         subnets, reservations = tuple(subnets), tuple(reservations)
         check_plan(subnets, reservations)
         self._pools = {subnet.name: _pool(subnet) for subnet in subnets}
-        self._reserved = {reservation.address: reservation for reservation in reservations}
+        self._reserved = {
+            entry.address: entry for entry in reservations if entry.address is not None
+        }
         self._by_mac: dict[bytes, tuple[Reservation, ...]] = {}
         for reservation in reservations:
-            known = self._by_mac.get(reservation.mac, ())
-            self._by_mac[reservation.mac] = (*known, reservation)
+            if reservation.mac is not None:
+                known = self._by_mac.get(reservation.mac, ())
+                self._by_mac[reservation.mac] = (*known, reservation)
 
     def leases(self) -> tuple[Lease, ...]:
         """Every row, bound or not."""
@@ -208,7 +213,7 @@ class LeaseTable:
         self, client: Client, subnet: SubnetPlan, wanted: IPv4Address | None, now: float
     ) -> Iterator[IPv4Address]:
         reservation = self.reservation(client, subnet)
-        if reservation is not None:
+        if reservation is not None and reservation.address is not None:
             yield reservation.address
         offered = self.offered(client, subnet, now)
         if offered is not None:
