@@ -26,6 +26,13 @@ class EventKind(StrEnum):
     POOL_EMPTY = "dhcp-pool-empty"
     FLOOD = "dhcp-flood"
     FOREIGN = "foreign-dhcp"
+    FOREIGN_PROXY = "foreign-proxy-dhcp"
+    FOREIGN_DHCP6 = "foreign-dhcp6"
+    FOREIGN_ROUTER = "foreign-router"
+    FOREIGN_TFTP = "foreign-tftp"
+    GATEWAY_SEEN = "gateway-seen"
+    GATEWAY_CHANGED = "gateway-changed"
+    WATCH_FLOOD = "watch-flood"
     ARCHITECTURE = "arch-unknown"
     BOOT_FILE = "boot-file"
 
