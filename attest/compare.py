@@ -134,14 +134,15 @@ def _alike(wanted: PredictedEvent, measured: Event, bank: str) -> bool:
     separator = wanted.label == "separator"
     if separator or measured.type == EventType.SEPARATOR:
         return separator and measured.type == EventType.SEPARATOR
+    word = (wanted.text or "").split(" ")[0]
     if wanted.pcr == 7:
-        return _variable_name(measured) == (wanted.text or "").split(" ")[0]
+        return _variable_name(measured) == word
     if wanted.pcr == 8:
         is_line = measured.data.startswith(b"kernel_cmdline: ")
         if (wanted.label == "kernel command line") != is_line:
             return False
         text = proven_text(measured, bank)
-        return is_line or text is None or text.split(" ")[0] == (wanted.text or "").split(" ")[0]
+        return is_line or text is None or text.split(" ")[0] == word
     if wanted.pcr == 11:
         return wanted.label == _section_label(measured, bank)
     if wanted.pcr == 9:
