@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 Detail = tuple[tuple[str, str | int | float | bool], ...]
 
@@ -44,6 +44,6 @@ class Event:
     at: float
     kind: EventKind
     mac: bytes | None = None
-    address: IPv4Address | None = None
+    address: IPv4Address | IPv6Address | None = None
     reason: str | None = None
     detail: Detail = ()

@@ -7,17 +7,22 @@ out of it. RFC 1350 and RFC 3986 leave names free; the tolerances are those that
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
+from typing import Self
 
 from netboot.events import Event, EventKind
+
+Address = IPv4Address | IPv6Address
 
 MAX_NAME = 512
 QUIET_SECONDS = 60.0
 """One client asking for pieces of one file is told of once in this time."""
 MAX_QUIET = 4096
+MAX_ASSIGNED = 65536
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SAFE = re.compile(r"[\x21-\x7e]+")
@@ -41,10 +46,14 @@ class Transport(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file that may be sent: its path in the plan and the SHA-256 that names it in the store."""
+    """A file that may be sent: its path in the plan and the SHA-256 that names it in the store.
+
+    `boot_set` is the set for which it is sent, None when that is not known.
+    """
 
     path: str
     sha256: bytes
+    boot_set: bytes | None = None
 
 
 def normal_path(name: str) -> str | None:
@@ -59,31 +68,124 @@ def normal_path(name: str) -> str | None:
     return None if ".." in parts or not parts else "/" + "/".join(parts)
 
 
-class FileMap:
-    """The names of one plan; never changed, a new plan makes a new one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedSet:
+    """A boot set that is offered: its loader, and the fixed names that mean its own files.
 
-    def __init__(
-        self,
-        names: Mapping[str, bytes],
-        addresses: Iterable[IPv4Address] | None = None,
-    ) -> None:
-        """Take URL paths with digests and our addresses that files are served on (None: all)."""
-        self._entries = {path: Entry(path=path, sha256=digest) for path, digest in names.items()}
-        self._addresses = None if addresses is None else frozenset(addresses)
+    `names` are paths whose content differs from set to set (`/shimx64.efi`, `/grub/grub.cfg`) with
+    SHA-256 digests; `loader` is one of them. `architecture` is "amd64" or "arm64".
+    """
+
+    boot_set: bytes
+    architecture: str
+    loader: str
+    names: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class _Names:
+    """Some names with what they mean; case-blind only where that is unique."""
+
+    def __init__(self, names: Mapping[str, bytes], boot_set: bytes | None) -> None:
+        self._entries = {
+            path: Entry(path=path, sha256=digest, boot_set=boot_set)
+            for path, digest in names.items()
+        }
         folded: dict[str, list[Entry]] = {}
         for entry in self._entries.values():
             folded.setdefault(entry.path.lower(), []).append(entry)
         self._folded = {path: found[0] for path, found in folded.items() if len(found) == 1}
 
-    def find(self, name: str, local: IPv4Address) -> Entry | Missing:
-        """Find what a client that reached us at `local` means; case-blind only where unique."""
+    @classmethod
+    def of_set(cls, one: ServedSet) -> Self:
+        return cls(one.names, one.boot_set)
+
+    def find(self, path: str) -> Entry | None:
+        return self._entries.get(path) or self._folded.get(path.lower())
+
+
+class FileMap:
+    """The names of one plan; never changed, a new plan makes a new one."""
+
+    def __init__(
+        self,
+        files: Mapping[str, bytes] | None = None,
+        addresses: Iterable[Address] | None = None,
+        *,
+        sets: Iterable[ServedSet] = (),
+    ) -> None:
+        """Take what names mean for everybody, our addresses (None: all), and the boot sets.
+
+        The first set of an architecture is its default, the others are for boxes that were offered
+        them.
+        """
+        self._addresses = None if addresses is None else frozenset(addresses)
+        self._files = _Names(files or {}, None)
+        self._sets = {one.boot_set: (one.architecture, _Names.of_set(one)) for one in sets}
+        self._defaults: dict[str, _Names] = {}
+        for architecture, names in self._sets.values():
+            self._defaults.setdefault(architecture, names)
+
+    def find(self, name: str, local: Address, boot_set: bytes | None = None) -> Entry | Missing:
+        """Find what a client that reached us at `local` and was offered `boot_set` means.
+
+        Its own set first, then the default sets of other architectures (of all, without a set of
+        its own), then the files that are the same for everybody.
+        """
         if self._addresses is not None and local not in self._addresses:
             return Missing.NOT_HERE
         path = normal_path(name)
         if path is None:
             return Missing.FORBIDDEN
-        found = self._entries.get(path) or self._folded.get(path.lower())
-        return found or Missing.NOT_FOUND
+        own = None if boot_set is None else self._sets.get(boot_set)
+        candidates = self._defaults if own is None else {own[0]: own[1], **self._others(own[0])}
+        for names in candidates.values():
+            found = names.find(path)
+            if found is not None:
+                return found
+        shared = self._files.find(path)
+        if shared is None:
+            return Missing.NOT_FOUND
+        return shared if own is None else replace(shared, boot_set=boot_set)
+
+    def _others(self, architecture: str) -> Mapping[str, _Names]:
+        return {name: names for name, names in self._defaults.items() if name != architecture}
+
+
+class Assignments:
+    """Which boot set each client was offered last; one for DHCP, TFTP and HTTP together.
+
+    Thread-safe, and bounded: the client that was heard of longest ago is forgotten first.
+    """
+
+    def __init__(self, most: int = MAX_ASSIGNED) -> None:
+        """Remember nothing yet, and at most so many clients."""
+        self._most = most
+        self._sets: dict[Address, bytes] = {}
+        self._lock = threading.Lock()
+
+    def assign(self, client: Address, boot_set: bytes) -> None:
+        """Note what a client was offered, by the address that it has or gets."""
+        with self._lock:
+            self._sets.pop(client, None)
+            self._sets[client] = boot_set
+            if len(self._sets) > self._most:
+                del self._sets[next(iter(self._sets))]
+
+    def of(self, client: Address) -> bytes | None:
+        """Tell which set a client was offered."""
+        with self._lock:
+            return self._sets.get(client)
+
+    def find(self, files: FileMap, name: str, local: Address, client: Address) -> Entry | Missing:
+        """Find what this client means, and note the set whose loader or file it is given.
+
+        So a client that another DHCP server brought here keeps to one set too.
+        """
+        assigned = self.of(client)
+        found = files.find(name, local, assigned)
+        if isinstance(found, Entry) and found.boot_set not in (None, assigned):
+            self.assign(client, found.boot_set)
+        return found
 
 
 class ServeRecord:
@@ -91,9 +193,9 @@ class ServeRecord:
 
     def __init__(self) -> None:
         """Begin with nothing told."""
-        self._told: dict[tuple[IPv4Address, str, str], float] = {}
+        self._told: dict[tuple[Address, str, str], float] = {}
 
-    def _is_told(self, address: IPv4Address, path: str, what: str, now: float) -> bool:
+    def _is_told(self, address: Address, path: str, what: str, now: float) -> bool:
         key = (address, path, what)
         told = self._told.get(key)
         if told is not None and 0 <= now - told < QUIET_SECONDS:
@@ -104,7 +206,7 @@ class ServeRecord:
         return False
 
     def start(
-        self, transport: Transport, address: IPv4Address, entry: Entry, size: int, now: float
+        self, transport: Transport, address: Address, entry: Entry, size: int, now: float
     ) -> tuple[Event, ...]:
         """Tell that a file begins to be sent, once a minute for one client and file."""
         if self._is_told(address, entry.path, "start", now):
@@ -114,7 +216,7 @@ class ServeRecord:
     def end(
         self,
         transport: Transport,
-        address: IPv4Address,
+        address: Address,
         entry: Entry,
         size: int,
         now: float,
@@ -128,7 +230,7 @@ class ServeRecord:
         return (_event(transport, address, entry, size, now, sent=sent, phase="end", done=done),)
 
     def refused(
-        self, transport: Transport, address: IPv4Address, name: str, why: Missing, now: float
+        self, transport: Transport, address: Address, name: str, why: Missing, now: float
     ) -> tuple[Event, ...]:
         """Tell that a name was not served; the sentence says not allowed and not found apart."""
         name = name[:MAX_NAME].encode("ascii", "backslashreplace").decode()
@@ -149,7 +251,7 @@ class ServeRecord:
 
 def _event(
     transport: Transport,
-    address: IPv4Address,
+    address: Address,
     entry: Entry,
     size: int,
     now: float,

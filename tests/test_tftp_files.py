@@ -1,8 +1,20 @@
 """Names of boot files and the serve record: what is told, once a minute, and bounded."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-from netboot.files import MAX_QUIET, QUIET_SECONDS, Entry, Missing, ServeRecord, Transport
+import pytest
+
+from netboot.files import (
+    MAX_QUIET,
+    QUIET_SECONDS,
+    Assignments,
+    Entry,
+    FileMap,
+    Missing,
+    ServedSet,
+    ServeRecord,
+    Transport,
+)
 
 BOX = IPv4Address("10.41.7.100")
 OTHER = IPv4Address("10.41.7.101")
@@ -52,3 +64,101 @@ def test_a_name_that_a_client_made_up_is_told_in_plain_ascii_and_short() -> None
     assert str(name).isascii()
     assert len(str(name)) < 3000
     assert event.reason == "FORBIDDEN"
+
+
+US = IPv4Address("10.41.7.2")
+OLD, NEW, ARM = bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32
+
+
+def served(boot_set: bytes, architecture: str, *names: str) -> ServedSet:
+    return ServedSet(
+        boot_set=boot_set,
+        architecture=architecture,
+        loader=names[0],
+        names={name: boot_set[:16] + name.encode()[:16].ljust(16) for name in names},
+    )
+
+
+FILES = FileMap(
+    {"/f/00/initrd": bytes(32), "/tools/memtest.efi": bytes(32)},
+    sets=(
+        served(OLD, "amd64", "/shimx64.efi", "/grub/grub.cfg"),
+        served(NEW, "amd64", "/shimx64.efi", "/grub/grub.cfg"),
+        served(ARM, "arm64", "/shimaa64.efi", "/grub/grub.cfg"),
+    ),
+)
+
+
+def boot_set_of(found: Entry | Missing) -> bytes | None | Missing:
+    return found.boot_set if isinstance(found, Entry) else found
+
+
+@pytest.mark.parametrize(
+    ("name", "offered", "boot_set"),
+    [
+        ("shimx64.efi", None, OLD),
+        ("shimx64.efi", OLD, OLD),
+        ("SHIMX64.EFI", NEW, NEW),
+        ("grub/grub.cfg", NEW, NEW),
+        ("grub/grub.cfg", ARM, ARM),
+        ("shimaa64.efi", None, ARM),
+        ("shimaa64.efi", NEW, ARM),
+        ("shimx64.efi", bytes(32), OLD),
+        ("f/00/initrd", None, None),
+        ("f/00/initrd", NEW, NEW),
+        ("f/00/initrd", bytes(32), None),
+        ("nothing", NEW, Missing.NOT_FOUND),
+        ("../x", NEW, Missing.FORBIDDEN),
+    ],
+)
+def test_a_fixed_name_means_the_set_that_the_box_was_offered(name, offered, boot_set) -> None:
+    found = FILES.find(name, US, offered)
+    assert boot_set_of(found) == boot_set
+    if isinstance(found, Entry) and found.path in ("/shimx64.efi", "/grub/grub.cfg"):
+        assert found.sha256[:16] == found.boot_set[:16]
+
+
+def test_a_canary_is_never_given_a_file_of_the_default_set() -> None:
+    files = FileMap(
+        sets=(
+            served(OLD, "amd64", "/shimx64.efi", "/only-old.efi"),
+            served(NEW, "amd64", "/shimx64.efi"),
+        )
+    )
+    assert boot_set_of(files.find("/only-old.efi", US)) == OLD
+    assert files.find("/only-old.efi", US, NEW) is Missing.NOT_FOUND
+
+
+def test_only_networks_that_boot_are_served_ipv6_too() -> None:
+    six = IPv6Address("fd41::2")
+    files = FileMap({"/x": bytes(32)}, [US, six])
+    assert isinstance(files.find("/x", six), Entry)
+    assert isinstance(files.find("/x", US), Entry)
+    assert files.find("/x", IPv6Address("fd42::2")) is Missing.NOT_HERE
+
+
+def test_a_client_keeps_to_the_set_that_it_was_offered() -> None:
+    known = Assignments()
+    known.assign(BOX, NEW)
+    assert boot_set_of(known.find(FILES, "/grub/grub.cfg", US, BOX)) == NEW
+    assert boot_set_of(known.find(FILES, "/grub/grub.cfg", US, OTHER)) == OLD
+    known.assign(BOX, ARM)
+    assert boot_set_of(known.find(FILES, "/grub/grub.cfg", US, BOX)) == ARM
+
+
+def test_a_client_of_another_dhcp_server_keeps_to_the_set_of_its_loader() -> None:
+    known = Assignments()
+    assert boot_set_of(known.find(FILES, "/f/00/initrd", US, BOX)) is None
+    assert boot_set_of(known.find(FILES, "/shimaa64.efi", US, BOX)) == ARM
+    assert boot_set_of(known.find(FILES, "/grub/grub.cfg", US, BOX)) == ARM
+    assert boot_set_of(known.find(FILES, "/f/00/initrd", US, BOX)) == ARM
+
+
+def test_assignments_are_bounded_and_the_oldest_goes_first() -> None:
+    known = Assignments(most=2)
+    third = IPv6Address("fd41::9")
+    known.assign(BOX, OLD)
+    known.assign(OTHER, OLD)
+    known.assign(BOX, NEW)
+    known.assign(third, NEW)
+    assert [known.of(one) for one in (BOX, OTHER, third)] == [NEW, None, NEW]
