@@ -14,13 +14,17 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
-from netboot.events import Event, EventKind
+from netboot.events import Detail, Event, EventKind
 
 Address = IPv4Address | IPv6Address
 
 MAX_NAME = 512
 QUIET_SECONDS = 60.0
 """One client asking for pieces of one file is told of once in this time."""
+PROGRESS_SECONDS = 2.0
+"""One file on its way to one client, or broken off, is told of once in this time."""
+LARGE = 1 << 20
+"""Bytes from which on progress is told: people wait for these."""
 MAX_QUIET = 4096
 MAX_ASSIGNED = 65536
 
@@ -42,6 +46,15 @@ class Transport(StrEnum):
 
     TFTP = "tftp"
     HTTP = "http"
+
+
+class Phase(StrEnum):
+    """What an event of the serve record tells of a file."""
+
+    START = "start"
+    PROGRESS = "progress"
+    END = "end"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,16 +202,23 @@ class Assignments:
 
 
 class ServeRecord:
-    """What was sent to whom, as events; pieces of one file are damped to one event a minute."""
+    """What was sent to whom, for which boot set and how far, as events; repetition is damped.
+
+    Whole files are told each time, what is on its way and what broke off every two seconds, and
+    the same start, piece or refusal once a minute for one client and file.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing told."""
         self._told: dict[tuple[Address, str, str], float] = {}
+        self._reached: dict[tuple[Address, str], int] = {}
 
-    def _is_told(self, address: Address, path: str, what: str, now: float) -> bool:
+    def _is_told(
+        self, address: Address, path: str, what: str, now: float, seconds: float = QUIET_SECONDS
+    ) -> bool:
         key = (address, path, what)
         told = self._told.get(key)
-        if told is not None and 0 <= now - told < QUIET_SECONDS:
+        if told is not None and 0 <= now - told < seconds:
             return True
         if len(self._told) >= MAX_QUIET:
             self._told.clear()
@@ -211,7 +231,27 @@ class ServeRecord:
         """Tell that a file begins to be sent, once a minute for one client and file."""
         if self._is_told(address, entry.path, "start", now):
             return ()
-        return (_event(transport, address, entry, size, now, sent=0, phase="start", done=False),)
+        self._is_told(address, entry.path, "progress", now)
+        return (_event(transport, address, entry, size, now, Phase.START, sent=0),)
+
+    def progress(
+        self,
+        transport: Transport,
+        address: Address,
+        entry: Entry,
+        size: int,
+        now: float,
+        *,
+        sent: int,
+        offset: int = 0,
+    ) -> tuple[Event, ...]:
+        """Tell how far a large file has come; call it as often as you like."""
+        if size < LARGE or self._is_told(address, entry.path, "progress", now, PROGRESS_SECONDS):
+            return ()
+        reached = self._reach(address, entry, offset, sent)
+        if reached is None:
+            return ()
+        return (_event(transport, address, entry, size, now, Phase.PROGRESS, sent=reached),)
 
     def end(
         self,
@@ -222,12 +262,37 @@ class ServeRecord:
         now: float,
         *,
         sent: int,
+        offset: int = 0,
+        broke: bool = True,
     ) -> tuple[Event, ...]:
-        """Tell how much was sent; pieces, once a minute."""
-        done = sent == size
-        if not done and self._is_told(address, entry.path, "part", now):
+        """Tell how much was sent from `offset`; `broke`: less than the client had asked for.
+
+        Pieces that follow each other count as one file: it is done when the last has its end.
+        """
+        reached = self._reach(address, entry, offset, sent)
+        is_whole = sent == size
+        if not is_whole and reached == size:
+            broke = False
+        seconds = PROGRESS_SECONDS if broke else QUIET_SECONDS
+        what = "broke" if broke else "done" if reached == size else "part"
+        if not is_whole and self._is_told(address, entry.path, what, now, seconds):
             return ()
-        return (_event(transport, address, entry, size, now, sent=sent, phase="end", done=done),)
+        if reached is None:
+            return (
+                _event(transport, address, entry, size, now, Phase.END, sent=sent, offset=offset),
+            )
+        return (_event(transport, address, entry, size, now, Phase.END, sent=reached),)
+
+    def _reach(self, address: Address, entry: Entry, offset: int, sent: int) -> int | None:
+        """Say how far the client has the file without a gap; None for a piece after a gap."""
+        key = (address, entry.path)
+        before = self._reached.get(key, 0) if offset else 0
+        if offset > before:
+            return None
+        if len(self._reached) >= MAX_QUIET:
+            self._reached.clear()
+        self._reached[key] = reached = max(before, offset + sent)
+        return reached
 
     def refused(
         self, transport: Transport, address: Address, name: str, why: Missing, now: float
@@ -236,7 +301,7 @@ class ServeRecord:
         name = name[:MAX_NAME].encode("ascii", "backslashreplace").decode()
         if self._is_told(address, name, why.value, now):
             return ()
-        detail = (("transport", transport.value), ("name", name), ("phase", "refused"))
+        detail = (("transport", transport.value), ("name", name), ("phase", Phase.REFUSED.value))
         reason = why.name.replace("_", "-")
         return (
             Event(
@@ -255,21 +320,23 @@ def _event(
     entry: Entry,
     size: int,
     now: float,
+    phase: Phase,
     *,
     sent: int,
-    phase: str,
-    done: bool,
+    offset: int = 0,
 ) -> Event:
-    return Event(
-        at=now,
-        kind=EventKind.BOOT_FILE,
-        address=address,
-        detail=(
-            ("transport", transport.value),
-            ("name", entry.path),
-            ("phase", phase),
-            ("sent", sent),
-            ("size", size),
-            ("done", done),
-        ),
+    detail: Detail = (
+        ("transport", transport.value),
+        ("name", entry.path),
+        ("phase", phase.value),
+        ("sent", sent),
+        ("size", size),
+        ("done", phase is Phase.END and sent == size),
     )
+    if offset:
+        detail += (("offset", offset),)
+    if phase is not Phase.PROGRESS:
+        detail += (("sha256", entry.sha256.hex()),)
+    if entry.boot_set is not None:
+        detail += (("boot_set", entry.boot_set.hex()),)
+    return Event(at=now, kind=EventKind.BOOT_FILE, address=address, detail=detail)

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from netboot.files import (
+    LARGE,
     MAX_QUIET,
     QUIET_SECONDS,
     Assignments,
@@ -55,6 +56,63 @@ def test_whole_files_are_told_each_time_and_pieces_once_a_minute() -> None:
 
     assert [end(100, 0.0), end(100, 0.0), end(10, 0.0), end(20, 1.0)] == [1, 1, 1, 0]
     assert end(10, QUIET_SECONDS + 1) == 1
+
+
+SIZE = 10 * LARGE
+
+
+def detail(events) -> dict:
+    (event,) = events
+    return dict(event.detail)
+
+
+def progress(record: ServeRecord, now: float, sent: int, size: int = SIZE) -> list:
+    events = record.progress(Transport.TFTP, BOX, ENTRY, size, now, sent=sent)
+    return [dict(event.detail)["sent"] for event in events]
+
+
+def test_a_large_file_on_its_way_is_told_of_every_two_seconds() -> None:
+    record = ServeRecord()
+    record.start(Transport.TFTP, BOX, ENTRY, SIZE, 0.0)
+    told = [progress(record, at / 10, at * 100) for at in range(50)]
+    assert [one for one in told if one] == [[2000], [4000]]
+    assert progress(ServeRecord(), 9.0, 5, size=LARGE - 1) == []
+
+
+def test_what_broke_off_is_told_with_how_far_it_got() -> None:
+    record = ServeRecord()
+    first = record.end(Transport.HTTP, BOX, ENTRY, SIZE, 0.0, sent=43)
+    assert (detail(first)["sent"], detail(first)["done"]) == (43, False)
+    assert record.end(Transport.HTTP, BOX, ENTRY, SIZE, 1.0, sent=44) == ()
+    later = record.end(Transport.HTTP, BOX, ENTRY, SIZE, 2.0, sent=45)
+    assert detail(later)["sent"] == 45
+
+
+def test_pieces_that_follow_each_other_are_one_file() -> None:
+    record = ServeRecord()
+
+    def piece(offset: int, sent: int, now: float) -> list:
+        told = record.end(
+            Transport.HTTP, BOX, ENTRY, 100, now, sent=sent, offset=offset, broke=False
+        )
+        return [(dict(one.detail)["sent"], dict(one.detail)["done"]) for one in told]
+
+    assert piece(0, 30, 0.0) == [(30, False)]
+    assert piece(30, 30, 0.1) == []
+    assert piece(50, 30, 0.2) == []
+    assert piece(80, 20, 0.3) == [(100, True)]
+    assert piece(0, 40, 200.0) == [(40, False)]
+    (gap,) = record.end(Transport.HTTP, BOX, ENTRY, 100, 300.0, sent=50, offset=50, broke=False)
+    told = dict(gap.detail)
+    assert (told["sent"], told["offset"], told["done"]) == (50, 50, False)
+
+
+def test_an_event_names_the_boot_set_and_the_bytes() -> None:
+    entry = Entry(path="/vmlinuz", sha256=b"v" * 32, boot_set=NEW)
+    started = detail(ServeRecord().start(Transport.HTTP, BOX, entry, SIZE, 0.0))
+    assert (started["boot_set"], started["sha256"]) == (NEW.hex(), (b"v" * 32).hex())
+    unknown = detail(ServeRecord().start(Transport.HTTP, BOX, ENTRY, SIZE, 0.0))
+    assert "boot_set" not in unknown
 
 
 def test_a_name_that_a_client_made_up_is_told_in_plain_ascii_and_short() -> None:
