@@ -59,6 +59,20 @@ _MIGRATIONS = (
         detail TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE leases6 (
+        address TEXT PRIMARY KEY,
+        subnet TEXT NOT NULL,
+        duid BLOB NOT NULL,
+        iaid INTEGER NOT NULL,
+        mac BLOB,
+        uuid BLOB,
+        state TEXT NOT NULL,
+        expires REAL NOT NULL,
+        name TEXT
+    ) STRICT;
+    CREATE TABLE server6 (duid BLOB NOT NULL) STRICT;
+    """,
 )
 """Schema changes in order; `PRAGMA user_version` counts how many were applied."""
 
