@@ -154,7 +154,7 @@ def _elements(data: bytes) -> Iterator[bytes]:
         if count == MAX_BLOCKS:
             raise EvidenceError("it holds too many certificates")
         tag, _, end = header(data, offset)
-        if tag != SEQUENCE or end > len(data):
+        if tag != SEQUENCE:
             # A padded or stored certificate, or none: its own decoder says which.
             yield data[offset:]
             return

@@ -8,7 +8,7 @@ TCG PFP 1.06, 3.3.4 (PCR use); shim `README.tpm`; GRUB manual 2.12, 17.2; Linux 
 from collections.abc import Iterator
 from enum import Enum
 
-from attest.bootfacts import BootFiles, Digests, FileFacts, UkiFacts, chains_to
+from attest.bootfacts import Digests, FileFacts, UkiFacts, chains_to
 from attest.errors import AttestSiteError
 from attest.grub import GrubKind, GrubProfile, profile_of
 from attest.prediction import (
@@ -32,7 +32,6 @@ from attest.variables import SecureBootVariables, variables_from_log, variables_
 __all__ = [
     "CD_DRIVES",
     "PREDICTED_PCRS",
-    "BootFiles",
     "FileFacts",
     "PredictedEvent",
     "Prediction",
@@ -62,7 +61,7 @@ class Transport(Enum):
 
 
 def predict(
-    files: BootFiles | FileFacts | UkiFacts,
+    facts: FileFacts | UkiFacts,
     *,
     transport: Transport,
     server: str,
@@ -77,9 +76,8 @@ def predict(
     Raise AttestSiteError for files that do not fit together or to the transport, EvidenceError for
     key databases with which these files could not have started.
     """
-    if isinstance(files, UkiFacts):
-        return Prediction(steps=uki_steps(files, variables))
-    facts = files if isinstance(files, FileFacts) else FileFacts.compute(files)
+    if isinstance(facts, UkiFacts):
+        return Prediction(steps=uki_steps(facts, variables))
     profile = _profile(facts, transport)
     is_medium = transport is Transport.ISO
     root = f"(cd{drive})" if is_medium else f"({transport.value},{server})"

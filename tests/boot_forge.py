@@ -84,14 +84,15 @@ def grub_image(
     config: bytes = b"normal (memdisk)/grub.cfg\n",
     family: str = "2.06",
     version: str = "2.06-test1",
+    left_out: int | None = None,
 ) -> bytes:
-    """Build what a signed GRUB image looks like to a reader of its sections."""
+    """Build what a signed GRUB image looks like to a reader; `left_out` is a kind of object."""
+    kinds = ((0, b"ELF"), (1, memdisk), (2, config + b"\0"), (3, prefix + b"\0"))
     objects = b"".join(
-        struct.pack("<II", kind, 8 + len(data)) + data
-        for kind, data in ((0, b"ELF"), (1, memdisk), (2, config + b"\0"), (3, prefix + b"\0"))
+        struct.pack("<II", kind, 8 + len(data)) + data for kind, data in kinds if kind != left_out
     )
     mods = struct.pack("<IIQQ", 0x676D696D, 0, 24, 24 + len(objects)) + objects
-    sbat = f"sbat,1,SBAT Version,sbat,1,x\ngrub,5,FSF,grub,{family},x\n"
+    sbat = f"grub,cut short\nsbat,1,SBAT Version,sbat,1,x\ngrub,5,FSF,grub,{family},x\n"
     sbat += f"grub.debian,5,Debian,grub2,{version},x\n"
     return pe_image({".text": b"\x90", "mods": mods, ".sbat": sbat.encode()})
 

@@ -204,6 +204,11 @@ def chains() -> dict[str, dict]:
         "intermediate-alone": vector(UNKNOWN, middle, lines=[26]),
         "chain-of-seven-in-store": vector("", below[1], anchors=deep[:7]),
         "intermediate-without-ca-flag": vector(UNKNOWN, LOW, between(basic=make.basic())),
+        "intermediate-path-length-without-ca-flag": vector(
+            UNKNOWN,
+            LOW,
+            between(basic=make.extension(make.BASIC, make.seq(make.integer(1)), make.TRUE)),
+        ),
         "intermediate-without-constraints": vector(
             UNKNOWN, LOW, between(basic=make.key_usage(5, 6), usage=None)
         ),
@@ -252,6 +257,17 @@ def chains() -> dict[str, dict]:
         "leaf-renewed": vector("", ek(until="250101000000Z"), LEAF, lines=[34]),
         "leaf-renewed-first": vector("", LEAF, ek(until="250101000000Z"), lines=[34]),
         "leaf-expired": vector(EXPIRED, ek(until="250101000000Z"), lines=[34]),
+    }
+
+
+def platform_leaves() -> dict[str, dict]:
+    """Give certificates of the platform over the EK, which are never those of the EK."""
+    usages = {"": "2", "-with-attributes": "4", "-delta": "5", "-delta-with-attributes": "6"}
+    return {
+        f"platform-certificate-alone{name}": vector(
+            UNKNOWN, ek(usages=make.extended(f"2.23.133.8.{last}")), lines=[22]
+        )
+        for name, last in usages.items()
     }
 
 
@@ -308,6 +324,9 @@ def leaves() -> dict[str, dict]:
         ),
         "virtual-maker": vector(VIRTUAL, named(**{"1": "id:564D5700"}), lines=[30]),
         "virtual-maker-small-letters": vector(VIRTUAL, named(**{"1": "id:474f4f47"}), lines=[30]),
+        "virtual-maker-swtpm": vector(VIRTUAL, named(**{"1": "id:00001014"}), lines=[30]),
+        "virtual-maker-ibm": vector(VIRTUAL, named(**{"1": "id:49424D00"}), lines=[30]),
+        "virtual-maker-amazon": vector(VIRTUAL, named(**{"1": "id:414D5A4E"}), lines=[30]),
         "virtual-model": vector(VIRTUAL, named(**{"2": "Virtual TPM"}), lines=[30]),
         "virtual-issuer": vector(
             VIRTUAL,
@@ -348,6 +367,12 @@ def lists() -> dict[str, dict]:
         "crl-clean": judged("", crl(b"\1"), unrevoked=CHECKED),
         "crl-version-1": judged("", crl(b"\1", version=b""), unrevoked=CHECKED),
         "crl-empty": judged("", crl(), unrevoked=CHECKED),
+        "crl-of-the-fewest-fields": judged("", crl(next_update=None), unrevoked=CHECKED),
+        "crl-generalized-times": judged(
+            "",
+            crl(this_update="20261001000000Z", next_update="20270101000000Z"),
+            unrevoked=CHECKED,
+        ),
         "crl-revokes": judged(REVOKED, crl(b"\1", b"\x12\x67")),
         "crl-revokes-intermediate": vector(
             REVOKED, LOW, middle, crls=[crl(b"\x22\x22")], lines=[34]
@@ -440,6 +465,16 @@ def lists() -> dict[str, dict]:
         "crl-number": judged(
             "", crl(extensions=[make.extension("2.5.29.20", b"\2\1\7")]), unrevoked=CHECKED
         ),
+        "crl-number-critical": judged(
+            "",
+            crl(extensions=[make.extension("2.5.29.20", b"\2\1\7", make.TRUE)]),
+            unrevoked=CHECKED,
+        ),
+        "crl-key-identifier-critical": judged(
+            "",
+            crl(extensions=[make.extension("2.5.29.35", make.seq(), make.TRUE)]),
+            unrevoked=CHECKED,
+        ),
         "crl-of-another-ca": judged("", crl(b"\x12\x67", issuer="Other CA", signer="liar")),
         "crl-not-signed": refused("not signed by that CA", crl(b"\1", signer="liar")),
         "crl-by-a-ca-that-may-not": refused(
@@ -458,6 +493,10 @@ def lists() -> dict[str, dict]:
             "critical", crl(extensions=[make.extension("2.25.7", b"", make.TRUE)])
         ),
         "anchor-end-entity": vector("", anchors=[LEAF], lines=[30], **{"import": "not a CA"}),
+        # A maker of machines may sign without being a CA, a maker of TPMs may not.
+        "anchor-signer": vector(
+            "", anchors=[ek(use=make.key_usage(0))], lines=[30], **{"import": "not a CA"}
+        ),
         "anchor-virtual": vector(
             "", anchors=[ca("swtpm-localca")], lines=[30], **{"import": "TPMs in software"}
         ),
@@ -729,6 +768,7 @@ GROUPS: tuple[Callable[[], dict[str, dict]], ...] = (
     shapes,
     chains,
     leaves,
+    platform_leaves,
     lists,
     platforms,
 )

@@ -76,6 +76,8 @@ def test_ours_are_read_by_another_implementation() -> None:
 def test_a_list_has_a_title_whatever_its_issuer_is_called() -> None:
     maker = decode_crl(make.crl(name_of_issuer=make.name(("2.5.4.6", "TW"), ("2.5.4.10", "Maker"))))
     assert maker.title == "TW, Maker"
+    both = make.name(("2.5.4.10", "Maker"), (make.COMMON_NAME, "Maker TPM CA 1"))
+    assert decode_crl(make.crl(name_of_issuer=both)).title == "Maker TPM CA 1"
     nameless = decode_crl(make.crl(name_of_issuer=make.seq()))
     assert nameless.title == nameless.fingerprint.hex()[:16]
 

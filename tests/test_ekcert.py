@@ -118,6 +118,18 @@ def test_details_name_the_certificate_and_the_day() -> None:
     assert trust.revocation[0].endswith("no list of Maker TPM CA 1")
 
 
+def test_the_date_of_a_certificate_of_nobody_known_is_told_too() -> None:
+    trust = check_ek_certificate(
+        (make.ek(until="250101000000Z"),),
+        Anchors(certificates=()),
+        forge.Box().ek,
+        forge.NOW,
+        rehearsal=False,
+    )
+    found = {each.reason for each in trust.findings}
+    assert found == {Reason.EK_UNKNOWN, Reason.EK_CERT_EXPIRED}
+
+
 def test_in_one_set_or_in_three_the_names_are_the_same() -> None:
     for name in ("san-in-one-set", "san-printable", "san-two-names"):
         trust = judge(load(make_ek_vectors.VECTORS / f"{name}.toml"))

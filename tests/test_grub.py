@@ -122,6 +122,73 @@ def test_known_configurations_give_their_commands() -> None:
     assert profile_of("new", new.family, "amd64").kernel_tags
 
 
+ARM64 = NETWORK_212.replace(b"x86_64", b"arm64").replace(b"amd64", b"arm64")
+MEDIUM = b"""if [ -z "$prefix" -o ! -e "$prefix" ]; then
+\tif ! search --file --set=root /.disk/info; then
+\t\tsearch --file --set=root /.disk/mini-info
+\tfi
+\tset prefix=($root)/boot/grub
+fi
+if [ -e $prefix/x86_64-efi/grub.cfg ]; then
+\tsource $prefix/x86_64-efi/grub.cfg
+elif [ -e $prefix/grub.cfg ]; then
+\tsource $prefix/grub.cfg
+else
+\tsource $cmdpath/grub.cfg
+fi
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix", "kind", "commands"),
+    [
+        (
+            ARM64,
+            b"/grub",
+            GrubKind.NETWORK,
+            (
+                "[ -e {prefix}/arm64-efi/grub.cfg ]",
+                "[ -e {prefix}/grub.cfg-arm64 ]",
+                "source {prefix}/grub.cfg",
+            ),
+        ),
+        (
+            MEDIUM.replace(b"x86_64", b"arm64"),
+            b"/boot/grub",
+            GrubKind.MEDIUM,
+            (
+                "[ -z {prefix} -o ! -e {prefix} ]",
+                "[ -e {prefix}/arm64-efi/grub.cfg ]",
+                "[ -e {prefix}/grub.cfg ]",
+                "source {prefix}/grub.cfg",
+            ),
+        ),
+        (
+            MEDIUM,
+            b"/boot/grub",
+            GrubKind.MEDIUM,
+            (
+                "[ -z {prefix} -o ! -e {prefix} ]",
+                "[ -e {prefix}/x86_64-efi/grub.cfg ]",
+                "[ -e {prefix}/grub.cfg ]",
+                "source {prefix}/grub.cfg",
+            ),
+        ),
+    ],
+)
+def test_media_and_the_other_processor_run_other_commands(
+    text: bytes, prefix: bytes, kind: GrubKind, commands: tuple[str, ...]
+) -> None:
+    found = inspect(grub_image(squashfs(text), prefix=prefix, family="2.12"))
+    assert (found.kind, found.prefix, found.commands) == (kind, prefix.decode(), commands)
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_an_image_without_memory_disk_or_configuration_starts_in_an_unknown_way(kind: int) -> None:
+    with pytest.raises(AttestSiteError, match="it starts in an unknown way"):
+        inspect(grub_image(fat12(NETWORK_206), left_out=kind))
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -137,21 +204,31 @@ def test_unknown_builds_are_refused_by_name(image: bytes) -> None:
         inspect(image)
 
 
+SBAT = {".sbat": b"grub,5,FSF,grub,2.06,x\n"}
+
+
+def area(size: int, *objects: tuple[int, int], magic: int = 0x676D696D, offset: int = 24) -> bytes:
+    """Build a module area of objects by kind and the length that each claims."""
+    return struct.pack("<IIQQ", magic, 0, offset, size) + b"".join(
+        struct.pack("<II", *each) for each in objects
+    )
+
+
 @pytest.mark.parametrize(
-    "sections",
+    ("sections", "told"),
     [
-        {".sbat": b"grub,5,FSF,grub,2.06,x\n"},
-        {".sbat": b"grub,5,FSF,grub,2.06,x\n", "mods": b"mimg"},
-        {".sbat": b"grub,5,FSF,grub,2.06,x\n", "mods": b"mimx" + bytes(20)},
-        {
-            ".sbat": b"grub,5,FSF,grub,2.06,x\n",
-            "mods": bytes.fromhex("6d696d67000000001800000000000000300000000000000001000000ff")
-            + bytes(40),
-        },
+        (SBAT, "is cut off"),
+        (SBAT | {"mods": b"mimg"}, "is cut off"),
+        (SBAT | {"mods": area(24, magic=0x786D696D)}, "has no module area"),
+        (SBAT | {"mods": area(33, (1, 8))}, "has no module area"),
+        (SBAT | {"mods": area(48, (1, 0xFF)) + bytes(40)}, "is malformed"),
+        (SBAT | {"mods": area(48, (1, 7)) + bytes(40)}, "is malformed"),
+        (SBAT | {"mods": area(32, (1, 0))}, "is malformed"),
+        (SBAT | {"mods": area(28, (1, 8))[:28]}, "is cut off"),
     ],
 )
-def test_images_without_a_module_area_are_refused(sections: dict[str, bytes]) -> None:
-    with pytest.raises(AttestSiteError, match=r"module area of GRUB|no module area"):
+def test_images_without_a_module_area_are_refused(sections: dict[str, bytes], told: str) -> None:
+    with pytest.raises(AttestSiteError, match=told):
         inspect(pe_image(sections))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attest import eventlog
-from attest.bootfacts import chains_to, facts_from_json, flat_commands
+from attest.bootfacts import BootFiles, chains_to, facts_from_json, flat_commands
 from attest.compare import compare
 from attest.errors import AttestSiteError, EvidenceError
 from attest.eventlog import Event, EventLog, EventType
@@ -23,7 +23,6 @@ from attest.memdisk import read_file
 from attest.pe import Pe
 from attest.predict import (
     PREDICTED_PCRS,
-    BootFiles,
     FileFacts,
     Prediction,
     SecureBootVariables,
@@ -240,6 +239,17 @@ def test_two_initrds_are_handed_over_padded_to_four_bytes_between() -> None:
     assert tail.initrd_loaded != padded.initrd_loaded
 
 
+def test_the_kernel_sees_the_linux_line_wherever_it_stands() -> None:
+    facts = facts_of("debian13-tftp")
+    later = replace(facts, commands=("set timeout=0", *facts.commands))
+    predicted = [
+        predict(each, transport=Transport.TFTP, server="10.77.0.1", variables=store(True))
+        for each in (facts, later)
+    ]
+    assert predicted[0].pcr("sha256", 9) == predicted[1].pcr("sha256", 9)
+    assert predicted[0].pcr("sha256", 8) != predicted[1].pcr("sha256", 8)
+
+
 @pytest.mark.parametrize("pcr", [0, 1, 2, 3, 6, 10, 16, 24])
 def test_other_pcrs_are_not_predicted(pcr: int) -> None:
     with pytest.raises(AttestSiteError, match=f"PCR {pcr} "):
@@ -431,6 +441,10 @@ def test_a_newer_sbat_level_of_the_box_stays_and_an_older_one_does_not() -> None
         (b"sbat,1,2031010100\nshim,9\n", False),
         (b"sbat,1,2021030218\n", True),
         (b"nonsense", True),
+        (b"sbat,1,soon\n", True),
+        (b"sbat,1,2031-01-01\n", True),
+        (b"sbat,1,99999999999\n", True),
+        (b"sbat,2,2031010100\n", True),
     ):
         variables = replace(store(True), sbat_level=level)
         value = prediction_of("debian13-tftp", variables=variables).pcr("sha256", 7)
@@ -582,6 +596,12 @@ def test_any_memory_disk_gives_a_file_or_our_error(start: bytes, data: bytes) ->
 
 def test_subjects_and_texts_of_a_prediction() -> None:
     events = prediction_of("debian13-http").events("sha256")
+    lines = [event.text for event in events if event.subject is Subject.COMMAND_LINE]
+    assert lines == [
+        "linux /vmlinuz console=ttyS0 panic=-1 quiet",
+        "/vmlinuz console=ttyS0 panic=-1 quiet",
+        "BOOT_IMAGE=/vmlinuz console=ttyS0 panic=-1 quiet",
+    ]
     texts = [event.text for event in events if event.pcr == 8]
     assert texts == [
         "[ -e (http,10.77.0.1)/grub/x86_64-efi/grub.cfg ]",
