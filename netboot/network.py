@@ -180,6 +180,9 @@ class Subnet6Plan:
 
     "stateful": addresses from `pools` (first, last); "stateless": settings alone, addresses by
     SLAAC. `router` is true where our advertisements offer us as router (lifetime above 0).
+    `preferred` is how long an address may be used for something new, None as long as `lease`.
+    Subnets with the same `shared` are one link. `relayed` subnets are reached through relays alone;
+    `relays` are link addresses outside `network` that stand for it.
     """
 
     name: str
@@ -192,14 +195,31 @@ class Subnet6Plan:
     boot: bool
     router: bool = False
     options: tuple[OptionValue, ...] = ()
+    enrols: bool = True
+    preferred: timedelta | None = None
+    rapid_commit: bool = False
+    shared: str | None = None
+    relayed: bool = False
+    relays: tuple[IPv6Address, ...] = ()
+
+    @property
+    def phone_home(self) -> str:
+        """The https URI that option 136 carries."""
+        return f"https://[{self.appliance}]:8443"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation6:
-    """An IPv6 address for one client, known by exactly one of its DUID, its UUID and its MAC."""
+    """An IPv6 address for one client, known by exactly one of its DUID, its UUID and its MAC.
+
+    `uuid` 16 bytes, in the order of option 97 or of RFC 6355: makers differ, both are tried.
+    `boot_set` (32 bytes) is what this box boots instead of the served one.
+    """
 
     duid: bytes | None = None
     uuid: bytes | None = None
     mac: bytes | None = None
     address: IPv6Address
     name: str | None
+    options: tuple[OptionValue, ...] = ()
+    boot_set: bytes | None = None
