@@ -1,4 +1,4 @@
-"""A virtual box: QEMU with UEFI firmware, Secure Boot, and a software TPM with certificates.
+"""A virtual box: QEMU with firmware, Secure Boot, and a software TPM with certificates.
 
 Slow and real: emulated (no KVM needed), so that the same boot runs in CI and on an appliance. It
 ends every process it started, keeps the TPM's and the firmware's state between power cycles, and
@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,9 +24,9 @@ from typing import Any, Self
 
 from bootstrap.errors import SiteError
 from bootstrap.rehearsal.lan import inside
+from bootstrap.rehearsal.machine import Machine, amd64
 
 PANIC = b"Kernel panic"
-_FIRMWARE = Path("/usr/share/OVMF")
 
 
 class BoxError(SiteError):
@@ -105,15 +105,21 @@ class VirtualBox:
         banks: Sequence[str] = ("sha256",),
         memory_mib: int = 1024,
         serial_number: str = "REHEARSAL-1",
+        machine: Machine | None = None,
+        fw_cfg: Mapping[str, str | Path] | None = None,
     ) -> None:
-        """Describe the box; `create` makes its state."""
+        """Describe the box; `create` makes its state. Without a `machine` it is a PC with UEFI.
+
+        `fw_cfg` is what QEMU tells the firmware beside that: a text, or the content of a file.
+        """
         self.directory = directory.resolve()
         self.mac = mac
         self.tpm_ca = tpm_ca or TpmCa(self.directory / "tpm-ca")
-        self.secure_boot = secure_boot
+        self.machine = machine or amd64(secure_boot=secure_boot)
         self.banks = tuple(banks)
         self.memory_mib = memory_mib
         self.serial_number = serial_number
+        self.fw_cfg = dict(fw_cfg or {})
         self.serial_log = self.directory / "serial.log"
         self._tpm = self.directory / "tpm"
         self._variables = self.directory / "variables.fd"
@@ -135,10 +141,13 @@ class VirtualBox:
 
     def create(self) -> None:
         """Make the firmware variables and a TPM with EK and platform certificates, once."""
-        if self._tpm.exists():
-            return
         self.directory.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_firmware("VARS", self.secure_boot), self._variables)
+        if self.machine.variables is not None and not self._variables.exists():
+            shutil.copyfile(self.machine.variables, self._variables)
+        if self.machine.tpm is not None and not self._tpm.exists():
+            self._create_tpm()
+
+    def _create_tpm(self) -> None:
         building = self.directory / "tpm.new"
         building.mkdir()
         command = [_tool("swtpm_setup"), "--tpm2", "--tpmstate", str(building), "--overwrite"]
@@ -172,7 +181,8 @@ class VirtualBox:
             raise SiteError("the virtual box is on already")
         self.stop()
         self.serial_log.write_bytes(b"")
-        self._run = _Run(self._command(boot, network, iso, disk), self._tpm, self.serial_log)
+        tpm = self._tpm if self.machine.tpm is not None else None
+        self._run = _Run(self._command(boot, network, iso, disk), tpm, self.serial_log)
 
     def stop(self) -> None:
         """Cut the power; TPM state and firmware variables stay."""
@@ -212,24 +222,13 @@ class VirtualBox:
     def _command(
         self, boot: Boot, network: Network | None, iso: Path | None, disk: Path | None
     ) -> list[str]:
-        smm = "on" if self.secure_boot else "off"
-        code = _firmware("CODE", self.secure_boot)
-        command = [_tool("setpriv"), "--pdeathsig", "KILL", _tool("qemu-system-x86_64")]
-        command += ["-nodefaults", "-no-user-config", "-display", "none"]
-        command += ["-machine", f"q35,accel=tcg,smm={smm},vmport=off", "-cpu", "max", "-smp", "1"]
-        command += ["-m", str(self.memory_mib), "-no-reboot", "-serial", "stdio"]
-        command += ["-smbios", f"type=1,manufacturer=Doorstep,serial={self.serial_number}"]
-        if self.secure_boot:
-            command += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
-        command += ["-drive", f"if=pflash,format=raw,unit=0,file={code},readonly=on"]
-        command += ["-drive", f"if=pflash,format=raw,unit=1,file={self._variables}"]
-        command += ["-device", "virtio-rng-pci", "-device", "tpm-tis,tpmdev=t"]
+        command = [_tool("setpriv"), "--pdeathsig", "KILL", *self._board()]
         if boot is Boot.HTTP:
             for family in ("IPv4", "IPv6"):
                 command += ["-fw_cfg", f"name=opt/org.tianocore/{family}PXESupport,string=n"]
         if network is not None:
             tap = f"tap,id=n0,ifname={network.tap},script=no,downscript=no"
-            nic = f"virtio-net-pci,netdev=n0,romfile=,mac={self.mac}"
+            nic = f"{self.machine.nic},netdev=n0,mac={self.mac}"
             first = ",bootindex=1" if boot is not Boot.ISO else ""
             command += ["-netdev", tap, "-device", nic + first]
         if iso is not None or disk is not None:
@@ -240,12 +239,29 @@ class VirtualBox:
             command += _drive("hd0", disk, "scsi-hd", None)
         return inside(network.namespace, command) if network is not None else command
 
+    def _board(self) -> list[str]:
+        machine = self.machine
+        command = [_tool(machine.program), "-nodefaults", "-no-user-config", "-display", "none"]
+        command += [*machine.words, "-smp", "1", "-m", str(self.memory_mib), "-no-reboot"]
+        command += ["-serial", "stdio", "-device", "virtio-rng-pci"]
+        command += ["-smbios", f"type=1,manufacturer=Doorstep,serial={self.serial_number}"]
+        if machine.firmware is not None:
+            code = f"if=pflash,format=raw,unit=0,file={machine.firmware},readonly=on"
+            command += ["-drive", code]
+            command += ["-drive", f"if=pflash,format=raw,unit=1,file={self._variables}"]
+        if machine.tpm is not None:
+            command += ["-device", f"{machine.tpm},tpmdev=t"]
+        for name, value in self.fw_cfg.items():
+            how = "file" if isinstance(value, Path) else "string"
+            command += ["-fw_cfg", f"name={name},{how}={value}"]
+        return command
+
 
 class _Run:
     """One life of QEMU and swtpm, from power on to off."""
 
-    def __init__(self, command: list[str], tpm: Path, serial_log: Path) -> None:
-        """Start both processes, joined by socket pairs, and a thread that drains the console."""
+    def __init__(self, command: list[str], tpm: Path | None, serial_log: Path) -> None:
+        """Start QEMU, with a TPM swtpm too, and a thread that drains the console."""
         self.console = bytearray()
         self.events: list[BoxEvent] = []
         self._changed = threading.Condition()
@@ -256,14 +272,16 @@ class _Run:
         self._started = threading.Event()
         self._error: str | None = None
         with tpm_here, tpm_there:
-            self._swtpm = _start_swtpm(tpm, tpm_there.fileno())
-            arguments = (command, tpm_here.fileno(), monitor_there.detach())
+            self._swtpm = None if tpm is None else _start_swtpm(tpm, tpm_there.fileno())
+            at = None if tpm is None else tpm_here.fileno()
+            arguments = (command, at, monitor_there.detach())
             self._reader = threading.Thread(target=self._live, args=arguments, daemon=True)
             self._reader.start()
             self._started.wait()
         if self._error is not None:
-            self._swtpm.kill()
-            self._swtpm.wait()
+            if self._swtpm is not None:
+                self._swtpm.kill()
+                self._swtpm.wait()
             raise SiteError(self._error)
 
     @property
@@ -298,6 +316,8 @@ class _Run:
     def close(self) -> None:
         """End both processes and the thread; may be called again."""
         for process in (self._qemu, self._swtpm):
+            if process is None:
+                continue
             if process.poll() is None:
                 process.terminate()
             try:
@@ -309,7 +329,7 @@ class _Run:
         self._monitor.close()
         self._log.close()
 
-    def _live(self, command: list[str], tpm: int, monitor: int) -> None:
+    def _live(self, command: list[str], tpm: int | None, monitor: int) -> None:
         """Start QEMU and drain it. It dies with the thread that started it, so with our process."""
         try:
             self._qemu = _start_qemu(command, tpm, monitor)
@@ -385,15 +405,19 @@ def _start_swtpm(state: Path, control: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _start_qemu(command: list[str], tpm: int, monitor: int) -> subprocess.Popen[bytes]:
-    command = [*command, "-chardev", f"socket,id=c,fd={tpm}", "-tpmdev", "emulator,id=t,chardev=c"]
-    command += ["-chardev", f"socket,id=q,fd={monitor}", "-mon", "chardev=q,mode=control"]
+def _start_qemu(command: list[str], tpm: int | None, monitor: int) -> subprocess.Popen[bytes]:
+    passed = [monitor]
+    command = [*command, "-chardev", f"socket,id=q,fd={monitor}"]
+    command += ["-mon", "chardev=q,mode=control"]
+    if tpm is not None:
+        passed.append(tpm)
+        command += ["-chardev", f"socket,id=c,fd={tpm}", "-tpmdev", "emulator,id=t,chardev=c"]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=(tpm, monitor),
+        pass_fds=passed,
     )
 
 
@@ -404,16 +428,9 @@ def _drive(name: str, path: Path, device: str, order: int | None) -> list[str]:
     return ["-drive", drive, "-device", f"{device},drive={name},bus=scsi0.0{boot}"]
 
 
-def _firmware(part: str, secure_boot: bool) -> Path:
-    keys = ".ms" if secure_boot else ""
-    path = _FIRMWARE / f"OVMF_{part}_4M{keys}.fd"
-    if not path.exists():
-        raise SiteError(f"{path} is missing: apt-get install ovmf")
-    return path
-
-
 _TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
     "setpriv": "util-linux",
     "swtpm": "swtpm",
     "swtpm_setup": "swtpm-tools",
