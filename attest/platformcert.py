@@ -134,10 +134,7 @@ def decode_platform_certificate(stored: bytes) -> PlatformCertificate:
     element = read(stored, 7 if stored.startswith(_STORED) else 0)
     if element.tag != SEQUENCE or len(element.raw) > MAX_PLATFORM:
         raise EvidenceError("there is no platform certificate")
-    try:
-        first = read(read(element.content).content)
-    except EvidenceError:
-        raise EvidenceError("there is no platform certificate") from None
+    first = read(read(element.content).content)
     try:
         # AttCertVersion is a bare number; a certificate's version is tagged.
         if first.raw == _VERSION_2:

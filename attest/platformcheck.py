@@ -47,9 +47,10 @@ def check_platform(
     for data in evidence.platform_certificates:
         trust = check_platform_certificate(data, leaf, expectation.platform_anchors, now, sent=sent)
         findings += trust.findings
-        if trust.facts is not None and not trust.findings:
-            told |= _plain(trust.facts)
-            findings += _differences(trust.facts, evidence.facts)
+        facts = None if trust.findings else trust.facts
+        if facts is not None:
+            told |= _plain(facts)
+            findings += _differences(facts, evidence.facts)
     return CheckedPlatform(facts=told, findings=tuple(findings))
 
 

@@ -37,6 +37,7 @@ REVOKED, STALE, VIRTUAL, MISMATCH = (
     "EK-CERT-MISMATCH",
 )
 PLATFORM = "PLATFORM-CERT"
+NO_KEY = make.seq(make.seq(make.oid("2.25.7")), make.bit_string(b"no key"))
 NO_EKU = "EK certificate: it has no extended key usage"
 NO_KU = "EK certificate: it has no key usage"
 CHECKED = "checked on 2026-10-01"
@@ -547,6 +548,7 @@ def platform(
     ek_serial: bytes = b"\x12\x67",
     signer: str = "machine maker",
     issuer: str = "Machine CA",
+    since: str = "20200101000000Z",
     until: str = make.EVER,
     names: tuple[tuple[str, str], ...] | None = MACHINE,
     extensions: tuple[bytes, ...] = (),
@@ -569,7 +571,7 @@ def platform(
         tlv(0xA0, make.seq(*names_of_issuer)),
         algorithm if inner is None else inner,
         tlv(2, serial),
-        make.seq(make.time("20200101000000Z"), make.time(until)),
+        make.seq(make.time(since), make.time(until)),
         make.seq(*(attributes or (V2,))),
         unique,
         make.seq(b"" if names is None else make.san(*names, flag=b""), *extensions),
@@ -580,6 +582,19 @@ def platform(
 def platforms() -> dict[str, dict]:
     """Give platform certificates of both forms beside the EK certificate."""
     maker = ca("Machine CA", "machine maker", usage=(0, 5, 6))
+
+    def signs_for(usage: str) -> bytes:
+        usages = [make.extended(usage)]
+        return ca("Machine CA", "machine maker", usage=(0, 5, 6), extensions=usages)
+
+    def over(key: bytes) -> bytes:
+        return ek(
+            key=key,
+            issuer=make.common("Machine CA"),
+            signer="machine maker",
+            usages=make.extended(make.PLATFORM_USAGE),
+            names=make.san(*MACHINE),
+        )
 
     def judged(expect: str, data: bytes, **changes: object) -> dict:
         return vector(expect, **{"platform": data, "machines": [maker], "lines": [22], **changes})
@@ -594,12 +609,6 @@ def platforms() -> dict[str, dict]:
     by_signer = platform(issuer="Machine signer", signer="machine signer")
     encipherer = signer.replace(make.key_usage(0), make.key_usage(4))
     assert encipherer != signer
-    over_key = ek(
-        issuer=make.common("Machine CA"),
-        signer="machine maker",
-        usages=make.extended(make.PLATFORM_USAGE),
-        names=make.san(*MACHINE),
-    )
     delta = attribute("2.23.133.2.25", make.seq(make.oid("2.23.133.8.5")))
     root = ca("Machine Root", "machine root")
     return {
@@ -626,16 +635,7 @@ def platforms() -> dict[str, dict]:
             machines=[signer],
         ),
         "platform-signer-for-other-usage": judged(
-            PLATFORM,
-            platform(),
-            machines=[
-                ca(
-                    "Machine CA",
-                    "machine maker",
-                    usage=(0, 5, 6),
-                    extensions=[make.extended(make.EK_USAGE)],
-                )
-            ],
+            PLATFORM, platform(), machines=[signs_for(make.EK_USAGE)]
         ),
         "platform-signer-may-not-sign": judged(
             PLATFORM,
@@ -652,17 +652,11 @@ def platforms() -> dict[str, dict]:
             ],
             machines=[root],
         ),
-        "platform-over-the-key": judged("", over_key),
+        "platform-over-the-key": judged("", over(make.spki(EK_KEY))),
         "platform-over-another-key": judged(
-            PLATFORM,
-            ek(
-                key=make.spki(forge.private_key("ek of box B")),
-                issuer=make.common("Machine CA"),
-                signer="machine maker",
-                usages=make.extended(make.PLATFORM_USAGE),
-                names=make.san(*MACHINE),
-            ),
+            PLATFORM, over(make.spki(forge.private_key("ek of box B")))
         ),
+        "platform-over-a-key-that-is-none": judged(PLATFORM, over(NO_KEY)),
         "platform-of-another-serial": judged(PLATFORM, platform(ek_serial=b"\x12\x68")),
         "platform-of-another-issuer": judged(PLATFORM, platform(ek_issuer="Other CA")),
         "platform-without-holder": judged(
@@ -685,16 +679,19 @@ def platforms() -> dict[str, dict]:
             "", platform(V2, make.seq(make.oid("2.25.7"), tlv(0x31)))
         ),
         "platform-signer-for-platforms": judged(
-            "",
+            "", platform(), machines=[signs_for(make.PLATFORM_USAGE)]
+        ),
+        "platform-signer-for-platforms-with-attributes": judged(
+            "", platform(), machines=[signs_for("2.23.133.8.4")]
+        ),
+        "platform-signer-for-any-usage": judged(
+            "", platform(), machines=[signs_for("2.5.29.37.0")]
+        ),
+        "platform-signer-with-a-key-that-is-none": judged(
+            PLATFORM,
             platform(),
-            machines=[
-                ca(
-                    "Machine CA",
-                    "machine maker",
-                    usage=(0, 5, 6),
-                    extensions=[make.extended(make.PLATFORM_USAGE)],
-                )
-            ],
+            certificates=[LEAF, ca("Machine CA", "machine maker", spki=NO_KEY)],
+            machines=[root],
         ),
         "platform-signer-of-another-name": judged(
             PLATFORM, platform(), machines=[ca("Other CA", "machine maker", usage=(0, 5, 6))]
@@ -717,6 +714,7 @@ def platforms() -> dict[str, dict]:
         "platform-of-a-stranger": judged(PLATFORM, platform(signer="liar")),
         "platform-no-anchors": judged(PLATFORM, platform(), machines=[]),
         "platform-expired": judged(PLATFORM, platform(until="20210101000000Z")),
+        "platform-of-the-future": judged(PLATFORM, platform(since="20270101000000Z")),
         "platform-ca-expired": judged(
             PLATFORM,
             platform(),

@@ -11,16 +11,17 @@ from eventlog_forge import encode, with_events
 from test_attest_elsewhere import BARE, GOOD, KNOWN, NOTHING, POLICY, judged, signed, with_ima
 from test_vectors import VECTORS, evidence_of, expectation_of, judge, load
 
-from attest import eventlog, explain
+from attest import eventlog
 from attest.bootfacts import FileFacts, facts_from_json
-from attest.bootmatch import unknown_variables
+from attest.bootmatch import Candidate, Match, unknown_variables
 from attest.counters import Since
 from attest.eventlog import Event, EventType
 from attest.evidence import Verdict
 from attest.expectation import BoxRecord, Expectation, ReferenceSet, SetState
+from attest.explain import explain_mismatch
 from attest.policy import Policy
 from attest.predict import Transport
-from attest.prediction import Subject
+from attest.prediction import Prediction, Step, Subject
 from attest.reasons import Reason
 from attest.replay import replay
 from attest.ukifacts import UkiFacts
@@ -210,8 +211,38 @@ def test_a_set_may_lie_in_any_of_the_drives() -> None:
     assert result.boot_set.transport == "iso"
 
 
-def test_every_subject_of_a_difference_has_a_reason() -> None:
-    assert set(explain.REASONS) == set(Subject)
+REASONS = {
+    Subject.SECURE_BOOT: Reason.SECURE_BOOT_OFF,
+    Subject.INITRD: Reason.INITRD_UNKNOWN,
+    Subject.KERNEL: Reason.KERNEL_UNKNOWN,
+    Subject.GRUB_CFG: Reason.GRUB_CFG_UNKNOWN,
+    Subject.COMMAND_LINE: Reason.COMMAND_LINE_UNKNOWN,
+    Subject.LOADER: Reason.LOADER_UNKNOWN,
+    Subject.PARAMETERS: Reason.EXTRA_PARAMETERS,
+    Subject.PROGRAM: Reason.OTHER_PROGRAM,
+    Subject.KEYS: Reason.SECURE_BOOT_KEYS,
+    Subject.OWNER_KEYS: Reason.MOK_ENROLLED,
+    Subject.GRUB_COMMAND: Reason.GRUB_CFG_UNKNOWN,
+    Subject.FIRMWARE: Reason.PCR_MISMATCH,
+    Subject.OTHER: Reason.PCR_MISMATCH,
+}
+
+
+@pytest.mark.parametrize("subject", Subject)
+def test_a_difference_of_every_subject_has_its_reason(subject: Subject) -> None:
+    (reference,) = KNOWN.sets or ()
+    step = Step(pcr=15, subject=subject, label="what was due", content=b"x")
+    candidate = Candidate(
+        reference=reference,
+        transport=Transport.TFTP,
+        server="10.77.0.1",
+        prediction=Prediction(steps=(step,)),
+    )
+    match = Match(candidate=candidate, differing=(15,), workarounds=())
+    log = with_events(eventlog.decode(GOOD.event_log), [])
+    (finding,) = explain_mismatch([match], log, "sha256", [reference]).findings
+    assert finding.reason is REASONS[subject]
+    assert "what was due missing" in finding.detail
 
 
 def test_a_replaced_set_is_named_beside_the_current_one() -> None:

@@ -99,6 +99,8 @@ def test_a_lie_is_refused_however_much_is_missing() -> None:
             found = judged(replace(BARE, quotes=(broken,), pcrs=pcrs, nonce=nonce), NOTHING, None)
             assert found.verdict is Verdict.REFUSED
             assert found.findings[0].reason in (Reason.QUOTE_STRUCTURE, Reason.QUOTE_SIGNATURE)
+    known_ek = replace(BARE, ek_public=GOOD.ek_public, quotes=(broken,), nonce=None)
+    assert judged(known_ek, NOTHING, None).reasons == {Reason.QUOTE_STRUCTURE}
 
 
 def test_without_values_it_is_still_a_quote_of_the_right_key() -> None:

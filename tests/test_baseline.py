@@ -191,7 +191,7 @@ TEXTS = st.text(max_size=80).map(lambda text: machine_text(f"a{text}"))
 def banks(of: object) -> st.SearchStrategy:
     tables = {
         bank: st.dictionaries(st.sampled_from(INDICES), of(bank), min_size=1, max_size=2)
-        for bank in ("sha1", "sha384")
+        for bank in BANKS
     }
     return st.fixed_dictionaries({}, optional=tables)
 

@@ -118,6 +118,8 @@ def test_each_bank_has_its_own_separator_and_digests() -> None:
         (EventType.POST_CODE, b"\0\0", ""),
         (EventType.POST_CODE, b"A" * 1000, f" (calls itself '{'A' * MAX_CLAIM}')"),
         (EventType.EFI_BOOT_SERVICES_DRIVER, b"text, but no image load record at all", ""),
+        (EventType.EFI_BOOT_SERVICES_APPLICATION, b"text, but no image load record at all", ""),
+        (EventType.EFI_RUNTIME_SERVICES_DRIVER, b"text, but no image load record at all", ""),
     ],
 )
 def test_what_an_event_calls_itself_is_shown_only_where_it_is_text(kind, data, told) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from attest.errors import EvidenceError
 from attest.eventlog import EventType, decode
-from attest.logcheck import CheckedLog, check_log
+from attest.logcheck import CheckedLog, check_banks, check_log
 from attest.logrules import (
     MAX_FINDINGS,
     EventChecks,
@@ -55,6 +55,21 @@ def test_a_log_is_judged_as_its_vector_says(path: Path) -> None:
     assert list(checked.workarounds) == vector["workarounds"]
     proves = {finding.reason.code for finding in found} <= _PROVING
     assert (checked.log is not None) == proves
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({0: b"\1", 7: b"\1"}, []),
+        ({0: b"\0", 4: b"\1", 5: b"\0", 8: b"\0"}, ["sha256: PCR 0, 5 never extended"]),
+        ({8: b"\0"}, []),
+    ],
+)
+def test_of_a_part_of_the_pcrs_those_left_empty_are_named(
+    given: dict[int, bytes], told: list[str]
+) -> None:
+    values = {"sha256": {index: start * 32 for index, start in given.items()}}
+    assert [finding.detail for finding in check_banks(values)] == told
 
 
 def test_the_vectors_are_what_the_generator_makes() -> None:
