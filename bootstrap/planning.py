@@ -6,7 +6,7 @@ It never reads a file or a clock, and knows no lease. docs/architecture.md, "The
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from bootstrap.enrolment import Stage
@@ -14,10 +14,12 @@ from bootstrap.rows import BoxRow
 from bootstrap.site import Site, Subnet
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
 from netboot.network import Pool, Reservation, SubnetPlan
-from netboot.plan import Boot, Plan, Record, RecordType
+from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
 
 TTL = 300
 LOADER = "shimx64.efi"
+BY_DIGEST = "/f/"
+"""Where each file has a name of its own; all other names of a set are fixed by who asks."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII | re.IGNORECASE)
 _GONE = (Stage.REVOKED, Stage.REPLACED)
 
@@ -129,5 +131,19 @@ def _boot(
     subnet = site.boot_subnet
     if served is None or subnet is None:
         return None
-    names = files_to_serve(served, accepted, subnet.appliance)
-    return Boot(boot_set=served.digest, tftp=LOADER, names=names)
+    sets = (served, *(one for one in accepted if one.digest != served.digest))
+    names = {one.digest: files_to_serve(one, (), subnet.appliance) for one in sets}
+    return Boot(
+        sets=tuple(_served_set(one, names[one.digest]) for one in sets),
+        files={
+            path: digest
+            for one in reversed(sets)
+            for path, digest in names[one.digest].items()
+            if path.startswith(BY_DIGEST)
+        },
+    )
+
+
+def _served_set(manifest: BootSetManifest, names: Mapping[str, bytes]) -> ServedSet:
+    fixed = {path: digest for path, digest in names.items() if not path.startswith(BY_DIGEST)}
+    return ServedSet(boot_set=manifest.digest, architecture="amd64", loader=LOADER, names=fixed)

@@ -22,7 +22,8 @@ from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.view import command_that_sees
 from keys.io.rpc import RpcUnavailableError, call
 from netboot.network import Pool, Reservation, SubnetPlan
-from netboot.plan import Boot, Plan, check
+from netboot.plan import Boot, Plan, ServedSet
+from netboot.plan_check import check
 
 pytestmark = [pytest.mark.boots, pytest.mark.timeout(400)]
 
@@ -114,9 +115,14 @@ def plan(lan: Lan) -> Plan:
             Reservation(mac=bytes.fromhex(MAC.replace(":", "")), address=address, name="pos-01"),
         ),
         boot=Boot(
-            boot_set=bytes(32),
-            tftp="shimx64.efi",
-            names={path: hashlib.sha256(data).digest() for path, data in FILES.items()},
+            sets=(
+                ServedSet(
+                    boot_set=bytes(32),
+                    architecture="amd64",
+                    loader="shimx64.efi",
+                    names={path: hashlib.sha256(data).digest() for path, data in FILES.items()},
+                ),
+            )
         ),
     )
 

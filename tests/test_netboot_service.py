@@ -25,7 +25,7 @@ from netboot.errors import PeerError
 from netboot.io.service import load
 from netboot.io.workers import line
 from netboot.network import Pool, Reservation, SubnetPlan
-from netboot.plan import Boot, Plan, Record, RecordType
+from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
 
 UID = 61001
 USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006"
@@ -109,6 +109,12 @@ class Lab:
         )
         mac = bytes.fromhex(self.mac().replace(":", ""))
         names = {path: hashlib.sha256(data).digest() for path, data in FILES.items()}
+        loader = ServedSet(
+            boot_set=bytes(32),
+            architecture="amd64",
+            loader="shimx64.efi",
+            names={"/shimx64.efi": names.pop("/shimx64.efi")},
+        )
         plan = Plan(
             number=number,
             site="shop",
@@ -116,7 +122,7 @@ class Lab:
             subnets=(subnet,),
             reservations=(Reservation(mac=mac, address=IPv4Address("10.41.7.20"), name="till-1"),),
             records=(Record(name=f"appliance.{DOMAIN}", type=RecordType.A, ttl=60, value=US),),
-            boot=Boot(boot_set=bytes(32), tftp="shimx64.efi", names=names),
+            boot=Boot(sets=(loader,), files=names),
         )
         return replace(plan, **changes)
 
@@ -324,8 +330,8 @@ def test_a_new_plan_is_taken_and_a_bad_one_is_not(serving: Lab) -> None:
 
 def test_files_that_the_store_lost_are_told(serving: Lab) -> None:
     plan = serving.plan(4)
-    names = {**plan.boot.names, "/gone": b"\7" * 32}
-    serving.write(replace(plan, boot=replace(plan.boot, names=names)).encode())
+    files = {**plan.boot.files, "/gone": b"\7" * 32}
+    serving.write(replace(plan, boot=replace(plan.boot, files=files)).encode())
     until(lambda: serving.status()["running"] == 4)
     assert serving.status()["sentences"] == ["1 boot files are missing in the store: /gone"]
     told = serving.box("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{US}/gone")

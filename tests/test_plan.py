@@ -3,14 +3,29 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netboot.network import Pool, Reservation, SubnetPlan
-from netboot.plan import Boot, Plan, PlanError, Record, RecordType, check
+from netboot.bootchoice import BootRule, Loading
+from netboot.network import (
+    ClientClass,
+    ClientKind,
+    Identify,
+    Match,
+    OptionValue,
+    Parameters,
+    Pool,
+    Reservation,
+    Reservation6,
+    Subnet6Plan,
+    SubnetPlan,
+)
+from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
+from netboot.plan_check import check
+from netboot.plan_form import PlanError
 
 SUBNET = SubnetPlan(
     name="tills",
@@ -30,18 +45,89 @@ OTHER = replace(
     network=IPv4Network("10.42.0.0/24"),
     appliance=IPv4Address("10.42.0.2"),
     gateway=None,
-    pools=(),
+    pools=(
+        Pool(
+            first=IPv4Address("10.42.0.9"),
+            last=IPv4Address("10.42.0.20"),
+            classes=frozenset({"phones"}),
+        ),
+    ),
     boot=False,
+    shared="cameras",
+    relays=(IPv4Address("10.99.0.1"),),
+    authoritative=False,
+    rapid_commit=True,
 )
 PRINTER = Reservation(
     mac=bytes.fromhex("020000000011"), address=IPv4Address("10.41.7.11"), name="printer-1"
 )
+SUBNET6 = Subnet6Plan(
+    name="tills6",
+    interface="eth1",
+    network=IPv6Network("2001:db8:7::/64"),
+    appliance=IPv6Address("2001:db8:7::2"),
+    pools=((IPv6Address("2001:db8:7::100"), IPv6Address("2001:db8:7::1ff")),),
+    lease=timedelta(hours=12),
+    dhcp="stateful",
+    boot=True,
+    options=(OptionValue(code=59, data=b"http://x/"),),
+)
+PRINTER6 = Reservation6(
+    mac=bytes.fromhex("020000000011"), address=IPv6Address("2001:db8:7::11"), name="printer-1"
+)
 DOMAIN = "shop-0417.example.net"
 APPLIANCE = Record(name=f"appliance.{DOMAIN}", type=RecordType.A, ttl=300, value="10.41.7.2")
-BOOT = Boot(
+SET = ServedSet(
     boot_set=bytes(range(32)),
-    tftp="shimx64.efi",
-    names={"/shimx64.efi": bytes(32), "/f/0011223344556677/vmlinuz": bytes([1]) * 32},
+    architecture="amd64",
+    loader="shimx64.efi",
+    names={"/shimx64.efi": bytes(32), "/grub/grub.cfg": bytes([3]) * 32},
+)
+CANARY = replace(
+    SET,
+    boot_set=bytes([7]) * 32,
+    names={"/shimx64.efi": bytes([4]) * 32, "/grub/grub.cfg": bytes([5]) * 32},
+)
+ARM = replace(
+    SET,
+    boot_set=bytes([8]) * 32,
+    architecture="arm64",
+    loader="shimaa64.efi",
+    names={"/shimaa64.efi": bytes([6]) * 32},
+)
+BOOT = Boot(
+    sets=(SET, CANARY, ARM),
+    rules=(
+        BootRule(
+            match=Match(kinds=frozenset({ClientKind.IPXE}), known=False),
+            file="/menu.ipxe",
+            loading=Loading.HTTP,
+        ),
+    ),
+    files={"/f/0011223344556677/vmlinuz": bytes([1]) * 32, "/menu.ipxe": bytes([2]) * 32},
+    https_port=8444,
+)
+SAID = Parameters(
+    options=(OptionValue(code=42, data=bytes(4), always=True),),
+    lease=timedelta(hours=1),
+    lease_min=timedelta(minutes=5),
+    lease_max=timedelta(hours=2),
+    boot_file="own.efi",
+    next_server=IPv4Address("10.41.7.3"),
+    server_name="boot",
+    reply_delay=timedelta(milliseconds=250),
+)
+PHONES = ClientClass(
+    name="phones",
+    match=Match(
+        architectures=frozenset({7, 11}),
+        vendor_class=(b"Acme",),
+        mac=(b"\0\4\xf2",),
+        uuid=(bytes(range(16)),),
+        relays=(IPv4Address("10.9.9.1"),),
+        options=((43, None), (77, b"x")),
+    ),
+    parameters=SAID,
 )
 PLAN = Plan(
     number=7,
@@ -49,6 +135,10 @@ PLAN = Plan(
     domain=DOMAIN,
     subnets=(SUBNET, OTHER),
     reservations=(PRINTER,),
+    classes=(PHONES,),
+    parameters=SAID,
+    identify=Identify.CLIENT_ID,
+    quarantine=timedelta(minutes=10),
     records=(
         APPLIANCE,
         Record(name=f"www.{DOMAIN}", type=RecordType.CNAME, ttl=60, value=f"appliance.{DOMAIN}."),
@@ -57,6 +147,8 @@ PLAN = Plan(
         Record(name="9.7.41.10.in-addr.arpa", type=RecordType.PTR, ttl=60, value=f"x.{DOMAIN}"),
     ),
     boot=BOOT,
+    subnets6=(SUBNET6,),
+    reservations6=(PRINTER6,),
 )
 
 
@@ -75,6 +167,42 @@ def pools(*texts: str) -> Plan:
     )
 
 
+def pool(**changes) -> Plan:
+    return subnet(pools=(replace(SUBNET.pools[0], **changes),))
+
+
+def said(**changes) -> Plan:
+    return replace(PLAN, parameters=replace(SAID, **changes))
+
+
+def option(code: int, data: bytes = b"x") -> Plan:
+    return said(options=(OptionValue(code=code, data=data),))
+
+
+def match(**changes) -> Plan:
+    return replace(PLAN, classes=(replace(PHONES, match=replace(PHONES.match, **changes)),))
+
+
+def rule(**changes) -> Plan:
+    return boot(rules=(replace(BOOT.rules[0], **changes),))
+
+
+def boot(**changes) -> Plan:
+    return replace(PLAN, boot=replace(BOOT, **changes))
+
+
+def boot_set(**changes) -> Plan:
+    return boot(sets=(replace(SET, **changes),))
+
+
+def subnet6(**changes) -> Plan:
+    return replace(PLAN, subnets6=(replace(SUBNET6, **changes),))
+
+
+def reserved6(**changes) -> Plan:
+    return replace(PLAN, reservations6=(PRINTER6, replace(PRINTER6, **changes)))
+
+
 def reserved(**changes) -> Plan:
     return replace(PLAN, reservations=(PRINTER, replace(PRINTER, **changes)))
 
@@ -83,7 +211,7 @@ ELSEWHERE = {"mac": b"\2\0\0\0\0\x12", "address": IPv4Address("10.41.7.12"), "na
 
 WRONG = [
     (replace(PLAN, domain="a..b"), "domain 'a..b' is no domain name"),
-    (replace(PLAN, subnets=()), "there is no subnet"),
+    (replace(PLAN, subnets=(), subnets6=()), "there is no subnet"),
     (replace(PLAN, subnets=(SUBNET, replace(OTHER, name="tills"))), "subnet tills is there twice"),
     (
         replace(PLAN, subnets=(SUBNET, replace(OTHER, network=IPv4Network("10.41.0.0/16")))),
@@ -126,12 +254,57 @@ WRONG = [
     (record(name=f"s.{DOMAIN}", type=RecordType.SRV, value="0 0 a.b"), "is not of this type"),
     (record(name=f"s.{DOMAIN}", type=RecordType.PTR, value="a b"), "is not of this type"),
     (record(name=f"s.{DOMAIN}", type=RecordType.TXT, value="é" * 600), "is not of this type"),
-    (replace(PLAN, boot=replace(BOOT, tftp="grubx64.efi")), "is not among the names"),
-    (replace(PLAN, boot=replace(BOOT, tftp="../x")), "is not among the names"),
+    (boot_set(loader="grubx64.efi"), "is not among the names"),
+    (boot_set(loader="../x"), "is not among the names"),
+    (boot_set(boot_set=b"short"), "is no digest of a boot set"),
+    (boot_set(names={**SET.names, "/a/../b": bytes(32)}), "is no path of a file"),
+    (boot(files={**BOOT.files, "/short": b"x"}), "has no SHA-256"),
+    (boot(sets=(SET, SET)), "is there twice"),
+    (boot(https_port=65536), "is no port"),
+    (rule(file="/missing"), "boot rule 1: there is no file /missing"),
+    (rule(file="a\nb"), "boot rule 1: file is no plain text"),
+    (rule(file="/" + "x" * 127), "boot rule 1: file is no plain text"),
+    (rule(match=Match(uuid=(b"x",))), "boot rule 1: a UUID has 16 bytes"),
+    (replace(PLAN, subnets=(SUBNET,) * 257), "more than 256 subnets"),
+    (subnet(interface="a/b"), "is no interface name"),
+    (subnet(pools=SUBNET.pools * 257), "more than 256 ranges"),
+    (pool(classes=frozenset({"cats"})), "there is no class cats"),
+    (pool(parameters=replace(SAID, server_name="é")), "pool 10.41.7.100: server_name is no plain"),
+    (subnet(parameters=replace(SAID, boot_file="x" * 128)), "subnet tills: boot_file is no plain"),
+    (replace(PLAN, classes=(PHONES, PHONES)), "class phones is there twice"),
+    (match(architectures=frozenset({65536})), "class phones: an architecture is no number"),
+    (match(mac=(bytes(7),)), "class phones: a MAC has 1 to 6 bytes"),
+    (match(uuid=(bytes(15),)), "class phones: a UUID has 16 bytes"),
+    (match(options=((255, None),)), "class phones: there is no option 255"),
+    (option(53), "site: option 53 is not yours to set: the server says itself"),
+    (option(82), "site: option 82 is not yours to set: the relay's own"),
+    (option(256), "site: option 256 is not yours to set"),
+    (option(43, bytes(1201)), "site: option 43 is longer than 1200 bytes"),
+    (said(options=SAID.options * 2), "site: option 42 is there twice"),
+    (said(lease_min=timedelta(hours=3)), "site: lease_min is above lease_max"),
+    (said(reply_delay=timedelta(seconds=11)), "site: reply_delay is above"),
+    (reserved(**{**ELSEWHERE, "uuid": bytes(16)}), "takes exactly one of mac, uuid"),
+    (reserved(**{**ELSEWHERE, "mac": None}), "takes exactly one of mac, uuid"),
+    (reserved(**{**ELSEWHERE, "mac": None, "uuid": bytes(15)}), "a UUID has 16 bytes"),
+    (reserved(**{**ELSEWHERE, "mac": bytes(5)}), "is no address of one machine"),
+    (reserved(**{**ELSEWHERE, "boot_set": bytes([9]) * 32}), "boot set 090909090909 is not served"),
+    (reserved(**{**ELSEWHERE, "parameters": replace(SAID, boot_file="")}), "boot_file is no plain"),
+    (subnet6(interface=""), "is no interface name"),
+    (subnet6(appliance=IPv6Address("2001:db8::2")), "appliance 2001:db8::2 is not in"),
+    (subnet6(pools=()), "stateful, and there is no pool"),
+    (subnet6(pools=((IPv6Address("::1"), IPv6Address("::2")),)), "pool ::1-::2 is not in"),
+    (subnet6(options=(OptionValue(code=0, data=b""),)), "there is no option 0"),
     (
-        replace(PLAN, boot=replace(BOOT, names={**BOOT.names, "/a/../b": bytes(32)})),
-        "is no path of a file",
+        replace(PLAN, subnets6=(SUBNET6, replace(SUBNET6, name="more6"))),
+        "overlaps with that of subnet tills6",
     ),
+    (replace(PLAN, subnets6=(SUBNET6, SUBNET6)), "subnet tills6 is there twice"),
+    (reserved6(), "reservation 2001:db8:7::11: the address is given twice"),
+    (reserved6(name="a.b"), "is no label"),
+    (reserved6(address=IPv6Address("2001:db8::9")), "is in no subnet"),
+    (reserved6(address=SUBNET6.appliance), "is the appliance's"),
+    (reserved6(duid=b"x"), "takes exactly one of duid, uuid and mac"),
+    (record(type=RecordType.AAAA), "is not of this type"),
 ]
 
 
@@ -139,6 +312,7 @@ def test_a_good_plan_has_no_sentence_and_survives_the_wire() -> None:
     assert check(PLAN) == ()
     assert Plan.decode(PLAN.encode()) == PLAN
     assert check(replace(PLAN, boot=None)) == ()
+    assert json.loads(PLAN.encode())["type"] == "doorstep/plan/v2"
     assert Plan.decode(subnet(dhcp="off").encode()) == subnet(dhcp="off")
     assert Plan.decode(replace(PLAN, boot=None).encode()).boot is None
 
@@ -149,8 +323,45 @@ def test_every_fault_has_its_sentence(plan: Plan, sentence: str) -> None:
     assert any(sentence in one for one in sentences), sentences
 
 
+def test_what_is_default_is_left_out() -> None:
+    plan = Plan(number=1, site="shop", domain=DOMAIN, subnets=(SUBNET,))
+    document = json.loads(plan.encode())
+    assert set(document) == {"type", "number", "site", "domain", "subnets"}
+    assert "classes" not in document["subnets"][0]["pools"][0]
+    assert Plan.decode(plan.encode()) == plan
+
+
+def test_one_machine_may_have_one_name_in_two_subnets() -> None:
+    there = replace(PRINTER, address=IPv4Address("10.42.0.30"))
+    assert check(replace(PLAN, reservations=(PRINTER, there))) == ()
+
+
+def test_the_first_set_of_an_architecture_is_for_everybody() -> None:
+    assert BOOT.defaults() == (SET, ARM)
+    digests = BOOT.digests()
+    assert digests["/shimx64.efi"] == SET.names["/shimx64.efi"]
+    assert digests["/shimaa64.efi"] == ARM.names["/shimaa64.efi"]
+    assert digests["/menu.ipxe"] == bytes([2]) * 32
+
+
+def test_the_table_has_the_operators_rules_before_those_of_the_sets() -> None:
+    table = BOOT.table()
+    assert table.rules[0] == BOOT.rules[0]
+    assert [one.boot_set for one in table.rules[1:]] == [
+        one.boot_set for one in (SET, SET, CANARY, CANARY, ARM, ARM)
+    ]
+    assert table.https_port == 8444
+
+
+def test_dhcp_is_configured_with_every_level() -> None:
+    config = PLAN.dhcp()
+    assert (config.classes, config.parameters) == (PLAN.classes, PLAN.parameters)
+    assert (config.identify, config.quarantine) == (Identify.CLIENT_ID, timedelta(minutes=10))
+    assert config.boot == BOOT.table()
+
+
 def test_all_faults_are_told_at_once() -> None:
-    plan = replace(PLAN, domain="-", boot=replace(BOOT, tftp="x"), reservations=(PRINTER, PRINTER))
+    plan = replace(boot_set(loader="x"), domain="-", reservations=(PRINTER, PRINTER))
     assert len(check(plan)) >= 4
 
 
@@ -164,28 +375,38 @@ def change(path: tuple, value: object) -> bytes:
 
 
 FORMS = [
-    (("type",), "doorstep/plan/v2", "type is not"),
+    (("type",), "doorstep/plan/v1", "type is not"),
     (("colour",), 1, "plan: unknown or missing: colour"),
-    (("number",), -1, "number: "),
-    (("number",), True, "number: "),
-    (("site",), "", "site: "),
+    (("number",), -1, "number: is no number"),
+    (("number",), True, "number: is no number"),
+    (("number",), 1 << 54, "number: is no number"),
+    (("site",), "", "site: is no text"),
+    (("site",), "\ud800", "site: is no text"),
     (("subnets",), {}, "subnets: is no list"),
     (("subnets",), [1], "subnets[0]: is no object"),
-    (("subnets",), [{}] * 257, "at most 256"),
-    (("subnets", 0, "pools"), [], "unknown or missing: pools"),
-    (("subnets", 0, "network"), "10.41.7.1/24", "is no IPv4 network"),
-    (("subnets", 0, "appliance"), 3, "appliance: is no IPv4 address"),
-    (("subnets", 0, "pool"), ["10.41.7.1"], "pool[0]: is no range"),
-    (("subnets", 0, "interface"), "a/b", "interface: is no interface name"),
-    (("subnets", 0, "interface"), "sixteen-letters-", "interface: is no interface name"),
-    (("subnets", 0, "dhcp"), "relay", "dhcp: is neither"),
+    (("subnets",), [{}] * 65537, "at most 65536"),
+    (("subnets", 0, "pool"), [], "subnets[0]: unknown or missing: pool"),
+    (("subnets", 0, "network"), "10.41.7.1/24", "network: is no IPv4 network"),
+    (("subnets", 0, "appliance"), 3, "appliance: is no text"),
+    (("subnets", 0, "appliance"), "10.41.7", "appliance: is no IPv4 address"),
+    (("subnets", 0, "pools", 0), "10.41.7.1", "pools[0]: is no object"),
+    (("subnets", 0, "dhcp"), "relay", "dhcp: is not one of server, proxy, off"),
     (("subnets", 0, "boot"), 1, "boot: is neither true nor false"),
-    (("reservations", 0, "mac"), "02-00-00-00-00-11", "mac: is no MAC"),
-    (("records", 0, "type"), "AAAA", "type: is not one of"),
-    (("records", 0, "value"), "x" * 2049, "value: is no text"),
-    (("boot", "set"), "AB" * 32, "boot.set: is no SHA-256"),
-    (("boot", "names", "/x"), "00", "boot.names./x: is no SHA-256"),
-    (("boot", "names"), [], "boot.names: is no object"),
+    (("subnets", 0, "lease"), -1, "lease: is no time in seconds"),
+    (("subnets", 0, "lease"), 1e12, "lease: is no time in seconds"),
+    (("subnets", 0, "lease"), True, "lease: is no time in seconds"),
+    (("reservations", 0, "mac"), "02:00", "mac: is no data in small hex"),
+    (("reservations", 0, "mac"), "ABCD", "mac: is no data in small hex"),
+    (("identify",), "serial", "identify: is not one of mac, client-id"),
+    (("parameters", "options", 0, "code"), "42", "options[0].code: is no number"),
+    (("classes", 0, "match", "options", 0), [43], "options[0]: is no list of 2"),
+    (("subnets6", 0, "network"), "10.0.0.0/8", "is no IPv6 network"),
+    (("records", 0, "type"), "MX", "type: is not one of"),
+    (("records", 0, "value"), "x" * 4097, "value: is no text"),
+    (("boot", "sets", 0, "boot_set"), "AB" * 32, "boot_set: is no data"),
+    (("boot", "sets", 0, "names", "/x"), 7, "names./x: is no data"),
+    (("boot", "sets", 0, "architecture"), "mips", "architecture: is not one of amd64, arm64"),
+    (("boot", "files"), [], "boot.files: is no object"),
 ]
 
 
@@ -200,7 +421,8 @@ def test_too_large_twice_and_no_json_are_refused() -> None:
     good = PLAN.encode()
     twice = b'{"number": 1,' + good[1:]
     large = good + b" " * (16 << 20)
-    for data in (large, twice, b"{" * 100_000, b"\xff", b"[]"):
+    endless = good.replace(b'"number": 7', b'"number": NaN')
+    for data in (large, twice, endless, b"{" * 100_000, b"\xff", b"[]", b"1"):
         with pytest.raises(PlanError):
             Plan.decode(data)
 
@@ -237,9 +459,13 @@ ADDRESSES = st.integers(0, (1 << 32) - 1).map(IPv4Address)
     st.lists(
         st.builds(
             Reservation,
-            mac=st.binary(min_size=6, max_size=6),
-            address=ADDRESSES,
+            mac=st.none() | st.binary(max_size=7),
+            uuid=st.none() | st.binary(max_size=17),
+            client_id=st.none() | st.binary(max_size=3),
+            address=st.none() | ADDRESSES,
             name=st.none() | st.text(min_size=1, max_size=63),
+            parameters=st.just(SAID),
+            boot_set=st.none() | st.binary(max_size=33),
         ),
         max_size=4,
     ),

@@ -13,7 +13,8 @@ from bootstrap.planning import grub_cfg_files, make_plan
 from bootstrap.rows import BoxRow
 from bootstrap.site import Site, decode_site
 from netboot.bootset import BootFile, BootSetManifest, Role, grub_cfg
-from netboot.plan import Plan, check
+from netboot.plan import Plan
+from netboot.plan_check import check
 
 EXAMPLE = (Path(bootstrap.__file__).parent / "example" / "site.toml").read_text()
 SITE = decode_site(EXAMPLE.encode())
@@ -75,10 +76,15 @@ def test_the_site_itself() -> None:
 def test_what_is_booted() -> None:
     made = plan()
     assert made.boot is not None
-    assert made.boot.boot_set == manifest(2).digest
-    assert made.boot.names["/shimx64.efi"] == manifest(2).roles[Role.SHIM].sha256
-    old = manifest(1).roles[Role.KERNEL]
-    assert made.boot.names[old.path] == old.sha256
+    served, before = made.boot.sets
+    assert served.boot_set == manifest(2).digest
+    assert before.boot_set == manifest(1).digest
+    assert served.names["/shimx64.efi"] == manifest(2).roles[Role.SHIM].sha256
+    assert before.names["/shimx64.efi"] == manifest(1).roles[Role.SHIM].sha256
+    assert not any(path.startswith("/f/") for path in served.names)
+    for each in (manifest(1), manifest(2)):
+        kernel = each.roles[Role.KERNEL]
+        assert made.boot.files[kernel.path] == kernel.sha256
 
 
 def test_without_a_served_set_nothing_is_booted() -> None:

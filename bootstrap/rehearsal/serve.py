@@ -25,7 +25,7 @@ from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.io.layout import Layout
 from keys.io.rpc import call
-from netboot.plan import Boot
+from netboot.plan import Boot, ServedSet
 
 START_SECONDS = 30.0
 
@@ -46,7 +46,11 @@ class BootServer:
             reservations=(),
             records=(),
             subnets=tuple(replace(one, enrols=False) for one in plan.subnets if one.boot)[:1],
-            boot=Boot(boot_set=bytes(32), tftp=LOADER, names=names),
+            boot=Boot(
+                sets=(
+                    ServedSet(boot_set=bytes(32), architecture="amd64", loader=LOADER, names=names),
+                )
+            ),
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._log = work / "netboot.log"

@@ -27,7 +27,9 @@ from netboot.io.probe import PROBE_SECONDS
 from netboot.io.tftp import TftpRunner, interface_mtu
 from netboot.io.workers import Recorder, State, Worker, say
 from netboot.network import SubnetPlan
-from netboot.plan import MAX_PLAN, Plan, PlanError, check
+from netboot.plan import MAX_PLAN, Plan
+from netboot.plan_check import check
+from netboot.plan_form import PlanError
 from netboot.zone import LeaseName, Zones, build
 
 PLAN, PREVIOUS = "plan.json", "plan.previous.json"
@@ -193,7 +195,7 @@ class Netboot:
             "running": None if plan is None else plan.number,
             "kept": self._kept,
             "site": None if plan is None else plan.site,
-            "boot_set": plan.boot.boot_set.hex() if plan and plan.boot else None,
+            "boot_set": _served_set(plan),
             "since": self._started,
             "services": {name: self._state(name) for name in self._workers},
             "foreign": [
@@ -226,7 +228,8 @@ class Netboot:
             said.append("netboot waits for the first plan")
         said += [] if plan is None else map(_missing_address, plan.subnets)
         if plan is not None and plan.boot is not None:
-            lost = sorted(p for p, digest in plan.boot.names.items() if not self._files.has(digest))
+            files = plan.boot.digests().items()
+            lost = sorted(path for path, digest in files if not self._files.has(digest))
             if lost:
                 names = ", ".join(lost[:3])
                 said.append(f"{len(lost)} boot files are missing in the store: {names}")
@@ -268,6 +271,13 @@ def load(path: Path) -> Plan:
         told = "; ".join((*sentences[:MAX_SENTENCES], *end))
         raise PlanError(f"plan {plan.number}: {told}")
     return plan
+
+
+def _served_set(plan: Plan | None) -> str | None:
+    """Name the set that boxes get unless their reservation says otherwise."""
+    if plan is None or plan.boot is None or not plan.boot.sets:
+        return None
+    return plan.boot.sets[0].boot_set.hex()
 
 
 def _missing_address(subnet: SubnetPlan) -> str | None:
