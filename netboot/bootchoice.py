@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 
-from netboot.dhcp_options import Code, Options
+from netboot.classes import matches
+from netboot.client import Facts
 from netboot.network import ClientKind, Match
-
-PXE_CLASS = b"PXEClient"
-HTTP_CLASS = b"HTTPClient"
 
 
 class Loading(Enum):
@@ -22,15 +20,16 @@ class Loading(Enum):
 
     TFTP = "tftp"
     HTTP = "http"
+    HTTPS = "https"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootRule:
     """What clients that match are given: a path in the file map, or a whole URL elsewhere.
 
-    `loading` says how the path is named to the client: HTTP gives `http://APPLIANCE/path` (HTTPS
-    too where the table has a port for it). `boot_set` is the set that the file belongs to, None
-    for the operator's own files.
+    `loading` says how the path is named to the client: HTTP as `http://APPLIANCE/path`, HTTPS as
+    `https://APPLIANCE:PORT/path` with the table's port (for firmware that holds the site's CA).
+    `boot_set` is the set that the file belongs to, None for the operator's own files.
     """
 
     match: Match
@@ -41,7 +40,11 @@ class BootRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootTable:
-    """All rules, the operator's own first; `https_port` is where boot files are served with TLS."""
+    """All rules, the operator's own first; `https_port` is where boot files are served with TLS.
+
+    Of several sets for one architecture the first is the default: the others are for boxes whose
+    reservation names them.
+    """
 
     rules: tuple[BootRule, ...]
     https_port: int | None = None
@@ -63,17 +66,74 @@ class NoLoader:
     architectures: tuple[int, ...]
 
 
-_ARCHITECTURES = {
-    "amd64": (frozenset({0x0007, 0x0009}), frozenset({0x0010})),
-    "arm64": (frozenset({0x000B}), frozenset({0x0013})),
+ARCHITECTURE_NAMES: dict[str, int] = {
+    "x86-bios": 0x00,
+    "nec-pc98": 0x01,
+    "itanium-uefi": 0x02,
+    "alpha": 0x03,
+    "arc-x86": 0x04,
+    "intel-lean-client": 0x05,
+    "x86-uefi": 0x06,
+    "x64-uefi": 0x07,
+    "xscale-uefi": 0x08,
+    "ebc": 0x09,
+    "arm32-uefi": 0x0A,
+    "arm64-uefi": 0x0B,
+    "powerpc-open-firmware": 0x0C,
+    "powerpc-epapr": 0x0D,
+    "power-opal": 0x0E,
+    "x86-uefi-http": 0x0F,
+    "x64-uefi-http": 0x10,
+    "ebc-http": 0x11,
+    "arm32-uefi-http": 0x12,
+    "arm64-uefi-http": 0x13,
+    "x86-bios-http": 0x14,
+    "arm32-u-boot": 0x15,
+    "arm64-u-boot": 0x16,
+    "arm32-u-boot-http": 0x17,
+    "arm64-u-boot-http": 0x18,
+    "riscv32-uefi": 0x19,
+    "riscv32-uefi-http": 0x1A,
+    "riscv64-uefi": 0x1B,
+    "riscv64-uefi-http": 0x1C,
+    "riscv128-uefi": 0x1D,
+    "riscv128-uefi-http": 0x1E,
+    "s390-basic": 0x1F,
+    "s390-extended": 0x20,
+    "mips32-uefi": 0x21,
+    "mips64-uefi": 0x22,
+    "sunway32-uefi": 0x23,
+    "sunway64-uefi": 0x24,
+    "loongarch32-uefi": 0x25,
+    "loongarch32-uefi-http": 0x26,
+    "loongarch64-uefi": 0x27,
+    "loongarch64-uefi-http": 0x28,
+    "arm-rpi": 0x29,
+}
+"""Option 93, by the names that a site file uses (IANA, Processor Architecture Types)."""
+
+_OF_SETS = {
+    "amd64": (frozenset({0x07, 0x09}), frozenset({0x10})),
+    "arm64": (frozenset({0x0B}), frozenset({0x13})),
 }
 """Of a boot set's machine: option 93 over TFTP and over HTTP. 9 is EBC in the registry and x64 UEFI
 in older firmware (RFC 4578 errata)."""
 
+_IPXE_PROGRAMS = ("ipxe", "snp", "undionly", "undi", "gpxe")
+_PROGRAM_ENDINGS = (".efi", ".kpxe", ".kkpxe", ".kkkpxe", ".pxe", ".lkrn", ".0")
+"""What iPXE's build calls its binaries: iPXE that is given one again loads it for ever (D19)."""
 
-def rules_of_set(architecture: str, loader: str, boot_set: bytes) -> tuple[BootRule, ...]:
-    """Give the rules that serve one boot set: `loader` is its path, whatever the transport."""
-    by_tftp, by_http = _ARCHITECTURES[architecture]
+_BY_HTTP = (Loading.HTTP, Loading.HTTPS)
+
+
+def rules_of_set(
+    architecture: str, loader: str, boot_set: bytes, http: Loading = Loading.HTTP
+) -> tuple[BootRule, ...]:
+    """Give the rules that serve one boot set: `loader` is its path, whatever the transport.
+
+    `http` is how firmware with HTTP boot is to load: by HTTP or HTTPS.
+    """
+    by_tftp, by_http = _OF_SETS[architecture]
     return (
         BootRule(
             match=Match(architectures=by_tftp),
@@ -84,66 +144,56 @@ def rules_of_set(architecture: str, loader: str, boot_set: bytes) -> tuple[BootR
         BootRule(
             match=Match(architectures=by_http),
             file=loader,
-            loading=Loading.HTTP,
+            loading=http,
             boot_set=boot_set,
         ),
     )
 
 
-def is_ipxe(options: Options) -> bool:
-    """Tell iPXE from firmware: option 175 is there, or a user class is iPXE."""
-    return options.get(Code.IPXE) is not None or any(
-        b"iPXE" in user_class for user_class in options.user_classes
-    )
-
-
-def wants_boot(options: Options) -> bool:
-    """Tell whether the client is one that boots from the network."""
-    return (
-        options.vendor_class.startswith((PXE_CLASS, HTTP_CLASS))
-        or options.get(Code.ARCHITECTURE) is not None
-        or is_ipxe(options)
-    )
-
-
-def kind_of(options: Options) -> ClientKind:
-    """Say what kind of program asks."""
-    if is_ipxe(options):
-        return ClientKind.IPXE
-    if options.vendor_class.startswith(HTTP_CLASS):
-        return ClientKind.HTTP
-    if options.vendor_class.startswith(b"U-Boot"):
-        return ClientKind.UBOOT
-    return ClientKind.PXE if wants_boot(options) else ClientKind.OTHER
-
-
 def choose(
-    options: Options, table: BootTable, appliance: IPv4Address
+    facts: Facts, table: BootTable, appliance: IPv4Address, boot_set: bytes | None = None
 ) -> BootFile | NoLoader | None:
-    """Choose for one request; None for a client that does not boot. PeerError as the accessors."""
-    if not wants_boot(options):
+    """Choose for one request; None for a client that does not boot, or that nothing is said about.
+
+    `boot_set` is the box's own: its rules go before those of other sets.
+    """
+    if not facts.wants_boot:
         return None
-    kind, architectures = kind_of(options), options.architectures
-    for rule in table.rules:
-        if _fits(rule, kind, architectures):
-            return _name(rule, appliance)
-    return NoLoader(architectures=architectures)
+    fitting = [rule for rule in table.rules if _fits(rule, facts)]
+    own = (rule for rule in fitting if rule.boot_set in (None, boot_set))
+    rule = next(own, None) if boot_set is not None else None
+    rule = rule or next(iter(fitting), None)
+    if rule is not None:
+        return _name(rule, table, appliance)
+    if facts.architectures or facts.kind in (ClientKind.PXE, ClientKind.HTTP):
+        return NoLoader(architectures=facts.architectures)
+    return None
 
 
-def _fits(rule: BootRule, kind: ClientKind, architectures: tuple[int, ...]) -> bool:
-    match = rule.match
-    if kind is ClientKind.HTTP and rule.loading is not Loading.HTTP:
+def _fits(rule: BootRule, facts: Facts) -> bool:
+    """Match the rule, and keep each kind of client to the transports that it has."""
+    is_http = rule.loading in _BY_HTTP
+    if facts.kind is ClientKind.IPXE:
+        if _is_ipxe_program(rule.file):
+            return False
+    elif is_http is not (facts.kind is ClientKind.HTTP):
         return False
-    if kind not in (ClientKind.HTTP, ClientKind.IPXE) and rule.loading is Loading.HTTP:
-        return False
-    is_kind = not match.kinds or kind in match.kinds
-    return is_kind and (
-        not match.architectures or not match.architectures.isdisjoint(architectures)
-    )
+    return matches(rule.match, facts)
 
 
-def _name(rule: BootRule, appliance: IPv4Address) -> BootFile:
+def _is_ipxe_program(file: str) -> bool:
+    name = file.rpartition("/")[2].lower()
+    return name.startswith(_IPXE_PROGRAMS) and name.endswith(_PROGRAM_ENDINGS)
+
+
+def _name(rule: BootRule, table: BootTable, appliance: IPv4Address) -> BootFile:
     name = rule.file
-    if rule.loading is Loading.HTTP and "://" not in name:
-        name = f"http://{appliance}/{name.lstrip('/')}"
+    if rule.loading in _BY_HTTP and "://" not in name:
+        name = f"{_origin(rule.loading, table.https_port, appliance)}/{name.lstrip('/')}"
     return BootFile(loading=rule.loading, name=name, boot_set=rule.boot_set)
+
+
+def _origin(loading: Loading, port: int | None, appliance: IPv4Address) -> str:
+    if loading is Loading.HTTP or port is None:
+        return f"http://{appliance}"
+    return f"https://{appliance}" if port == 443 else f"https://{appliance}:{port}"

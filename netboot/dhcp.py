@@ -12,6 +12,7 @@ from datetime import timedelta
 from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootFile, BootTable, NoLoader, choose
+from netboot.client import facts_of
 from netboot.dhcp_message import BOOTREQUEST, Message
 from netboot.dhcp_options import Code, MessageType
 from netboot.dhcp_reply import Grant, Send, nak, reply, send
@@ -287,7 +288,7 @@ class DhcpEngine:
         if self._config.boot is None or not request.subnet.boot:
             return None, ()
         options = request.message.options
-        choice = choose(options, self._config.boot, request.subnet.appliance)
+        choice = choose(facts_of(request.message), self._config.boot, request.subnet.appliance)
         if not isinstance(choice, NoLoader):
             return choice, ()
         detail: Detail = (

@@ -26,6 +26,7 @@ MINIMUM_SIZE = 300
 _COOKIE = b"\x63\x82\x53\x63"
 _HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _NOWHERE = IPv4Address(0)
+_ZERO = _NOWHERE.packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,9 @@ class Message:
             raise PeerError("no DHCP magic cookie")
         if hlen > len(chaddr):
             raise PeerError(f"hardware address of {hlen} bytes")
-        ciaddr, yiaddr, siaddr, giaddr = (IPv4Address(address) for address in addresses)
+        ciaddr, yiaddr, siaddr, giaddr = (
+            IPv4Address(address) if address != _ZERO else _NOWHERE for address in addresses
+        )
         options, overload = decode_options(data[_HEADER.size :], file, sname)
         return cls(
             op=op,

@@ -7,8 +7,7 @@ option of the wrong size is the peer's error. RFC 2132, 3396 (long options), 300
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from enum import IntEnum
 from ipaddress import IPv4Address
 
@@ -41,14 +40,22 @@ class Code(IntEnum):
     REBINDING_TIME = 59
     VENDOR_CLASS = 60
     CLIENT_ID = 61
+    SERVER_NAME = 66
     BOOT_FILE = 67
     USER_CLASS = 77
+    RAPID_COMMIT = 80
+    FQDN = 81
     RELAY_AGENT = 82
     ARCHITECTURE = 93
     CLIENT_UUID = 97
+    SUBNET_SELECTION = 118
     SZTP_REDIRECT = 143
     IPXE = 175
     END = 255
+
+
+_PAD, _END = int(Code.PAD), int(Code.END)
+"""Plain integers: comparing with a member of an enum costs more than the rest of the loop."""
 
 
 class MessageType(IntEnum):
@@ -64,22 +71,50 @@ class MessageType(IntEnum):
     INFORM = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+_MESSAGE_TYPE = int(Code.MESSAGE_TYPE)
+_TYPES = {bytes((kind,)): kind for kind in MessageType}
+
+
 class Options:
     """Options in wire order, each code once with its joined bytes; ValueError on a bad code."""
 
-    items: tuple[tuple[int, bytes], ...] = ()
+    __slots__ = ("_by_code",)
 
-    def __post_init__(self) -> None:
-        codes = [code for code, _ in self.items]
-        if len(set(codes)) != len(codes):
+    def __init__(self, *, items: Iterable[tuple[int, bytes]] = ()) -> None:
+        items = tuple(items)
+        self._by_code = dict(items)
+        if len(self._by_code) != len(items):
             raise ValueError("an option is there twice")
-        if any(not 0 < code < Code.END or code == Code.OVERLOAD for code in codes):
+        if any(not 0 < code < Code.END or code == Code.OVERLOAD for code in self._by_code):
             raise ValueError("pad, end and overload belong to one encoding, not to the options")
+
+    @classmethod
+    def _of(cls, by_code: dict[int, bytes]) -> Options:
+        """Take what was decoded: its codes are right by how they were read."""
+        options = cls.__new__(cls)
+        options._by_code = by_code
+        return options
+
+    @property
+    def items(self) -> tuple[tuple[int, bytes], ...]:
+        """Give all options in order."""
+        return tuple(self._by_code.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and self.items == other.items
+
+    def __hash__(self) -> int:
+        return hash(self.items)
+
+    def __repr__(self) -> str:
+        return f"Options(items={self.items!r})"
+
+    def __contains__(self, code: object) -> bool:
+        return code in self._by_code
 
     def get(self, code: int) -> bytes | None:
         """Give an option's bytes; None when it is absent."""
-        return next((data for known, data in self.items if known == code), None)
+        return self._by_code.get(code)
 
     def _sized(self, code: Code, size: int) -> bytes | None:
         data = self.get(code)
@@ -115,13 +150,13 @@ class Options:
     @property
     def message_type(self) -> MessageType | None:
         """Option 53; None for plain BOOTP; PeerError for a type that we do not know."""
-        number = self.number(Code.MESSAGE_TYPE, 1)
-        if number is None:
+        data = self._by_code.get(_MESSAGE_TYPE)
+        if data is None:
             return None
         try:
-            return MessageType(number)
-        except ValueError:
-            raise PeerError(f"message type {number}") from None
+            return _TYPES[data]
+        except KeyError:
+            raise PeerError(f"message type {data.hex()}") from None
 
     @property
     def parameters(self) -> frozenset[int]:
@@ -203,46 +238,50 @@ def decode_options(options: bytes, file: bytes, sname: bytes) -> tuple[Options, 
     """
     joined: dict[int, bytes] = {}
     _join(joined, options)
-    overload = _overload(joined.pop(Code.OVERLOAD, None))
+    if Code.OVERLOAD not in joined:
+        return Options._of(joined), 0
+    overload = _overload(joined.pop(Code.OVERLOAD))
     for bit, area in ((1, file), (2, sname)):
         if overload & bit:
             _join(joined, area)
     joined.pop(Code.OVERLOAD, None)
-    return Options(items=tuple(joined.items())), overload
+    return Options._of(joined), overload
 
 
-def _overload(data: bytes | None) -> int:
-    if data is None:
-        return 0
+def _overload(data: bytes) -> int:
     if len(data) != 1 or data[0] not in (1, 2, 3):
         raise PeerError("option 52 is none of 1, 2, 3")
     return data[0]
 
 
 def _join(joined: dict[int, bytes], area: bytes) -> None:
-    for code, data in _pieces(area):
-        joined[code] = joined.get(code, b"") + data
-
-
-def _pieces(area: bytes) -> Iterator[tuple[int, bytes]]:
-    """Walk one options area up to END or its last byte."""
-    at = 0
-    while at < len(area) and area[at] != Code.END:
-        if area[at] == Code.PAD:
+    """Walk one options area up to END or its last byte; a code that is there already grows."""
+    at, size = 0, len(area)
+    while at < size:
+        code = area[at]
+        if code == _PAD:
             at += 1
             continue
-        if at + 1 == len(area) or at + 2 + area[at + 1] > len(area):
-            raise PeerError(f"option {area[at]} runs past the end")
-        end = at + 2 + area[at + 1]
-        yield area[at], area[at + 2 : end]
-        at = end
+        if code == _END:
+            return
+        start = at + 2
+        if start > size or (at := start + area[at + 1]) > size:
+            raise PeerError(f"option {code} runs past the end")
+        if code in joined:
+            joined[code] += area[start:at]
+        else:
+            joined[code] = area[start:at]
+
+
+def encode_option(code: int, data: bytes) -> bytes:
+    """Write one option; more than 255 bytes go out in pieces (RFC 3396)."""
+    if len(data) <= _PIECE:
+        return bytes((code, len(data))) + data
+    pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+    return b"".join(bytes((code, len(piece))) + piece for piece in pieces)
 
 
 def encode_options(options: Options) -> bytes:
-    """Write options with END, in their order; more than 255 bytes go out in pieces (RFC 3396)."""
-    wire = bytearray()
-    for code, data in options.items:
-        for at in range(0, max(len(data), 1), _PIECE):
-            piece = data[at : at + _PIECE]
-            wire += bytes((code, len(piece))) + piece
-    return bytes(wire) + bytes((Code.END,))
+    """Write options with END, in their order."""
+    wire = (encode_option(code, data) for code, data in options.items)
+    return b"".join(wire) + bytes((Code.END,))

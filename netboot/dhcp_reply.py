@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address
 
-from netboot.bootchoice import HTTP_CLASS, PXE_CLASS, BootFile, Loading, is_ipxe
+from netboot.bootchoice import BootFile, Loading
+from netboot.client import HTTP_CLASS, PXE_CLASS, is_ipxe
 from netboot.dhcp_message import BOOTREPLY, BROADCAST_FLAG, CLIENT_PORT, SERVER_PORT, Message
 from netboot.dhcp_options import Code, MessageType, Options, encode_uris
 from netboot.network import SubnetPlan
