@@ -33,9 +33,15 @@ boot
 """
 """The same bytes for every transport: GRUB reads from where the firmware read GRUB itself."""
 
-COMMAND_LINE = (
-    "console=tty0 console=ttyS0,115200 panic=10 quiet lockdown=confidentiality rdinit=/init"
-)
+AMD64, ARM64 = "amd64", "arm64"
+"""Debian's names of the machines that a set can be for."""
+
+_WORDS_OF_ALL = "panic=10 quiet lockdown=confidentiality rdinit=/init"
+COMMAND_LINES = {
+    AMD64: f"console=tty0 console=ttyS0,115200 {_WORDS_OF_ALL}",
+    ARM64: f"console=tty0 console=ttyAMA0,115200 {_WORDS_OF_ALL}",
+}
+COMMAND_LINE = COMMAND_LINES[AMD64]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:+~()_-]{0,127}")
@@ -66,11 +72,22 @@ class Role(StrEnum):
 
 REQUIRED = frozenset({Role.SHIM, Role.GRUB, Role.KERNEL, Role.GENERIC, Role.ANCHOR})
 
+LOADERS = {AMD64: "shimx64.efi", ARM64: "shimaa64.efi"}
+"""What firmware is told to start, as a name for TFTP."""
+
 FIXED_NAMES = {
-    "/shimx64.efi": Role.SHIM,
-    "/bootx64.efi": Role.SHIM,
-    "/grubx64.efi": Role.GRUB,
-    "/mmx64.efi": Role.MOKMANAGER,
+    AMD64: {
+        "/shimx64.efi": Role.SHIM,
+        "/bootx64.efi": Role.SHIM,
+        "/grubx64.efi": Role.GRUB,
+        "/mmx64.efi": Role.MOKMANAGER,
+    },
+    ARM64: {
+        "/shimaa64.efi": Role.SHIM,
+        "/bootaa64.efi": Role.SHIM,
+        "/grubaa64.efi": Role.GRUB,
+        "/mmaa64.efi": Role.MOKMANAGER,
+    },
 }
 """Names that firmware (option 67) and shim ask for; GRUB asks for `GRUB_CFG_PATHS`."""
 
@@ -94,7 +111,10 @@ class BootFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootSetManifest:
-    """What a boot set is; `created` in Unix seconds, `version` counts up within `name`."""
+    """What a boot set is; `created` in Unix seconds, `version` counts up within `name`.
+
+    `architecture` says which machines can start it: one of the keys of LOADERS.
+    """
 
     name: str
     version: int
@@ -103,6 +123,7 @@ class BootSetManifest:
     roles: Mapping[Role, BootFile]
     grub_cfg: str = GRUB_CFG
     command_line: str = COMMAND_LINE
+    architecture: str = AMD64
 
     @property
     def digest(self) -> bytes:
@@ -110,10 +131,17 @@ class BootSetManifest:
         fields = [self.grub_cfg.encode(), self.command_line.encode()]
         for role, file in sorted(self.roles.items()):
             fields += [role.value.encode(), file.name.encode(), file.sha256]
+        if self.architecture != AMD64:
+            fields.append(self.architecture.encode())
         hasher = hashlib.sha256(DIGEST_CONTEXT.encode() + b"\0")
         for field in fields:
             hasher.update(len(field).to_bytes(4, "big") + field)
         return hasher.digest()
+
+    @property
+    def loader(self) -> str:
+        """What firmware is told to start, as a name for TFTP."""
+        return LOADERS[self.architecture]
 
     @property
     def signature_comment(self) -> str:
@@ -121,7 +149,10 @@ class BootSetManifest:
         return f"version={self.version} digest={self.digest.hex()}"
 
     def encode(self) -> bytes:
-        """Write the manifest as it is signed: JSON, keys sorted."""
+        """Write the manifest as it is signed: JSON, keys sorted.
+
+        A set for amd64 does not name it: those that were signed before there was another do not.
+        """
         roles = {
             role.value: {"name": file.name, "sha256": file.sha256.hex(), "size": file.size}
             for role, file in self.roles.items()
@@ -136,6 +167,8 @@ class BootSetManifest:
             "grub_cfg": self.grub_cfg,
             "command_line": self.command_line,
         }
+        if self.architecture != AMD64:
+            document["architecture"] = self.architecture
         return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -148,7 +181,8 @@ def decode_manifest(data: bytes) -> BootSetManifest:
     except (ValueError, RecursionError) as error:
         raise BootSetError(f"boot set manifest: not JSON: {error}") from error
     keys = {"type", "name", "version", "created", "release", "roles", "grub_cfg", "command_line"}
-    if not isinstance(document, dict) or set(document) != keys or document["type"] != TYPE:
+    found = set(document) - {"architecture"} if isinstance(document, dict) else set()
+    if found != keys or document["type"] != TYPE:
         raise BootSetError(f"boot set manifest: not a {TYPE} with exactly its keys")
     roles = document["roles"]
     if not isinstance(roles, dict) or not set(roles) <= {role.value for role in Role}:
@@ -161,9 +195,19 @@ def decode_manifest(data: bytes) -> BootSetManifest:
         roles={Role(role): _file(role, value) for role, value in roles.items()},
         grub_cfg=_text(document, "grub_cfg", None),
         command_line=_text(document, "command_line", _WORDS),
+        architecture=_architecture(document),
     )
     check_manifest(manifest)
     return manifest
+
+
+def _architecture(document: Mapping[str, Any]) -> str:
+    if "architecture" not in document:
+        return AMD64
+    # Said or not said, amd64 would be two forms of one manifest.
+    if document["architecture"] == AMD64 or document["architecture"] not in [*LOADERS]:
+        raise BootSetError("boot set manifest: architecture is malformed")
+    return str(document["architecture"])
 
 
 def check_manifest(manifest: BootSetManifest) -> None:
@@ -171,6 +215,8 @@ def check_manifest(manifest: BootSetManifest) -> None:
     missing = sorted(REQUIRED - set(manifest.roles))
     if missing:
         raise BootSetError(f"boot set {manifest.name}: no {', '.join(missing)}")
+    if manifest.architecture not in LOADERS:
+        raise BootSetError(f"boot set {manifest.name}: is for an unknown architecture")
     if not _NAME.fullmatch(manifest.name) or not _LABEL.fullmatch(manifest.release):
         raise BootSetError(f"boot set {manifest.name!r}: name or release is malformed")
     if not _WORDS.fullmatch(manifest.command_line):
@@ -222,7 +268,7 @@ def files_to_serve(
     for manifest in (*accepted, served):
         files = (file for role, file in manifest.roles.items() if role is not Role.MODULES)
         paths.update({file.path: file.sha256 for file in files})
-    for path, role in FIXED_NAMES.items():
+    for path, role in FIXED_NAMES[served.architecture].items():
         if role in served.roles:
             paths[path] = served.roles[role].sha256
     config = hashlib.sha256(grub_cfg(served, server)).digest()

@@ -58,6 +58,9 @@ def with_role(role: Role, file: BootFile) -> BootSetManifest:
 def test_a_manifest_is_read_back_as_it_was() -> None:
     assert decode_manifest(make_set().encode()) == make_set()
     assert make_set().encode() == make_set().encode()
+    other = make_set(architecture="arm64")
+    assert decode_manifest(other.encode()) == other
+    assert b"architecture" not in make_set().encode()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,7 @@ def test_a_manifest_is_read_back_as_it_was() -> None:
         with_role(Role.MOKMANAGER, boot_file("mmx64.efi", "mm")),
         make_set(grub_cfg=WITH_ROOT),
         make_set(command_line="rdinit=/init"),
+        make_set(architecture="arm64"),
     ],
 )
 def test_the_digest_covers_what_is_booted(other: BootSetManifest) -> None:
@@ -122,6 +126,7 @@ BAD_SETS: list[tuple[str, BootSetManifest]] = [
     ("does not end", make_set(grub_cfg="linux @KERNEL@\n")),
     ("malformed", make_set(name="../x")),
     ("malformed", make_set(release="line\nline")),
+    ("unknown architecture", make_set(architecture="riscv64")),
 ]
 
 
@@ -154,6 +159,9 @@ BAD_MANIFESTS = [
     ("size is malformed", edit(lambda d: d["roles"]["shim"].update(size=1 << 40))),
     ("shim has not exactly", edit(lambda d: d["roles"]["shim"].update(url="x"))),
     ("command_line is malformed", edit(lambda d: d.update(command_line=5))),
+    ("architecture is malformed", edit(lambda d: d.update(architecture="riscv64"))),
+    ("architecture is malformed", edit(lambda d: d.update(architecture="amd64"))),
+    ("architecture is malformed", edit(lambda d: d.update(architecture={}))),
 ]
 
 
@@ -184,6 +192,14 @@ def test_served_names() -> None:
     for manifest in (old, served):
         for file in manifest.roles.values():
             assert paths[file.path] == file.sha256
+
+
+def test_a_set_for_another_machine_has_that_machines_names() -> None:
+    served = make_set(architecture="arm64")
+    fixed = {path for path in files_to_serve(served, (), SERVER) if not path.startswith("/f/")}
+    assert fixed == {"/shimaa64.efi", "/bootaa64.efi", "/grubaa64.efi", "/grub/grub.cfg"}
+    assert f"/{served.loader}" in fixed
+    assert make_set().loader == "shimx64.efi"
 
 
 def anchor(**changes: object) -> bytes:
