@@ -18,6 +18,8 @@ from netboot.errors import PeerError
 MAX_HEAD = 8192
 MAX_FIELDS = 64
 END = b"\r\n\r\n"
+RELAYED_PEER, RELAYED_LOCAL = "X-Doorstep-Address", "X-Doorstep-Local"
+"""Fields in which nginx says which address asks, and which of ours it asked."""
 
 _LINE = re.compile(rb"([A-Z]{1,16}) ([\x21-\x7e]{1,2048}) HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
@@ -51,7 +53,10 @@ class Method(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request: `path` percent-decoded as Latin-1, without the query; `keep` the connection."""
+    """A request: `path` percent-decoded as Latin-1, without the query; `keep` the connection.
+
+    `relayed_peer` and `relayed_local` are claims, to be believed of our own TLS terminator alone.
+    """
 
     method: Method
     path: str
@@ -59,6 +64,8 @@ class Request:
     range: str | None = None
     if_range: str | None = None
     if_none_match: str | None = None
+    relayed_peer: str | None = None
+    relayed_local: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,8 @@ def decode_request(head: bytes) -> Request:
         range=fields.get("range"),
         if_range=fields.get("if-range"),
         if_none_match=fields.get("if-none-match"),
+        relayed_peer=fields.get(RELAYED_PEER.lower()),
+        relayed_local=fields.get(RELAYED_LOCAL.lower()),
     )
 
 

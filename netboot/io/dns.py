@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from netboot.dns import DnsEngine
-from netboot.io.http import listen_tcp
+from netboot.io.listen import listen_tcp
 from netboot.io.tftp import listen_udp
 from netboot.zone import Zones
 
