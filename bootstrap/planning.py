@@ -17,7 +17,6 @@ from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
 
 TTL = 300
-LOADER = "shimx64.efi"
 BY_DIGEST = "/f/"
 """Where each file has a name of its own; all other names of a set are fixed by who asks."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII | re.IGNORECASE)
@@ -146,4 +145,9 @@ def _boot(
 
 def _served_set(manifest: BootSetManifest, names: Mapping[str, bytes]) -> ServedSet:
     fixed = {path: digest for path, digest in names.items() if not path.startswith(BY_DIGEST)}
-    return ServedSet(boot_set=manifest.digest, architecture="amd64", loader=LOADER, names=fixed)
+    return ServedSet(
+        boot_set=manifest.digest,
+        architecture=manifest.architecture,
+        loader=manifest.loader,
+        names=fixed,
+    )

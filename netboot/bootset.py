@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Literal
 
 from netboot.cpio import encode_cpio, file_entry, with_parents
 from netboot.errors import PeerError
@@ -33,11 +33,14 @@ boot
 """
 """The same bytes for every transport: GRUB reads from where the firmware read GRUB itself."""
 
-AMD64, ARM64 = "amd64", "arm64"
+Architecture = Literal["amd64", "arm64"]
 """Debian's names of the machines that a set can be for."""
 
+AMD64: Architecture = "amd64"
+ARM64: Architecture = "arm64"
+
 _WORDS_OF_ALL = "panic=10 quiet lockdown=confidentiality rdinit=/init"
-COMMAND_LINES = {
+COMMAND_LINES: Mapping[Architecture, str] = {
     AMD64: f"console=tty0 console=ttyS0,115200 {_WORDS_OF_ALL}",
     ARM64: f"console=tty0 console=ttyAMA0,115200 {_WORDS_OF_ALL}",
 }
@@ -72,10 +75,10 @@ class Role(StrEnum):
 
 REQUIRED = frozenset({Role.SHIM, Role.GRUB, Role.KERNEL, Role.GENERIC, Role.ANCHOR})
 
-LOADERS = {AMD64: "shimx64.efi", ARM64: "shimaa64.efi"}
+LOADERS: Mapping[Architecture, str] = {AMD64: "shimx64.efi", ARM64: "shimaa64.efi"}
 """What firmware is told to start, as a name for TFTP."""
 
-FIXED_NAMES = {
+FIXED_NAMES: Mapping[Architecture, Mapping[str, Role]] = {
     AMD64: {
         "/shimx64.efi": Role.SHIM,
         "/bootx64.efi": Role.SHIM,
@@ -113,7 +116,7 @@ class BootFile:
 class BootSetManifest:
     """What a boot set is; `created` in Unix seconds, `version` counts up within `name`.
 
-    `architecture` says which machines can start it: one of the keys of LOADERS.
+    `architecture` says which machines can start it.
     """
 
     name: str
@@ -123,7 +126,7 @@ class BootSetManifest:
     roles: Mapping[Role, BootFile]
     grub_cfg: str = GRUB_CFG
     command_line: str = COMMAND_LINE
-    architecture: str = AMD64
+    architecture: Architecture = AMD64
 
     @property
     def digest(self) -> bytes:
@@ -201,13 +204,13 @@ def decode_manifest(data: bytes) -> BootSetManifest:
     return manifest
 
 
-def _architecture(document: Mapping[str, Any]) -> str:
+def _architecture(document: Mapping[str, Any]) -> Architecture:
     if "architecture" not in document:
         return AMD64
     # Said or not said, amd64 would be two forms of one manifest.
-    if document["architecture"] == AMD64 or document["architecture"] not in [*LOADERS]:
+    if document["architecture"] != ARM64:
         raise BootSetError("boot set manifest: architecture is malformed")
-    return str(document["architecture"])
+    return ARM64
 
 
 def check_manifest(manifest: BootSetManifest) -> None:

@@ -22,6 +22,7 @@ from bootstrap.build.iso import build_iso
 from bootstrap.errors import PeerError
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
+from bootstrap.rehearsal.machine import machine_of
 from netboot.bootset import GRUB_CFG_PATHS, BootSetManifest, files_to_serve, grub_cfg
 from netboot.io.bootsets import BootSetStore
 
@@ -66,7 +67,8 @@ def measure(
     write_served(manifest, store, root, site)
     with Lan(site) as lan, serve(lan, root):
         network = Network(namespace=lan.box_namespace, tap=lan.add_tap())
-        with VirtualBox(directory / "box", mac=MAC, secure_boot=secure_boot) as box:
+        machine = machine_of(manifest.architecture, secure_boot=secure_boot)
+        with VirtualBox(directory / "box", mac=MAC, machine=machine) as box:
             box.start(Boot.PXE, network=network)
             return parse_console(box.wait_off(SECONDS))
 
@@ -78,7 +80,8 @@ def measure_iso(
     directory.mkdir(parents=True, exist_ok=True)
     iso = directory / "boot.iso"
     build_iso(manifest, store, iso)
-    with VirtualBox(directory / "box", mac=MAC, secure_boot=secure_boot) as box:
+    machine = machine_of(manifest.architecture, secure_boot=secure_boot)
+    with VirtualBox(directory / "box", mac=MAC, machine=machine) as box:
         box.start(Boot.ISO, iso=iso)
         return parse_console(box.wait_off(SECONDS))
 

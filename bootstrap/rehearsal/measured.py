@@ -16,7 +16,8 @@ from bootstrap.build.measure import MAC, SECONDS, Measured, measure_iso, parse_c
 from bootstrap.errors import SiteError
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
-from bootstrap.rehearsal.serve import BootServer
+from bootstrap.rehearsal.machine import machine_of
+from bootstrap.rehearsal.serve import BootServer, measuring_plan
 from bootstrap.site import Site
 from netboot.bootset import GRUB_CFG_NAME, BootSetManifest, files_to_serve, grub_cfg
 from netboot.io.bootsets import BootSetStore
@@ -39,13 +40,14 @@ def measure_pxe(manifest: BootSetManifest, store: BootSetStore, site: Site, work
     if subnet is None:
         raise SiteError("site.toml: no [[subnet]] has boot = true: nothing boots from here")
     store.add_file(grub_cfg(manifest, subnet.appliance), GRUB_CFG_NAME)
-    names = files_to_serve(manifest, (), subnet.appliance)
+    plan = measuring_plan(site, manifest, files_to_serve(manifest, (), subnet.appliance))
+    machine = machine_of(manifest.architecture, secure_boot=True)
     address = IPv4Interface(f"{subnet.appliance}/{subnet.network.prefixlen}")
     work.mkdir(parents=True, exist_ok=True)
     with (
         Lan(address, subnet.interface) as lan,
-        BootServer(work / "server", site, store.directory, lan, names),
-        VirtualBox(work / "box", mac=MAC) as box,
+        BootServer(work / "server", plan, store.directory, lan),
+        VirtualBox(work / "box", mac=MAC, machine=machine) as box,
     ):
         box.start(Boot.PXE, network=Network(namespace=lan.box_namespace, tap=lan.add_tap()))
         return parse_console(box.wait_off(SECONDS))

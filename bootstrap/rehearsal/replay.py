@@ -17,7 +17,7 @@ from bootstrap.rehearsal.attacks import captured_bundle
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.place import Place
-from bootstrap.rehearsal.serve import BootServer
+from bootstrap.rehearsal.serve import BootServer, measuring_plan
 from netboot.bootset import BootSetManifest, Role, files_to_serve, grub_cfg
 from netboot.cpio import encode_cpio, file_entry, with_parents
 
@@ -51,10 +51,10 @@ def replay_bundle(
     for path, data in ((OVERLAY_PATH, overlay), ("/grub/grub.cfg", forged)):
         store.add_file(data, path.rpartition("/")[2])
         names[path] = hashlib.sha256(data).digest()
-    subnet = place.site.subnets[0]
+    subnet, plan = place.site.subnets[0], measuring_plan(place.site, manifest, names)
     with (
         Lan(address, subnet.interface) as lan,
-        BootServer(work, place.site, store.directory, lan, names),
+        BootServer(work, plan, store.directory, lan),
     ):
         box.start(Boot.PXE, network=Network(namespace=lan.box_namespace, tap=lan.add_tap()))
         console = box.wait_off(SECONDS)

@@ -1,7 +1,7 @@
-"""A boot server without a site behind it: our own netboot with a plan of its own.
+"""Our own netboot with a plan of its own, without a site behind it.
 
-For a boot that is only measured, and for an attacker's network. It knows no box and no secret,
-tells nobody where to phone home, and runs as netboot's uid with netboot's rights alone.
+For a boot that is only measured, for an attacker's network, and for trying loaders. It knows no box
+and no secret, and runs as netboot's uid with netboot's rights alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bootstrap.errors import SiteError
 from bootstrap.io.supervisor import RIGHTS, Job, service_command
-from bootstrap.planning import LOADER, make_plan
+from bootstrap.planning import make_plan
 from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.place import USERS
 from bootstrap.rehearsal.view import command_that_sees
@@ -25,33 +25,43 @@ from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.io.layout import Layout
 from keys.io.rpc import call
-from netboot.plan import Boot, ServedSet
+from netboot.bootset import BootSetManifest
+from netboot.plan import Boot, Plan, ServedSet
 
 START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+
+def measuring_plan(site: Site, manifest: BootSetManifest, names: Mapping[str, bytes]) -> Plan:
+    """Make the plan that serves one set at the site's address; nobody is told to phone home.
+
+    `names` are URL paths with the SHA-256 of what is sent for them.
+    """
+    plan = make_plan(site, [], None, [], 1)
+    served = ServedSet(
+        boot_set=manifest.digest,
+        architecture=manifest.architecture,
+        loader=manifest.loader,
+        names=names,
+    )
+    return replace(
+        plan,
+        reservations=(),
+        records=(),
+        subnets=tuple(replace(one, enrols=False) for one in plan.subnets if one.boot)[:1],
+        boot=Boot(sets=(served,)),
+    )
 
 
 class BootServer:
-    """DHCP, TFTP and HTTP of these files: `with BootServer(work, site, bootsets, lan, names)`."""
+    """DHCP, TFTP, HTTP and DNS as a plan says: `with BootServer(work, plan, bootsets, lan)`."""
 
-    def __init__(
-        self, work: Path, site: Site, bootsets: Path, lan: Lan, names: Mapping[str, bytes]
-    ) -> None:
-        """Serve URL path to SHA-256, out of the store `bootsets`, in the LAN's namespace."""
+    def __init__(self, work: Path, plan: Plan, bootsets: Path, lan: Lan) -> None:
+        """Serve out of the store `bootsets`, in the LAN's namespace."""
         self._layout = Layout(site=work, state=work / "state", run=work / "run", users=USERS)
         self._store = bootsets.resolve()
         self._lan = lan
-        plan = make_plan(site, [], None, [], 1)
-        self._plan = replace(
-            plan,
-            reservations=(),
-            records=(),
-            subnets=tuple(replace(one, enrols=False) for one in plan.subnets if one.boot)[:1],
-            boot=Boot(
-                sets=(
-                    ServedSet(boot_set=bytes(32), architecture="amd64", loader=LOADER, names=names),
-                )
-            ),
-        )
+        self._plan = plan
         self._process: subprocess.Popen[bytes] | None = None
         self._log = work / "netboot.log"
 
@@ -76,7 +86,11 @@ class BootServer:
             self._process = subprocess.Popen(
                 self._lan.appliance_command(command), stdout=log, stderr=subprocess.STDOUT
             )
-        self._await_running()
+        try:
+            self._await_running()
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
@@ -86,9 +100,17 @@ class BootServer:
         trace: TracebackType | None,
     ) -> None:
         """End netboot."""
+        self._stop()
+
+    def ask(self, method: str, **params: Any) -> Any:
+        """Call netboot as the operator."""
+        return call(self._layout.socket("netboot"), method, params)
+
+    def _stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(STOP_SECONDS)
+            self._process = None
 
     def _directories(self) -> None:
         layout, uid = self._layout, USERS["netboot"]
@@ -103,8 +125,10 @@ class BootServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
-                status = call(self._layout.socket("netboot"), "status")
-                if status["running"] and status["services"]["dhcp"] == "serving":
+                status = self.ask("status")
+                if status["kept"]:
+                    raise SiteError(f"the boot server does not take its plan: {status['kept']}")
+                if status["running"] and all(w == "serving" for w in status["services"].values()):
                     return
             except KeysError:
                 pass  # not yet: it starts
