@@ -118,7 +118,7 @@ class Grub:
 def inspect(data: bytes) -> Grub:
     """Identify a signed GRUB image; raise AttestSiteError naming its version if it is unknown."""
     image = Pe.decode(data)
-    family, version = _versions(image.section(".sbat") or b"")
+    family, version = _versions(image)
     name = f"GRUB {version}"
     profile_of(name, family, image.architecture)
     objects = _objects(image.section("mods") or b"", name)
@@ -138,11 +138,12 @@ def inspect(data: bytes) -> Grub:
 
 def version_of(image: Pe) -> str:
     """Give the version that an image's SBAT rows name, "unknown" where there is none."""
-    return _versions(image.section(".sbat") or b"")[1]
+    return _versions(image)[1]
 
 
-def _versions(sbat: bytes) -> tuple[str, str]:
+def _versions(image: Pe) -> tuple[str, str]:
     """Give the upstream and the most specific version of the SBAT rows of GRUB."""
+    sbat = image.section(".sbat") or b""
     family, version = "unknown", "unknown"
     for line in sbat.rstrip(b"\0").decode("utf-8", "replace").splitlines():
         fields = line.split(",")

@@ -92,7 +92,7 @@ class UkiFacts:
         """Read what `to_json` gave; raise AttestSiteError on anything else."""
         try:
             document = json.loads(text)
-            if not isinstance(document, dict) or document.pop("type", None) != UKI_FACTS_TYPE:
+            if document.pop("type", None) != UKI_FACTS_TYPE:
                 raise AttestSiteError("the boot facts are of another type or version")
             return cls(**{name: _FIELDS[name](value) for name, value in document.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -287,6 +287,16 @@ def test_numbers_of_certificates_in_a_file_are_bounded(monkeypatch: pytest.Monke
         decode_anchors([("der", others)], rehearsal=False)
 
 
+def test_a_maker_of_machines_that_may_not_sign_is_no_anchor() -> None:
+    for may_sign, use in ((True, make.key_usage(0)), (False, make.key_usage(4)), (False, b"")):
+        files = [("machines.pem", make.ek(use=use))]
+        if may_sign:
+            assert decode_anchors(files, rehearsal=False, platform=True).certificates
+            continue
+        with pytest.raises(AttestSiteError, match="machines.pem: .* is not a CA"):
+            decode_anchors(files, rehearsal=False, platform=True)
+
+
 def test_an_anchor_as_it_lies_in_nv_is_read() -> None:
     stored = b"\x10\1\0\3\xb5\x10\2" + make.ca() + b"\xff" * 9
     (found,) = decode_anchors([("stored", stored)], rehearsal=False).certificates

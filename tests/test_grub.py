@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attest.errors import AttestSiteError
-from attest.grub import GrubKind, inspect, profile_of
+from attest.grub import GrubKind, inspect, profile_of, version_of
 from attest.memdisk import read_file
+from attest.pe import Pe
 
 NETWORK_206 = b"""if [ -e $prefix/x86_64-efi/grub.cfg ]; then
 \tsource $prefix/x86_64-efi/grub.cfg
@@ -202,6 +203,17 @@ def test_an_image_without_memory_disk_or_configuration_starts_in_an_unknown_way(
 def test_unknown_builds_are_refused_by_name(image: bytes) -> None:
     with pytest.raises(AttestSiteError, match=r"no boot profile for GRUB 2\.06-test1"):
         inspect(image)
+
+
+def test_a_version_is_the_distributions_and_unknown_without_rows() -> None:
+    known = Pe.decode(grub_image(fat12(NETWORK_206)))
+    assert version_of(known) == "2.06-test1"
+    upstream = Pe.decode(pe_image({".sbat": b"grub,5,FSF,grub,2.06,x\n"}))
+    assert version_of(upstream) == "2.06"
+    bare = pe_image({".text": b"\x90"})
+    assert version_of(Pe.decode(bare)) == "unknown"
+    with pytest.raises(AttestSiteError, match="no boot profile for GRUB unknown"):
+        inspect(bare)
 
 
 SBAT = {".sbat": b"grub,5,FSF,grub,2.06,x\n"}

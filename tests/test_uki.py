@@ -101,6 +101,8 @@ def test_facts_round_trip_and_stay_small() -> None:
         assert len(facts.to_json()) < 8 << 10
         with pytest.raises(AttestSiteError, match="another type"):
             FileFacts.from_json(facts.to_json())
+        with pytest.raises(AttestSiteError, match="another type"):
+            UkiFacts.from_json(facts.to_json().replace("ukifacts/v1", "ukifacts/v2"))
 
 
 @pytest.mark.parametrize(
