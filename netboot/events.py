@@ -35,6 +35,9 @@ class EventKind(StrEnum):
     WATCH_FLOOD = "watch-flood"
     ARCHITECTURE = "arch-unknown"
     BOOT_FILE = "boot-file"
+    IN_USE = "address-in-use"
+    DISK_REFUSED = "disk-refused"
+    DISK_WORKS = "disk-works"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

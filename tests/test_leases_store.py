@@ -78,7 +78,7 @@ def test_a_row_that_cannot_be_read_is_refused(path: Path) -> None:
     store = NetbootStore(path)
     store.commit([LeaseWrite(address=LEASE.address, lease=LEASE)], (), ())
     with store.transaction() as db:
-        db.execute("UPDATE leases SET state = 'lent'")
+        db.execute("UPDATE leases SET address = -1")
     with pytest.raises(SiteError, match="leases"):
         store.load_leases()
 

@@ -418,7 +418,7 @@ from netboot.io.dhcp_service import DhcpService
 from netboot.io.leases import NetbootStore
 from netboot.plan import Plan
 told = []
-service = DhcpService(NetbootStore(Path(":memory:")), told.extend, lambda: None, 1.5, 0.5)
+service = DhcpService(NetbootStore(Path(sys.argv[1]).with_suffix(".db")), told.extend, lambda: None, 1.5, 0.5)
 print(service.state, flush=True)
 service.replace(Plan.decode(Path(sys.argv[1]).read_bytes()).dhcp())
 said = None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import StrEnum
+from ipaddress import IPv4Address
 from typing import Any
 
 from netboot.errors import NetbootError
@@ -165,13 +166,9 @@ class Recorder:
 
     def _with_mac(self, event: Event) -> Event:
         """Add whose lease the address is: one card for a box's DHCP and its boot files."""
-        if event.mac is not None or event.address is None:
+        if event.mac is not None or not isinstance(event.address, IPv4Address):
             return event
-        rows = self._store.rows(
-            "SELECT mac FROM leases WHERE address = ? AND state = 'bound' AND expires > ?",
-            (str(event.address), event.at),
-        )
-        return replace(event, mac=rows[0][0]) if rows else event
+        return replace(event, mac=self._store.holder(event.address, event.at))
 
     def _print(self) -> None:
         try:
