@@ -1,0 +1,133 @@
+"""What goes into a DHCPv6 reply: settings, boot URL, identities, and where it is sent.
+
+It decides nothing about addresses. RFC 8415, 18.3.10 and 19.3; 3646, 5970; 8572 (136).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv6Address
+
+from netboot.bootchoice import BootFile
+from netboot.dhcp6_boot import boot_options
+from netboot.dhcp6_message import (
+    CLIENT_PORT6,
+    SERVER_PORT6,
+    Kind6,
+    Message6,
+    Packet6,
+    answer_relays,
+)
+from netboot.dhcp6_options import Association, Code6, Lent, Options6, encode_names
+from netboot.dhcp_options import encode_uris
+from netboot.network import OptionValue, Subnet6Plan
+
+FIRST_CHOICE = 255
+"""Preference with which a client asks no longer for other servers (RFC 8415, 18.2.1)."""
+RETRY_SECONDS = 600
+"""SOL_MAX_RT and INF_MAX_RT: after an outage boxes are back in ten minutes, not in an hour."""
+SHORTEST_REFRESH = 600
+"""IRT_MINIMUM (RFC 8415, 7.6)."""
+_SZTP_REDIRECT = 136
+_T1, _T2 = 0.5, 0.8
+"""Of the preferred lifetime (RFC 8415, 21.4)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival6:
+    """Where a datagram came in; `multicast` tells whether it was sent to ff02::1:2."""
+
+    interface: str
+    source: IPv6Address
+    port: int = CLIENT_PORT6
+    multicast: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send6:
+    """A datagram to send from port 547 by `interface`; with `promises` only once it is durable."""
+
+    data: bytes
+    interface: str
+    destination: IPv6Address
+    port: int
+    promises: bool
+
+
+def lend(iaid: int, address: IPv6Address, subnet: Subnet6Plan) -> Association:
+    """Write an address into its IA, with the subnet's lifetimes."""
+    valid = _seconds(subnet.lease)
+    preferred = _seconds(subnet.preferred or subnet.lease)
+    return Association(
+        iaid=iaid,
+        t1=int(preferred * _T1),
+        t2=int(preferred * _T2),
+        addresses=(Lent(address=address, preferred=preferred, valid=valid),),
+    )
+
+
+def _seconds(time: timedelta) -> int:
+    return min(int(time.total_seconds()), 0xFFFFFFFE)
+
+
+def settings(
+    request: Options6,
+    subnet: Subnet6Plan,
+    *,
+    domain: str,
+    levels: Iterable[Sequence[OptionValue]],
+    boot: BootFile | None,
+) -> tuple[tuple[int, bytes], ...]:
+    """Give the options of a reply: what was asked for, the plan's own, the nearest level first.
+
+    The boot URL is the first: firmware reads it up to a zero byte, which the next option begins
+    with.
+    """
+    wanted = request.requested
+    said: dict[int, OptionValue] = {}
+    for level in reversed(tuple(levels)):
+        said |= {option.code: option for option in level}
+    found = dict(_usual(subnet, domain))
+    found |= {code: option.data for code, option in said.items()}
+    always = {code for code, option in said.items() if option.always}
+    chosen = {code: data for code, data in found.items() if code in wanted or code in always}
+    if boot is not None and Code6.BOOT_URL not in chosen:
+        first = boot_options(request, boot)
+        return (*first, *((code, data) for code, data in chosen.items() if code != first[-1][0]))
+    return tuple(chosen.items())
+
+
+def _usual(subnet: Subnet6Plan, domain: str) -> Iterable[tuple[int, bytes]]:
+    yield Code6.DNS_SERVERS, subnet.appliance.packed
+    if domain:
+        yield Code6.DOMAIN_LIST, encode_names([domain])
+    refresh = max(_seconds(subnet.lease), SHORTEST_REFRESH)
+    yield Code6.REFRESH_TIME, refresh.to_bytes(4, "big")
+    yield Code6.SOL_MAX_RT, RETRY_SECONDS.to_bytes(4, "big")
+    yield Code6.INF_MAX_RT, RETRY_SECONDS.to_bytes(4, "big")
+    if subnet.enrols:
+        yield _SZTP_REDIRECT, encode_uris([subnet.phone_home])
+
+
+def reply6(
+    kind: Kind6, request: Message6, items: Sequence[tuple[int, bytes]], duid: bytes
+) -> Message6:
+    """Make a reply with both identities; they come last, so that no other option does."""
+    client_id = request.options.client_id
+    echoed = () if client_id is None else ((int(Code6.CLIENT_ID), client_id),)
+    everything = (*items, *echoed, (int(Code6.SERVER_ID), duid))
+    return Message6(kind=kind, transaction=request.transaction, options=Options6(items=everything))
+
+
+def send6(packet: Packet6, reply: Message6, arrival: Arrival6, *, promises: bool) -> Send6:
+    """Address a reply: to the client itself, or through the relays that its request passed."""
+    data = Packet6(message=reply, relays=answer_relays(packet.relays)).encode()
+    return Send6(
+        data=data,
+        interface=arrival.interface,
+        destination=arrival.source,
+        port=SERVER_PORT6 if packet.relays else CLIENT_PORT6,
+        promises=promises,
+    )

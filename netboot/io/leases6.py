@@ -1,0 +1,68 @@
+"""IPv6 leases and the server's DUID in `netboot.db`, durable before anybody is told of them."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+
+from netboot.dhcp6_options import uuid_duid
+from netboot.errors import SiteError
+from netboot.io.leases import NetbootStore
+from netboot.leases import LeaseState
+from netboot.leases6 import Lease6, LeaseWrite6
+
+_COLUMNS = "address, subnet, duid, iaid, mac, uuid, state, expires, name"
+
+
+def server_duid(store: NetbootStore) -> bytes:
+    """Read the server's DUID; the first time, make it: a replaced disk is another server."""
+    with store.transaction() as db:
+        found = db.execute("SELECT duid FROM server6").fetchone()
+        if found is not None:
+            return bytes(found[0])
+        made = uuid_duid(uuid.uuid4().bytes)
+        db.execute("INSERT INTO server6 (duid) VALUES (?)", (made,))
+    return made
+
+
+def load_leases6(store: NetbootStore) -> tuple[Lease6, ...]:
+    """Read every row for the engine; SiteError when one cannot be read."""
+    rows = store.rows(f"SELECT {_COLUMNS} FROM leases6")
+    try:
+        return tuple(
+            Lease6(
+                address=IPv6Address(address),
+                subnet=subnet,
+                duid=duid,
+                iaid=iaid,
+                mac=mac,
+                uuid=box,
+                state=LeaseState(state),
+                expires=expires,
+                name=name,
+            )
+            for address, subnet, duid, iaid, mac, box, state, expires, name in rows
+        )
+    except ValueError as error:
+        raise SiteError(f"netboot.db: table leases6: {error}") from error
+
+
+def commit6(store: NetbootStore, writes: Iterable[LeaseWrite6]) -> None:
+    """Make rows durable in one transaction; sqlite3.Error, and nothing was written."""
+    with store.transaction() as db:
+        for write in writes:
+            _write(db, write)
+
+
+def _write(db: sqlite3.Connection, write: LeaseWrite6) -> None:
+    address, lease = str(write.address), write.lease
+    if lease is None:
+        db.execute("DELETE FROM leases6 WHERE address = ?", (address,))
+        return
+    values = (lease.subnet, lease.duid, lease.iaid, lease.mac, lease.uuid)
+    db.execute(
+        f"INSERT OR REPLACE INTO leases6 ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (address, *values, lease.state.value, lease.expires, lease.name),
+    )

@@ -1,0 +1,363 @@
+"""Who holds which IPv6 address: clients, reservations and leases as one pure table.
+
+One box on one link keeps one address, whatever DUID and IAID its firmware, loader and system send.
+Nothing is held for an ADVERTISE: an address is chosen by a hash of who asks, so that a flood of
+them leaves no trace and the next message finds the same one. It never reads a clock or a file:
+what must be durable it returns as writes. RFC 8415, 6 and 18.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from ipaddress import IPv6Address
+from itertools import pairwise
+
+from netboot.dhcp6_options import duid_mac, duid_uuid
+from netboot.errors import SiteError
+from netboot.leases import LeaseState
+from netboot.network import Reservation6, Subnet6Plan
+
+MEMORY_SECONDS = 86400.0
+"""How long after its lease a box's address is kept from strangers that ask for it by name."""
+TABLE_LIMIT = 16384
+"""Rows of one link; beyond them, addresses whose lease ended are given again."""
+
+Link = Sequence[Subnet6Plan]
+"""The subnets of one link, in the plan's order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client6:
+    """Who asks: `duid` as it came, `mac` of the NIC that asks, where the network tells it."""
+
+    duid: bytes
+    mac: bytes | None
+
+    @property
+    def uuid(self) -> bytes | None:
+        """The box's UUID, the same for either byte order."""
+        return same_uuid(duid_uuid(self.duid))
+
+    @property
+    def told_mac(self) -> bytes | None:
+        """The NIC's address, else the one in the DUID, which may be of another NIC of the box."""
+        return self.mac or duid_mac(self.duid)
+
+
+def same_uuid(uuid: bytes | None) -> bytes | None:
+    """Give one value for both byte orders of a UUID: firmware and systems differ."""
+    if uuid is None:
+        return None
+    return min(uuid, uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease6:
+    """One address and its last holder; `mac` of the NIC if known, `uuid` as `same_uuid` gives it.
+
+    `expires` in unix seconds, of the quarantine if declined.
+    """
+
+    subnet: str
+    address: IPv6Address
+    duid: bytes
+    iaid: int
+    mac: bytes | None
+    uuid: bytes | None
+    state: LeaseState
+    expires: float
+    name: str | None
+
+    def blocks(self, now: float) -> bool:
+        """Tell whether the address is taken, by its holder or by quarantine."""
+        return self.state is not LeaseState.RELEASED and self.expires > now
+
+    def is_bound(self, now: float) -> bool:
+        """Tell whether the holder may use the address now."""
+        return self.state is LeaseState.BOUND and self.expires > now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWrite6:
+    """A row to make durable: the lease of this address from now on, None to remove it."""
+
+    address: IPv6Address
+    lease: Lease6 | None
+
+
+def check_plan6(subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservation6]) -> None:
+    """Refuse a plan that would give one address twice or from another network; SiteError."""
+    subnets = tuple(subnets)
+    for subnet in subnets:
+        _check_subnet(subnet)
+    for one, two in pairwise(sorted(subnets, key=lambda subnet: subnet.network)):
+        if one.network.overlaps(two.network):
+            raise SiteError(f"subnets {one.name} and {two.name} overlap")
+    addresses = {subnet.appliance for subnet in subnets}
+    for entry in reservations:
+        if sum(known is not None for known in (entry.duid, entry.uuid, entry.mac)) != 1:
+            raise SiteError(f"reservation {entry.address}: one of duid, uuid and mac, not more")
+        if entry.address in addresses:
+            raise SiteError(f"reservation {entry.address}: the address is given twice")
+        if not any(entry.address in subnet.network for subnet in subnets):
+            raise SiteError(f"reservation {entry.address} is in no subnet")
+        addresses.add(entry.address)
+
+
+def _check_subnet(subnet: Subnet6Plan) -> None:
+    if not subnet.relayed and subnet.appliance not in subnet.network:
+        raise SiteError(f"subnet {subnet.name}: appliance is outside {subnet.network}")
+    if subnet.lease < timedelta(minutes=1):
+        raise SiteError(f"subnet {subnet.name}: lease is shorter than a minute")
+    if subnet.preferred is not None and not timedelta(0) < subnet.preferred <= subnet.lease:
+        raise SiteError(f"subnet {subnet.name}: preferred is longer than the lease, or nothing")
+    if subnet.dhcp == "stateless" and not subnet.relayed and subnet.network.prefixlen != 64:
+        raise SiteError(f"subnet {subnet.name}: clients make their own addresses in a /64 only")
+    for first, last in subnet.pools:
+        if first > last or first not in subnet.network or last not in subnet.network:
+            raise SiteError(f"subnet {subnet.name}: pool {first}-{last} is not in {subnet.network}")
+
+
+class LeaseTable6:
+    """Leases and quarantine of all links; `replace` changes the plan and keeps them."""
+
+    def __init__(
+        self,
+        subnets: Iterable[Subnet6Plan],
+        reservations: Iterable[Reservation6],
+        leases: Iterable[Lease6] = (),
+    ) -> None:
+        """Take a plan and what was given before; SiteError."""
+        self._leases: dict[IPv6Address, Lease6] = {}
+        self._known: dict[bytes, dict[IPv6Address, None]] = {}
+        self.replace(subnets, reservations)
+        for lease in leases:
+            self._store(lease)
+
+    def replace(self, subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservation6]) -> None:
+        """Take another plan and keep what was given; SiteError, and the old plan stays."""
+        subnets, reservations = tuple(subnets), tuple(reservations)
+        check_plan6(subnets, reservations)
+        self._ours = frozenset(subnet.appliance for subnet in subnets)
+        self._reserved = {entry.address: entry for entry in reservations}
+        self._reservations: dict[bytes, tuple[Reservation6, ...]] = {}
+        for entry in reservations:
+            name = entry.duid or same_uuid(entry.uuid) or entry.mac or b""
+            self._reservations[name] = (*self._reservations.get(name, ()), entry)
+
+    def leases(self) -> tuple[Lease6, ...]:
+        """Every row, bound or not."""
+        return tuple(self._leases.values())
+
+    def reservation(self, client: Client6, link: Link) -> Reservation6 | None:
+        """Find the client's reservation on this link: by DUID, by UUID, by MAC."""
+        for name in (client.duid, client.uuid, client.mac, duid_mac(client.duid)):
+            for entry in self._reservations.get(name, ()) if name else ():
+                if subnet_of(entry.address, link) is not None:
+                    return entry
+        return None
+
+    def row(self, client: Client6, iaid: int, link: Link, others: Collection[int]) -> Lease6 | None:
+        """Find what this IA holds or held last, else what the same NIC did by another name.
+
+        `others` are the IAIDs beside it in one message: what those hold is never taken over.
+        """
+        rows = [
+            row
+            for row in self._rows_of(client)
+            if row.state is not LeaseState.DECLINED
+            and subnet_of(row.address, link) is not None
+            and (row.mac is None or client.mac is None or row.mac == client.mac)
+        ]
+        exact = (row for row in rows if (row.duid, row.iaid) == (client.duid, iaid))
+        heirs = (row for row in rows if row.iaid not in others and _is_heir(client, row))
+        return next(exact, None) or next(heirs, None)
+
+    def _rows_of(self, client: Client6) -> Iterator[Lease6]:
+        names = dict.fromkeys((client.duid, client.mac, client.uuid, duid_mac(client.duid)))
+        found: dict[IPv6Address, None] = {}
+        for name in names:
+            if name is not None:
+                found |= self._known.get(name, {})
+        return (self._leases[address] for address in found)
+
+    def may_have(
+        self, client: Client6, row: Lease6 | None, address: IPv6Address, link: Link, now: float
+    ) -> bool:
+        """Tell whether the plan allows the client this address and nobody else has it."""
+        subnet = subnet_of(address, link)
+        if subnet is None or subnet.dhcp != "stateful":
+            return False
+        reserved = self._reserved.get(address)
+        if reserved is not None:
+            if reserved is not self.reservation(client, link):
+                return False
+        elif address in self._ours or not _is_in_pools(address, subnet):
+            return False
+        return self._is_free(row, address, now)
+
+    def _is_free(self, row: Lease6 | None, address: IPv6Address, now: float) -> bool:
+        lease = self._leases.get(address)
+        return lease is None or not lease.blocks(now) or lease == row
+
+    def choose(
+        self,
+        client: Client6,
+        iaid: int,
+        link: Link,
+        *,
+        wanted: Iterable[IPv6Address],
+        others: Collection[int],
+        taken: Collection[IPv6Address],
+        now: float,
+    ) -> IPv6Address | None:
+        """Choose reserved, held before, wanted, fresh, longest unused; None when there is none.
+
+        `taken` are addresses of the client's other IAs in the same message.
+        """
+        row = self.row(client, iaid, link, others)
+        for address in self._favourites(client, row, link, wanted, now):
+            if address not in taken and self.may_have(client, row, address, link, now):
+                return address
+        fresh = (
+            address
+            for subnet in link
+            for address in self._probe(client, iaid, subnet)
+            if address not in self._leases
+            and address not in taken
+            and self.may_have(client, row, address, link, now)
+        )
+        is_full = len(self._leases) >= TABLE_LIMIT
+        return (None if is_full else next(fresh, None)) or self._unused(client, link, taken, now)
+
+    def _favourites(
+        self,
+        client: Client6,
+        row: Lease6 | None,
+        link: Link,
+        wanted: Iterable[IPv6Address],
+        now: float,
+    ) -> Iterator[IPv6Address]:
+        reservation = self.reservation(client, link)
+        if reservation is not None:
+            yield reservation.address
+        if row is not None:
+            yield row.address
+        for address in wanted:
+            lease = self._leases.get(address)
+            if lease is None or lease.expires + MEMORY_SECONDS <= now:
+                yield address
+
+    def _probe(self, client: Client6, iaid: int, subnet: Subnet6Plan) -> Iterator[IPv6Address]:
+        """Walk the pools from a place that the client alone decides (RFC 7943, 4.1, in spirit)."""
+        sizes = [int(last) - int(first) + 1 for first, last in subnet.pools]
+        total = sum(sizes)
+        name = (client.told_mac or client.uuid or client.duid) + iaid.to_bytes(4, "big")
+        if client.mac is not None:
+            name = client.mac  # firmware makes up another IAID at each boot
+        start = int.from_bytes(hashlib.sha256(name).digest()[:16], "big") % max(total, 1)
+        unfit = len(self._leases) + len(self._reserved) + len(self._ours) + len(sizes)
+        for step in range(min(total, unfit + 16)):
+            yield _nth(subnet, sizes, (start + step) % total)
+
+    def _unused(
+        self, client: Client6, link: Link, taken: Collection[IPv6Address], now: float
+    ) -> IPv6Address | None:
+        """Find the address whose lease ended first."""
+        ended = (
+            (lease.expires, lease.address)
+            for lease in self._leases.values()
+            if not lease.blocks(now)
+            and lease.address not in taken
+            and self.may_have(client, None, lease.address, link, now)
+        )
+        return min(ended, default=(0.0, None))[1]
+
+    def bind(
+        self,
+        client: Client6,
+        iaid: int,
+        address: IPv6Address,
+        link: Link,
+        *,
+        others: Collection[int],
+        now: float,
+    ) -> tuple[LeaseWrite6, ...]:
+        """Give the address for its subnet's lease time; the IA's row before, if elsewhere, goes."""
+        subnet = subnet_of(address, link)
+        if subnet is None:
+            raise ValueError(f"{address} is not on this link")
+        before = self.row(client, iaid, link, others)
+        entry = self._reserved.get(address)
+        lease = Lease6(
+            subnet=subnet.name,
+            address=address,
+            duid=client.duid,
+            iaid=iaid,
+            mac=client.mac or (before.mac if before is not None else None),
+            uuid=client.uuid or (before.uuid if before is not None else None),
+            state=LeaseState.BOUND,
+            expires=now + subnet.lease.total_seconds(),
+            name=entry.name if entry is not None else None,
+        )
+        writes = []
+        if before is not None and before.address != address:
+            self._forget(before.address)
+            writes.append(LeaseWrite6(address=before.address, lease=None))
+        self._store(lease)
+        return (*writes, LeaseWrite6(address=address, lease=lease))
+
+    def end(self, row: Lease6, state: LeaseState, until: float) -> tuple[LeaseWrite6, ...]:
+        """End a lease: released (the row stays, for the same box), or declined until a time."""
+        ended = replace(row, state=state, expires=until)
+        self._store(ended)
+        return (LeaseWrite6(address=row.address, lease=ended),)
+
+    def _store(self, lease: Lease6) -> None:
+        self._forget(lease.address)
+        self._leases[lease.address] = lease
+        for name in _names(lease):
+            self._known.setdefault(name, {})[lease.address] = None
+
+    def _forget(self, address: IPv6Address) -> None:
+        lease = self._leases.pop(address, None)
+        for name in _names(lease) if lease is not None else ():
+            addresses = self._known[name]
+            del addresses[address]
+            if not addresses:
+                del self._known[name]
+
+
+def _names(lease: Lease6) -> frozenset[bytes]:
+    names = (lease.duid, lease.mac, lease.uuid, duid_mac(lease.duid))
+    return frozenset(name for name in names if name is not None)
+
+
+def _is_heir(client: Client6, row: Lease6) -> bool:
+    """Tell whether a row of the same box is of the NIC that asks, under another DUID or IAID.
+
+    The same DUID with another IAID is another NIC of one system, unless the NIC itself is known.
+    """
+    if client.mac is not None and row.mac == client.mac:
+        return True
+    return row.duid != client.duid
+
+
+def subnet_of(address: IPv6Address, link: Link) -> Subnet6Plan | None:
+    """Find the subnet of a link that an address is in."""
+    return next((subnet for subnet in link if address in subnet.network), None)
+
+
+def _is_in_pools(address: IPv6Address, subnet: Subnet6Plan) -> bool:
+    return any(first <= address <= last for first, last in subnet.pools)
+
+
+def _nth(subnet: Subnet6Plan, sizes: Sequence[int], number: int) -> IPv6Address:
+    for (first, _), size in zip(subnet.pools, sizes, strict=True):
+        if number < size:
+            return IPv6Address(int(first) + number)
+        number -= size
+    raise ValueError("beyond the pools")
