@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
@@ -69,6 +70,7 @@ class Entry:
     boot_set: bytes | None = None
 
 
+@lru_cache(maxsize=256)
 def normal_path(name: str) -> str | None:
     """Give the path a name means, with one leading slash; None when it is not allowed.
 
@@ -131,7 +133,7 @@ class FileMap:
         The first set of an architecture is its default, the others are for boxes that were offered
         them.
         """
-        self._addresses = None if addresses is None else frozenset(addresses)
+        self._addresses = None if addresses is None else {one.packed for one in addresses}
         self._files = _Names(files or {}, None)
         self._sets = {one.boot_set: (one.architecture, _Names.of_set(one)) for one in sets}
         self._defaults: dict[str, _Names] = {}
@@ -144,7 +146,7 @@ class FileMap:
         Its own set first, then the default sets of other architectures (of all, without a set of
         its own), then the files that are the same for everybody.
         """
-        if self._addresses is not None and local not in self._addresses:
+        if self._addresses is not None and local.packed not in self._addresses:
             return Missing.NOT_HERE
         path = normal_path(name)
         if path is None:
@@ -173,21 +175,21 @@ class Assignments:
     def __init__(self, most: int = MAX_ASSIGNED) -> None:
         """Remember nothing yet, and at most so many clients."""
         self._most = most
-        self._sets: dict[Address, bytes] = {}
+        self._sets: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
 
     def assign(self, client: Address, boot_set: bytes) -> None:
         """Note what a client was offered, by the address that it has or gets."""
         with self._lock:
-            self._sets.pop(client, None)
-            self._sets[client] = boot_set
+            self._sets.pop(client.packed, None)
+            self._sets[client.packed] = boot_set
             if len(self._sets) > self._most:
                 del self._sets[next(iter(self._sets))]
 
     def of(self, client: Address) -> bytes | None:
         """Tell which set a client was offered."""
         with self._lock:
-            return self._sets.get(client)
+            return self._sets.get(client.packed)
 
     def find(self, files: FileMap, name: str, local: Address, client: Address) -> Entry | Missing:
         """Find what this client means, and note the set whose loader or file it is given.
@@ -210,13 +212,13 @@ class ServeRecord:
 
     def __init__(self) -> None:
         """Begin with nothing told."""
-        self._told: dict[tuple[Address, str, str], float] = {}
-        self._reached: dict[tuple[Address, str], int] = {}
+        self._told: dict[tuple[bytes, str, str], float] = {}
+        self._reached: dict[tuple[bytes, str], int] = {}
 
     def _is_told(
         self, address: Address, path: str, what: str, now: float, seconds: float = QUIET_SECONDS
     ) -> bool:
-        key = (address, path, what)
+        key = (address.packed, path, what)
         told = self._told.get(key)
         if told is not None and 0 <= now - told < seconds:
             return True
@@ -285,7 +287,7 @@ class ServeRecord:
 
     def _reach(self, address: Address, entry: Entry, offset: int, sent: int) -> int | None:
         """Say how far the client has the file without a gap; None for a piece after a gap."""
-        key = (address, entry.path)
+        key = (address.packed, entry.path)
         before = self._reached.get(key, 0) if offset else 0
         if offset > before:
             return None

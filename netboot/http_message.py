@@ -7,9 +7,9 @@ types that UEFI firmware decides by are those of the UEFI specification, 24.7.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -20,6 +20,10 @@ MAX_FIELDS = 64
 END = b"\r\n\r\n"
 RELAYED_PEER, RELAYED_LOCAL = "X-Doorstep-Address", "X-Doorstep-Local"
 """Fields in which nginx says which address asks, and which of ours it asked."""
+
+_PEER_FIELD, _LOCAL_FIELD = RELAYED_PEER.lower(), RELAYED_LOCAL.lower()
+_CACHED = 256
+"""Lines that clients send again and again are decoded once."""
 
 _LINE = re.compile(rb"([A-Z]{1,16}) ([\x21-\x7e]{1,2048}) HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
@@ -49,6 +53,9 @@ class Method(Enum):
 
     GET = b"GET"
     HEAD = b"HEAD"
+
+
+_METHODS = {method.value: method for method in Method}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,30 +88,39 @@ class Response:
 def decode_request(head: bytes) -> Request:
     """Read a request head, without its empty line; RequestError says how to answer."""
     line, *rest = head.split(b"\r\n")
-    found = _LINE.fullmatch(line)
-    if found is None:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
+    name, target, is_new = _decode_line(line)
     fields = _decode_fields(rest)
-    is_new = found[3] == b"1"
     if is_new and "host" not in fields:
         raise RequestError(HTTPStatus.BAD_REQUEST, "a Host field is missing")
     if "transfer-encoding" in fields or fields.get("content-length", "0") != "0":
         raise RequestError(HTTPStatus.BAD_REQUEST, "nothing is uploaded here")
-    try:
-        method = Method(found[1])
-    except ValueError:
-        raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only") from None
-    options = {part.strip().lower() for part in fields.get("connection", "").split(",")}
+    method = _METHODS.get(name)
+    if method is None:
+        raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only")
     return Request(
         method=method,
-        path=_decode_target(found[2]),
-        keep="close" not in options if is_new else "keep-alive" in options,
+        path=_decode_target(target),
+        keep=_is_kept(fields.get("connection", ""), is_new),
         range=fields.get("range"),
         if_range=fields.get("if-range"),
         if_none_match=fields.get("if-none-match"),
-        relayed_peer=fields.get(RELAYED_PEER.lower()),
-        relayed_local=fields.get(RELAYED_LOCAL.lower()),
+        relayed_peer=fields.get(_PEER_FIELD),
+        relayed_local=fields.get(_LOCAL_FIELD),
     )
+
+
+@lru_cache(maxsize=_CACHED)
+def _decode_line(line: bytes) -> tuple[bytes, bytes, bool]:
+    """Give method, target and whether it is HTTP/1.1."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
+    return found[1], found[2], found[3] == b"1"
+
+
+def _is_kept(connection: str, is_new: bool) -> bool:
+    options = {part.strip().lower() for part in connection.split(",")} if connection else set()
+    return "close" not in options if is_new else "keep-alive" in options
 
 
 def _decode_fields(lines: list[bytes]) -> dict[str, str]:
@@ -112,16 +128,23 @@ def _decode_fields(lines: list[bytes]) -> dict[str, str]:
         raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many fields")
     fields: dict[str, str] = {}
     for line in lines:
-        found = _FIELD.fullmatch(line)
-        if found is None:
-            raise RequestError(HTTPStatus.BAD_REQUEST, "malformed field")
-        name = found[1].decode("ascii").lower()
-        if name in fields and name in ("host", "content-length", "transfer-encoding"):
+        name, value = _decode_field(line)
+        if name not in fields:
+            fields[name] = value
+        elif name in ("host", "content-length", "transfer-encoding"):
             raise RequestError(HTTPStatus.BAD_REQUEST, f"{name} is there twice")
-        fields.setdefault(name, found[2].decode("latin-1").rstrip(" \t"))
     return fields
 
 
+@lru_cache(maxsize=_CACHED)
+def _decode_field(line: bytes) -> tuple[str, str]:
+    found = _FIELD.fullmatch(line)
+    if found is None:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed field")
+    return found[1].decode("ascii").lower(), found[2].decode("latin-1").rstrip(" \t")
+
+
+@lru_cache(maxsize=_CACHED)
 def _decode_target(target: bytes) -> str:
     """Give the path of an origin-form or absolute-form target (RFC 9112, 3.2)."""
     if target[:7].lower() == b"http://":
@@ -140,34 +163,34 @@ def media_type(path: str) -> str:
 
 def send_file(request: Request, *, path: str, sha256: bytes, size: int) -> Response:
     """Answer a request for a file of this digest and size."""
-    tag = f'"{sha256.hex()}"'
-    fields = {"Content-Type": media_type(path), "ETag": tag, "Accept-Ranges": "bytes"}
-    if _has_tag(request.if_none_match, tag):
-        return _response(HTTPStatus.NOT_MODIFIED, request.keep, {"ETag": tag}, None)
-    wanted = request.range if request.method is Method.GET else None
-    if wanted is None or (request.if_range is not None and request.if_range != tag):
-        return _whole(request, fields, size)
-    span = _decode_range(wanted, size)
+    tag, fields = _describe(path, sha256)
+    if request.if_none_match is not None and _has_tag(request.if_none_match, tag):
+        return _response(HTTPStatus.NOT_MODIFIED, request.keep, f"ETag: {tag}\r\n")
+    is_get = request.method is Method.GET
+    wanted = request.range if is_get and request.if_range in (None, tag) else None
+    span = None if wanted is None else _decode_range(wanted, size)
     if span is None:
-        return _whole(request, fields, size)
+        text = f"{fields}Content-Length: {size}\r\n"
+        return _response(HTTPStatus.OK, request.keep, text, 0, size if is_get else 0)
     offset, end = span
     if offset >= end:
-        fields = {"Content-Range": f"bytes */{size}"}
-        return _response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, request.keep, fields, 0)
-    fields["Content-Range"] = f"bytes {offset}-{end - 1}/{size}"
-    response = _response(HTTPStatus.PARTIAL_CONTENT, request.keep, fields, end - offset)
-    return Response(status=response.status, head=response.head, offset=offset, length=end - offset)
+        text = f"Content-Range: bytes */{size}\r\nContent-Length: 0\r\n"
+        return _response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, request.keep, text)
+    text = (
+        f"{fields}Content-Range: bytes {offset}-{end - 1}/{size}\r\n"
+        f"Content-Length: {end - offset}\r\n"
+    )
+    return _response(HTTPStatus.PARTIAL_CONTENT, request.keep, text, offset, end - offset)
 
 
-def _whole(request: Request, fields: Mapping[str, str], size: int) -> Response:
-    response = _response(HTTPStatus.OK, request.keep, fields, size)
-    length = size if request.method is Method.GET else 0
-    return Response(status=response.status, head=response.head, length=length)
+@lru_cache(maxsize=_CACHED)
+def _describe(path: str, sha256: bytes) -> tuple[str, str]:
+    """Give a file's tag, and the fields that are the same in every answer with it."""
+    tag = f'"{sha256.hex()}"'
+    return tag, f"Content-Type: {media_type(path)}\r\nETag: {tag}\r\nAccept-Ranges: bytes\r\n"
 
 
-def _has_tag(field: str | None, tag: str) -> bool:
-    if field is None:
-        return False
+def _has_tag(field: str, tag: str) -> bool:
     tags = {part.strip().removeprefix("W/") for part in field.split(",")}
     return tag in tags or field.strip() == "*"
 
@@ -188,20 +211,20 @@ def _decode_range(text: str, size: int) -> tuple[int, int] | None:
 def refuse(status: HTTPStatus, sentence: str, *, keep: bool, with_body: bool = True) -> Response:
     """Answer with a status and one line of text, nothing of which the client wrote."""
     body = f"{status.value} {status.phrase}: {sentence}\n".encode("ascii", "replace")
-    fields = {"Content-Type": "text/plain"}
+    fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        fields["Allow"] = "GET, HEAD"
-    response = _response(status, keep, fields, len(body))
+        fields += "Allow: GET, HEAD\r\n"
+    response = _response(status, keep, fields)
     head = response.head + body if with_body else response.head
     return Response(status=status, head=head)
 
 
 def _response(
-    status: HTTPStatus, keep: bool, fields: Mapping[str, str], length: int | None
+    status: HTTPStatus, keep: bool, fields: str, offset: int = 0, length: int = 0
 ) -> Response:
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
-    lines += [f"{name}: {value}" for name, value in fields.items()]
-    if length is not None:
-        lines.append(f"Content-Length: {length}")
-    lines.append("Connection: keep-alive" if keep else "Connection: close")
-    return Response(status=status, head="\r\n".join(lines).encode("ascii") + END)
+    connection = "keep-alive" if keep else "close"
+    head = f"{_STATUS_LINES[status]}{fields}Connection: {connection}\r\n\r\n"
+    return Response(status=status, head=head.encode("ascii"), offset=offset, length=length)
+
+
+_STATUS_LINES = {status: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from netboot.errors import SiteError
 from netboot.events import Event
 from netboot.files import Entry
 
+RECENT = 16
 Told = Callable[[Iterable[Event]], None]
 """Where events go; it must not block."""
 
@@ -45,11 +47,15 @@ class StoredFile:
 
 
 class FileStore:
-    """The files under STATE/bootsets/files, each open once while anybody reads it."""
+    """The files under STATE/bootsets/files, each open once while anybody reads it.
+
+    The last few stay open, for clients that ask for one file piece by piece.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Use a directory of files named by SHA-256."""
         self._directory = directory
+        self._recent: deque[StoredFile] = deque(maxlen=RECENT)
         self._open: weakref.WeakValueDictionary[bytes, StoredFile] = weakref.WeakValueDictionary()
 
     def open(self, entry: Entry) -> StoredFile | None:
@@ -62,6 +68,7 @@ class FileStore:
         except OSError:
             return None
         self._open[entry.sha256] = opened
+        self._recent.append(opened)
         return opened
 
     def has(self, sha256: bytes) -> bool:

@@ -43,7 +43,7 @@ STALL_SECONDS = 20.0
 LINGER_SECONDS = 2.0
 """How long a refused client may go on sending, so that our answer is not lost to a reset."""
 _SWEEP_SECONDS = 0.25
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 """Bytes for one connection in one turn."""
 _PIPELINED = 16
 """Requests of one connection in one turn."""
