@@ -1,153 +1,54 @@
 """The DHCPv4 server as an engine: a packet and the time in, replies, events and writes out.
 
 It never opens a socket, reads a clock or sends: a reply that promises an address leaves only after
-the writes beside it are durable. RFC 2131, 4.3; authoritative for the subnets of its plan.
+the writes beside it are durable. RFC 2131, 4.3; RFC 4039 (rapid commit), 5107 (82.11).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import timedelta
 from ipaddress import IPv4Address
 
-from netboot.bootchoice import BootFile, BootTable, NoLoader, choose
-from netboot.client import facts_of
+from netboot.bootchoice import BootFile, Loading, NoLoader, choose
+from netboot.damping import Damping
+from netboot.dhcp_config import Book, DhcpConfig, check_config
+from netboot.dhcp_levels import Settings
 from netboot.dhcp_message import BOOTREQUEST, Message
 from netboot.dhcp_options import Code, MessageType
-from netboot.dhcp_reply import Grant, Send, nak, reply, send
-from netboot.errors import PeerError, SiteError
+from netboot.dhcp_outcome import (
+    Assignment,
+    Candidate,
+    Outcome,
+    Sighting,
+    assigned,
+    discovered,
+    sighting_of,
+    uuid_texts,
+)
+from netboot.dhcp_reply import Grant, nak, reply
+from netboot.dhcp_request import Arrival, Request, read_request
+from netboot.errors import PeerError
 from netboot.events import Detail, Event, EventKind
-from netboot.leases import Client, Lease, LeaseTable, LeaseWrite, check_plan
-from netboot.network import NOTHING, ClientClass, Identify, Parameters, Reservation, SubnetPlan
+from netboot.leases import Client, Lease, LeaseTable
+from netboot.links import Network
 
-DAMPING_SECONDS = 60.0
-DAMPING_ENTRIES = 4096
-"""More clients than this in a minute are a flood, and are told of as one event."""
-LONGEST_NAME = 120
-"""The boot file in the header has 127 bytes."""
+__all__ = [
+    "Arrival",
+    "Assignment",
+    "Candidate",
+    "DhcpConfig",
+    "DhcpEngine",
+    "Outcome",
+    "Sighting",
+    "check_config",
+    "uuid_texts",
+]
+
 _NOWHERE = IPv4Address(0)
-_LINK_SELECTION = 5
-"""Sub-option of 82: the subnet to choose from, when it is not giaddr's (RFC 3527)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DhcpConfig:
-    """What the plan says about DHCP; `boot` None means that nothing is served for booting.
-
-    `parameters` are the site's own, the last level; `quarantine` is how long a declined address
-    rests: until a wrong cable is found, not until tomorrow.
-    """
-
-    subnets: tuple[SubnetPlan, ...]
-    reservations: tuple[Reservation, ...]
-    boot: BootTable | None
-    domain: str
-    classes: tuple[ClientClass, ...] = ()
-    parameters: Parameters = NOTHING
-    identify: Identify = Identify.MAC
-    quarantine: timedelta = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """Where a packet came in: the interface's name and the source address of the datagram."""
-
-    interface: str
-    source: IPv4Address
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """A client that was heard: everything here is a claim. `uuid` is option 97 as it came."""
-
-    at: float
-    key: bytes
-    mac: bytes | None
-    interface: str
-    vendor_class: bytes
-    architectures: tuple[int, ...]
-    uuid: bytes | None
-    host_name: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """The boot set whose fixed file names are meant when this client address asks for them."""
-
-    client: IPv4Address
-    boot_set: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What to send, what happened, and what to make durable first."""
-
-    sends: tuple[Send, ...] = ()
-    events: tuple[Event, ...] = ()
-    writes: tuple[LeaseWrite, ...] = ()
-    sightings: tuple[Sighting, ...] = ()
-    assignments: tuple[Assignment, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """A message with what belongs to it: who sent it, into which subnet, when."""
-
-    message: Message
-    client: Client
-    subnet: SubnetPlan
-    interface: str
-    now: float
-
-    @property
-    def server_id(self) -> IPv4Address | None:
-        return self.message.options.address(Code.SERVER_ID)
-
-    @property
-    def wanted(self) -> IPv4Address | None:
-        return self.message.options.address(Code.REQUESTED_ADDRESS)
-
-    @property
-    def is_for_us(self) -> bool:
-        return self.server_id == self.subnet.appliance
-
-
-def client_of(message: Message) -> Client:
-    """Say who asks; PeerError when there is neither a hardware address nor a client-id."""
-    if message.mac is not None:
-        return Client(key=message.mac, mac=message.mac)
-    if message.chaddr:
-        return Client(key=b"hardware:" + bytes((message.htype,)) + message.chaddr, mac=None)
-    client_id = message.options.get(Code.CLIENT_ID)
-    if not client_id:
-        raise PeerError("neither a hardware address nor a client-id")
-    return Client(key=b"client-id:" + client_id, mac=None)
-
-
-def uuid_texts(uuid: bytes | None) -> Detail:
-    """Print option 97 both ways, as little-endian GUID and as written: makers differ."""
-    if uuid is None or len(uuid) != 17 or not any(uuid[1:]):
-        return ()
-    raw = uuid[1:]
-    little = raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
-    return (("uuid", _dashed(little)), ("uuid_as_written", _dashed(raw)))
-
-
-def _dashed(raw: bytes) -> str:
-    text = raw.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-def check_config(config: DhcpConfig) -> None:
-    """Refuse addresses given twice and names that no reply could carry; SiteError."""
-    check_plan(config.subnets, config.reservations)
-    names = [config.domain, *(entry.name for entry in config.reservations if entry.name)]
-    if config.boot is not None:
-        names += [rule.file for rule in config.boot.rules]
-    for name in names:
-        if not name.isascii() or len(name) > LONGEST_NAME:
-            raise SiteError(f"name {name!r} does not fit into a DHCP reply")
+_NOTHING_DONE = Outcome()
+"""One value for every packet that gets no answer."""
 
 
 class DhcpEngine:
@@ -157,13 +58,16 @@ class DhcpEngine:
         check_config(config)
         self._table = LeaseTable(config.subnets, config.reservations, leases)
         self._config = config
-        self._told: dict[tuple[EventKind, bytes], float] = {}
+        self._book = Book(config)
+        self._damping = Damping()
+        self._now = 0.0
 
     def replace(self, config: DhcpConfig, now: float) -> None:
         """Take another configuration and keep the leases; SiteError, and the old one stays."""
         check_config(config)
         self._table.replace(config.subnets, config.reservations)
         self._config = config
+        self._book = Book(config)
         self._table.expire(now)
 
     def leases(self, now: float) -> tuple[Lease, ...]:
@@ -172,13 +76,10 @@ class DhcpEngine:
 
     def tick(self, now: float) -> Outcome:
         """Forget offers and dampings whose time is over."""
+        self._now = now
         self._table.expire(now)
-        while self._told:
-            key, until = next(iter(self._told.items()))
-            if now < until <= now + DAMPING_SECONDS:
-                break  # insertion order is the order of time, unless the clock was set back
-            del self._told[key]
-        return Outcome()
+        self._damping.tick(now)
+        return _NOTHING_DONE
 
     def deadline(self) -> float | None:
         """When `tick` next has something to do, in seconds of unix time."""
@@ -186,34 +87,35 @@ class DhcpEngine:
 
     def receive(self, data: bytes, arrival: Arrival, now: float) -> Outcome:
         """Answer one datagram to port 67."""
+        self.tick(now)
         try:
             return self._receive(Message.decode(data), arrival, now)
         except PeerError as error:
+            sentence = str(error)
             return Outcome(
-                events=self._tell(
+                events=self._damping.tell(
                     EventKind.MALFORMED,
                     str(arrival.source).encode(),
-                    Event(
+                    now,
+                    lambda: Event(
                         at=now,
                         kind=EventKind.MALFORMED,
                         address=arrival.source,
-                        detail=(("sentence", str(error)),),
+                        detail=(("sentence", sentence),),
                     ),
                 )
             )
 
     def _receive(self, message: Message, arrival: Arrival, now: float) -> Outcome:
-        subnet = self._subnet(message, arrival.interface)
-        if message.op != BOOTREQUEST or subnet is None:
-            return Outcome()
-        request = _Request(
-            message=message,
-            client=client_of(message),
-            subnet=subnet,
-            interface=arrival.interface,
-            now=now,
-        )
-        match message.options.message_type:
+        if message.op != BOOTREQUEST:
+            return _NOTHING_DONE
+        kind = message.options.message_type
+        place = self._table.links.place_of(message, arrival.interface)
+        if place is None:
+            is_request = kind is MessageType.REQUEST and message.giaddr != _NOWHERE
+            return self._unserved(message, arrival) if is_request else _NOTHING_DONE
+        request = read_request(message, place, arrival, now, self._config, self._table)
+        match kind:
             case MessageType.DISCOVER:
                 return self._discover(request)
             case MessageType.REQUEST:
@@ -225,272 +127,367 @@ class DhcpEngine:
             case MessageType.INFORM:
                 return self._inform(request)
             case _:
-                return Outcome()
+                return _NOTHING_DONE
 
-    def _subnet(self, message: Message, interface: str) -> SubnetPlan | None:
-        """Find the served subnet: of the relay's link, else of the arrival interface."""
-        served = (subnet for subnet in self._config.subnets if subnet.dhcp == "server")
-        if message.giaddr != _NOWHERE:
-            link = _link_selection(message) or message.giaddr
-            return next((subnet for subnet in served if link in subnet.network), None)
-        return next((subnet for subnet in served if subnet.interface == interface), None)
+    def _unserved(self, message: Message, arrival: Arrival) -> Outcome:
+        """Refuse a REQUEST that names us and comes from a link that we do not serve."""
+        server_id = message.options.address(Code.SERVER_ID)
+        for link in self._table.links.all:
+            for network in link.networks:
+                if network.plan.appliance == server_id and network.plan.authoritative:
+                    settings = Settings(network.plan, (), domain="", reservation=None)
+                    text = "this network is not served"
+                    refusal = nak(message, settings, server_id, text, arrival.interface)
+                    return Outcome(sends=(refusal,))
+        return _NOTHING_DONE
 
     # DISCOVER
 
-    def _discover(self, request: _Request) -> Outcome:
-        seen = self._see(request)
-        address = self._table.choose(request.client, request.subnet, request.wanted, request.now)
+    def _discover(self, request: Request) -> Outcome:
+        if request.server_id is not None:
+            return _NOTHING_DONE  # RFC 2131, table 5: must not
+        events, sightings = self._see(request)
+        wanted = int(request.wanted) if request.wanted is not None else None
+        address = self._table.choose(request.client, wanted, request.now)
         if address is None:
-            events = self._event(request, EventKind.POOL_EMPTY, damped=True)
-            return Outcome(events=seen.events + events, sightings=seen.sightings)
-        boot, events = self._boot(request)
+            events += self._damped(request, EventKind.POOL_EMPTY)
+            return Outcome(events=events, sightings=sightings)
+        network = self._network(request, address)
+        if network.plan.rapid_commit and Code.RAPID_COMMIT in request.message.options:
+            return self._ack(request, address, _NOWHERE, rapid=True, told=(events, sightings))
+        typed = IPv4Address(address)
         # ciaddr of a DISCOVER is ignored: old ROMs fill it.
-        offer = reply(
-            MessageType.OFFER,
-            request.message,
-            request.subnet,
-            self._grant(request, address, boot),
-            ciaddr=_NOWHERE,
-        )
-        self._table.offer(request.client, request.subnet, address, request.now)
-        events += self._event(request, EventKind.OFFER, address, damped=True)
+        grant, told = self._grant(request, network, typed, _NOWHERE)
+        message, interface = request.message, request.arrival.interface
+        offer = reply(MessageType.OFFER, message, request.facts, grant, interface)
+        self._table.offer(request.client, address, request.now)
         return Outcome(
-            sends=(send(offer, request.subnet, request.interface, promises=False),),
-            events=seen.events + events,
-            sightings=seen.sightings,
+            sends=(offer,),
+            events=events + told + self._damped(request, EventKind.OFFER, typed),
+            sightings=sightings,
+            assignments=assigned(grant.boot, typed),
         )
 
-    def _see(self, request: _Request) -> Outcome:
+    def _network(self, request: Request, address: int) -> Network:
+        network = request.client.place.link.network_of(address)
+        return network if network is not None else request.client.place.network
+
+    def _see(self, request: Request) -> tuple[tuple[Event, ...], tuple[Sighting, ...]]:
         """Tell of a client at most once a minute."""
-        options = request.message.options
-        sighting = Sighting(
-            at=request.now,
-            key=request.client.key,
-            mac=request.client.mac,
-            interface=request.interface,
-            vendor_class=options.vendor_class,
-            architectures=options.architectures,
-            uuid=options.get(Code.CLIENT_UUID),
-            host_name=options.text(Code.HOST_NAME),
+        events = self._damping.tell(
+            EventKind.DISCOVER, request.client.key, request.now, lambda: discovered(request)
         )
-        detail: Detail = (
-            ("vendor_class", options.text(Code.VENDOR_CLASS) or ""),
-            ("architectures", " ".join(f"{value:#06x}" for value in options.architectures)),
-            ("host_name", sighting.host_name or ""),
-            ("interface", request.interface),
-            *uuid_texts(sighting.uuid),
-        )
-        events = self._event(request, EventKind.DISCOVER, detail=detail, damped=True)
-        is_told = any(event.kind is EventKind.DISCOVER for event in events)
-        return Outcome(events=events, sightings=(sighting,) if is_told else ())
+        if not events or events[0].kind is not EventKind.DISCOVER:
+            return events, ()
+        return events, (sighting_of(request),)
 
-    def _boot(self, request: _Request) -> tuple[BootFile | None, tuple[Event, ...]]:
-        if self._config.boot is None or not request.subnet.boot:
+    # What is granted
+
+    def _grant(
+        self,
+        request: Request,
+        network: Network,
+        address: IPv4Address | None,
+        ciaddr: IPv4Address,
+        *,
+        rapid: bool = False,
+        target: IPv4Address | None = None,
+    ) -> tuple[Grant, tuple[Event, ...]]:
+        """Say what the client is told; with an address, for how long too."""
+        number = int(address) if address is not None else None
+        settings = self._book.settings(request.client, network, number)
+        boot, events = self._boot(request, settings)
+        seconds = None
+        if address is not None:
+            seconds = settings.seconds(request.message.options.get(Code.LEASE_TIME))
+        server_id = request.override or settings.server_id or network.plan.appliance
+        grant = Grant(
+            settings=settings,
+            server_id=server_id,
+            address=address,
+            seconds=seconds,
+            boot=boot,
+            domain=self._config.domain,
+            ciaddr=ciaddr,
+            rapid=rapid,
+            target=target,
+        )
+        return grant, events
+
+    def _boot(
+        self, request: Request, settings: Settings
+    ) -> tuple[BootFile | None, tuple[Event, ...]]:
+        name = settings.boot_file
+        if name is not None:
+            loading = Loading.HTTP if "://" in name else Loading.TFTP
+            return BootFile(loading=loading, name=name), ()
+        table, plan, facts = self._config.boot, settings.subnet, request.facts
+        if table is None or not plan.boot or not facts.wants_boot:
             return None, ()
-        options = request.message.options
-        choice = choose(facts_of(request.message), self._config.boot, request.subnet.appliance)
+        reservation = request.client.reservation
+        boot_set = reservation.boot_set if reservation is not None else None
+        choice = choose(facts, table, plan.appliance, boot_set)
         if not isinstance(choice, NoLoader):
             return choice, ()
         detail: Detail = (
             ("architectures", " ".join(f"{value:#06x}" for value in choice.architectures)),
-            ("vendor_class", options.text(Code.VENDOR_CLASS) or ""),
+            ("vendor_class", request.message.options.text(Code.VENDOR_CLASS) or ""),
         )
-        return None, self._event(
-            request, EventKind.ARCHITECTURE, reason="ARCH", detail=detail, damped=True
-        )
-
-    def _grant(
-        self, request: _Request, address: IPv4Address | None, boot: BootFile | None
-    ) -> Grant:
-        reservation = self._table.reservation(request.client, request.subnet)
-        return Grant(
-            address=address,
-            domain=self._config.domain,
-            name=reservation.name if reservation is not None else None,
-            boot=boot,
-        )
+        return None, self._damped(request, EventKind.ARCHITECTURE, reason="ARCH", detail=detail)
 
     # REQUEST: selecting, init-reboot, renewing, rebinding (RFC 2131, 4.3.2)
 
-    def _request(self, request: _Request) -> Outcome:
-        if request.server_id is not None and not request.is_for_us:
+    def _request(self, request: Request) -> Outcome:
+        is_for_us = request.names(self._book.server_ids)
+        if request.server_id is not None and not is_for_us:
             return self._elsewhere(request)
         ciaddr = request.message.ciaddr
         if request.wanted is not None:
-            if request.server_id is not None:
+            if is_for_us:
                 return self._selecting(request, request.wanted)
             return self._init_reboot(request, request.wanted)
         if ciaddr != _NOWHERE:
             return self._renewing(request, ciaddr)
-        return Outcome()  # INIT-REBOOT without option 50: nothing can be confirmed
+        if is_for_us:
+            return self._accepting(request)
+        return _NOTHING_DONE  # INIT-REBOOT without option 50: nothing can be confirmed
 
-    def _elsewhere(self, request: _Request) -> Outcome:
+    def _elsewhere(self, request: Request) -> Outcome:
         """The client chose another server: free its offer and stay silent."""
-        self._table.withdraw(request.client, request.subnet)
+        self._table.withdraw(request.client)
         server = request.server_id
         if server is None or any(server == subnet.appliance for subnet in self._config.subnets):
-            return Outcome()
+            return _NOTHING_DONE
         mac = request.client.mac
         event = Event(
             at=request.now,
             kind=EventKind.FOREIGN,
             address=server,
             reason="FOREIGN-DHCP",
-            detail=(("client", mac.hex(":") if mac else ""), ("interface", request.interface)),
+            detail=(
+                ("client", mac.hex(":") if mac else ""),
+                ("interface", request.arrival.interface),
+            ),
         )
-        return Outcome(events=self._tell(EventKind.FOREIGN, server.packed, event))
+        return Outcome(
+            events=self._damping.tell(EventKind.FOREIGN, server.packed, request.now, lambda: event)
+        )
 
-    def _selecting(self, request: _Request, wanted: IPv4Address) -> Outcome:
+    def _selecting(self, request: Request, wanted: IPv4Address) -> Outcome:
         """Serve whatever the xid: U-Boot requests with the first of its four."""
-        if self._table.may_have(request.client, request.subnet, wanted, request.now):
-            return self._ack(request, wanted, _NOWHERE)
+        if self._may_have(request, wanted):
+            return self._ack(request, int(wanted), _NOWHERE)
         return self._nak(request, wanted, "NOT-YOURS", "this address is not offered to you")
 
-    def _init_reboot(self, request: _Request, wanted: IPv4Address) -> Outcome:
-        if wanted not in request.subnet.network:
+    def _accepting(self, request: Request) -> Outcome:
+        """Serve a client that names us and forgets what we offered."""
+        address = self._table.choose(request.client, None, request.now)
+        if address is None:
+            return Outcome(events=self._damped(request, EventKind.POOL_EMPTY))
+        return self._ack(request, address, _NOWHERE)
+
+    def _init_reboot(self, request: Request, wanted: IPv4Address) -> Outcome:
+        client = request.client
+        if client.link.network_of(int(wanted)) is None:
             return self._nak(request, wanted, "WRONG-NET", "this address is of another network")
-        table, client, subnet = self._table, request.client, request.subnet
-        if table.held(client, subnet) is None and table.reservation(client, subnet) is None:
-            return Outcome()  # we know nothing of it (RFC 2131, 4.3.2: remain silent)
+        if self._table.held(client) is None and not _has_address(client):
+            return _NOTHING_DONE  # we know nothing of it (RFC 2131, 4.3.2: remain silent)
         return self._confirm(request, wanted, _NOWHERE)
 
-    def _renewing(self, request: _Request, ciaddr: IPv4Address) -> Outcome:
-        if ciaddr not in request.subnet.network:
+    def _renewing(self, request: Request, ciaddr: IPv4Address) -> Outcome:
+        if request.client.link.network_of(int(ciaddr)) is None:
             return self._nak(request, ciaddr, "WRONG-NET", "this address is of another network")
         return self._confirm(request, ciaddr, ciaddr)
 
-    def _confirm(self, request: _Request, address: IPv4Address, ciaddr: IPv4Address) -> Outcome:
+    def _confirm(self, request: Request, address: IPv4Address, ciaddr: IPv4Address) -> Outcome:
         """Extend the lease, unless another address is reserved for the client or it is taken."""
-        reservation = self._table.reservation(request.client, request.subnet)
-        if (
-            reservation is not None
-            and reservation.address is not None
-            and reservation.address != address
-            and self._may_have(request, reservation.address)
-        ):
+        reservation = request.client.reservation
+        reserved = reservation.address if reservation is not None else None
+        if reserved not in (None, address) and self._may_have(request, reserved):
             return self._nak(request, address, "RESERVED", "another address is reserved for you")
         if self._may_have(request, address):
-            return self._ack(request, address, ciaddr)
+            return self._ack(request, int(address), ciaddr)
         return self._nak(request, address, "NOT-YOURS", "this address is not yours")
 
-    def _may_have(self, request: _Request, address: IPv4Address) -> bool:
-        return self._table.may_have(request.client, request.subnet, address, request.now)
-
-    def _ack(self, request: _Request, address: IPv4Address, ciaddr: IPv4Address) -> Outcome:
-        boot, events = self._boot(request)
-        grant = self._grant(request, address, boot)
-        ack = reply(MessageType.ACK, request.message, request.subnet, grant, ciaddr=ciaddr)
-        writes = self._table.bind(request.client, request.subnet, address, request.now)
-        detail: Detail = (
-            ("expires", request.now + request.subnet.lease.total_seconds()),
-            ("name", grant.name or ""),
-            ("boot_file", boot.name if boot is not None else ""),
-        )
-        events += self._event(request, EventKind.ACK, address, detail=detail)
-        return Outcome(
-            sends=(send(ack, request.subnet, request.interface, promises=True),),
-            events=events,
-            writes=writes,
+    def _may_have(self, request: Request, address: IPv4Address | None) -> bool:
+        return address is not None and self._table.may_have(
+            request.client, int(address), request.now
         )
 
-    def _nak(self, request: _Request, address: IPv4Address, reason: str, text: str) -> Outcome:
-        refusal = nak(request.message, request.subnet, text)
+    def _ack(
+        self,
+        request: Request,
+        address: int,
+        ciaddr: IPv4Address,
+        *,
+        rapid: bool = False,
+        told: tuple[tuple[Event, ...], tuple[Sighting, ...]] = ((), ()),
+    ) -> Outcome:
+        typed = IPv4Address(address)
+        network = self._network(request, address)
+        grant, events = self._grant(request, network, typed, ciaddr, rapid=rapid)
+        message, interface = request.message, request.arrival.interface
+        ack = reply(MessageType.ACK, message, request.facts, grant, interface)
+        expires = request.now + (grant.seconds or 0)
+        boot = grant.boot
+        event = Event(
+            at=request.now,
+            kind=EventKind.ACK,
+            mac=request.client.mac,
+            address=typed,
+            detail=(
+                ("expires", expires),
+                ("name", grant.settings.name or ""),
+                ("boot_file", boot.name if boot is not None else ""),
+            ),
+        )
         return Outcome(
-            sends=(send(refusal, request.subnet, request.interface, promises=False),),
-            events=self._event(request, EventKind.NAK, address, reason=reason, damped=True),
+            sends=(ack,),
+            events=(*told[0], *events, event),
+            writes=self._table.bind(request.client, address, expires, typed),
+            sightings=told[1],
+            assignments=assigned(boot, typed),
+        )
+
+    def _nak(self, request: Request, address: IPv4Address, reason: str, text: str) -> Outcome:
+        """Refuse; where we are not authoritative, only a client that we know or that names us."""
+        network = self._network(request, int(address))
+        is_known = (
+            request.names(self._book.server_ids) or self._table.held(request.client) is not None
+        )
+        if not network.plan.authoritative and not is_known:
+            return _NOTHING_DONE
+        settings = self._book.settings(request.client, network, None)
+        server_id = request.override or settings.server_id or network.plan.appliance
+        refusal = nak(request.message, settings, server_id, text, request.arrival.interface)
+        return Outcome(
+            sends=(refusal,),
+            events=self._damped(request, EventKind.NAK, address, reason=reason),
         )
 
     # DECLINE, RELEASE, INFORM
 
-    def _decline(self, request: _Request) -> Outcome:
+    def _decline(self, request: Request) -> Outcome:
         """Quarantine the address, if its holder says so; anybody else could poison the pool."""
         wanted = request.wanted
-        if wanted is None or not request.is_for_us:
-            return Outcome()
-        table, client, subnet = self._table, request.client, request.subnet
-        held = table.held(client, subnet)
-        is_held = held is not None and held.address == wanted and held.is_bound(request.now)
-        if not is_held and table.offered(client, subnet, request.now) != wanted:
-            return Outcome()
-        reservation = table.reservation(client, subnet)
-        is_reserved = reservation is not None and reservation.address == wanted
+        if wanted is None or not request.names(self._book.server_ids):
+            return _NOTHING_DONE
+        table, client, number = self._table, request.client, int(wanted)
+        if client.link.network_of(number) is None:
+            return _NOTHING_DONE
+        if not request.holds(table.lease_at(number)) and table.offered(client) != number:
+            return _NOTHING_DONE
+        is_reserved = table.reserved_at(number) is not None
+        until = request.now + self._config.quarantine.total_seconds()
+        event = Event(
+            at=request.now,
+            kind=EventKind.DECLINE,
+            mac=client.mac,
+            address=wanted,
+            reason="RESERVED-IN-USE" if is_reserved else "IN-USE",
+        )
         return Outcome(
-            events=self._event(
-                request,
-                EventKind.DECLINE,
-                wanted,
-                reason="RESERVED-IN-USE" if is_reserved else "IN-USE",
-            ),
-            writes=table.quarantine(client, subnet, wanted, request.now),
+            events=(event,),
+            writes=table.quarantine(number, until, key=client.key, mac=client.mac),
         )
 
-    def _release(self, request: _Request) -> Outcome:
-        held = self._table.held(request.client, request.subnet)
-        if not request.is_for_us or held is None or held.address != request.message.ciaddr:
-            return Outcome()
-        if not held.is_bound(request.now):
-            return Outcome()
-        return Outcome(
-            events=self._event(request, EventKind.RELEASE, held.address),
-            writes=self._table.release(request.client, request.subnet, request.now),
-        )
-
-    def _inform(self, request: _Request) -> Outcome:
-        """Give settings without a lease to a client that has an address here."""
+    def _release(self, request: Request) -> Outcome:
         ciaddr = request.message.ciaddr
-        if ciaddr not in request.subnet.network:
-            return Outcome()
-        boot, events = self._boot(request)
-        grant = self._grant(request, None, boot)
-        ack = reply(MessageType.ACK, request.message, request.subnet, grant, ciaddr=ciaddr)
-        events += self._event(request, EventKind.INFORM, ciaddr, damped=True)
-        return Outcome(
-            sends=(send(ack, request.subnet, request.interface, promises=False),), events=events
+        if (
+            not request.names(self._book.server_ids)
+            or request.client.link.network_of(int(ciaddr)) is None
+        ):
+            return _NOTHING_DONE
+        lease = self._table.lease_at(int(ciaddr))
+        if not request.holds(lease):
+            return _NOTHING_DONE
+        event = Event(
+            at=request.now, kind=EventKind.RELEASE, mac=request.client.mac, address=ciaddr
         )
+        return Outcome(events=(event,), writes=self._table.release(int(ciaddr), request.now))
+
+    def _inform(self, request: Request) -> Outcome:
+        """Give settings without a lease to a client that has an address here."""
+        if request.server_id is not None and not request.names(self._book.server_ids):
+            return _NOTHING_DONE
+        ciaddr = request.message.ciaddr
+        address = ciaddr if ciaddr != _NOWHERE else request.arrival.source
+        network = request.client.link.network_of(int(address))
+        if network is None:
+            return _NOTHING_DONE
+        grant, events = self._grant(request, network, None, ciaddr, target=address)
+        message, interface = request.message, request.arrival.interface
+        ack = reply(MessageType.ACK, message, request.facts, grant, interface)
+        return Outcome(
+            sends=(ack,),
+            events=events + self._damped(request, EventKind.INFORM, address),
+            assignments=assigned(grant.boot, address),
+        )
+
+    # Probing ahead of time
+
+    def candidates(self, count: int) -> tuple[Candidate, ...]:
+        """Give the addresses that the next strangers would get, about `count` of each pool.
+
+        As of the last `tick`; without those asked for lately and what ARP does not reach.
+        """
+        return tuple(
+            Candidate(
+                interface=network.plan.interface,
+                source=network.plan.appliance,
+                address=IPv4Address(number),
+            )
+            for network, number in self._table.upcoming(count, self._now)
+        )
+
+    def probed(self, address: IPv4Address, now: float) -> None:
+        """Take note that nobody answered for an address."""
+        self._table.probed(int(address), now)
+
+    def in_use(self, address: IPv4Address, mac: bytes | None, now: float) -> Outcome:
+        """Quarantine an address that answered ARP, unless it is its holder's who did."""
+        self.tick(now)
+        table, number = self._table, int(address)
+        place, lease = table.links.at(number), table.lease_at(number)
+        reserved = table.reserved_at(number)
+        if place is None or (reserved is not None and mac is not None and reserved.mac == mac):
+            return _NOTHING_DONE
+        if reserved is None and place.network.pool_of(number) is None:
+            return _NOTHING_DONE
+        if lease is not None and lease.blocks(now):
+            return _NOTHING_DONE
+        event = Event(
+            at=now,
+            kind=EventKind.IN_USE,
+            mac=mac,
+            address=address,
+            reason="RESERVED-IN-USE" if reserved is not None else "IN-USE",
+        )
+        until = now + self._config.quarantine.total_seconds()
+        return Outcome(events=(event,), writes=table.quarantine(number, until, mac=mac))
 
     # Events
 
-    def _event(
+    def _damped(
         self,
-        request: _Request,
+        request: Request,
         kind: EventKind,
         address: IPv4Address | None = None,
         *,
         reason: str | None = None,
         detail: Detail = (),
-        damped: bool = False,
     ) -> tuple[Event, ...]:
-        event = Event(
-            at=request.now,
-            kind=kind,
-            mac=request.client.mac,
-            address=address,
-            reason=reason,
-            detail=detail,
+        """Tell of something once a minute for each client."""
+        client, now = request.client, request.now
+        return self._damping.tell(
+            kind,
+            client.key,
+            now,
+            lambda: Event(
+                at=now, kind=kind, mac=client.mac, address=address, reason=reason, detail=detail
+            ),
         )
-        return self._tell(kind, request.client.key, event) if damped else (event,)
-
-    def _tell(self, kind: EventKind, key: bytes, event: Event) -> tuple[Event, ...]:
-        """Pass an event once a minute per kind and client; beyond the limit, one FLOOD for all."""
-        self.tick(event.at)
-        if (kind, key) in self._told:
-            return ()
-        if len(self._told) < DAMPING_ENTRIES:
-            self._told[kind, key] = event.at + DAMPING_SECONDS
-            return (event,)
-        if (EventKind.FLOOD, b"") in self._told:
-            return ()
-        self._told[EventKind.FLOOD, b""] = event.at + DAMPING_SECONDS
-        return (Event(at=event.at, kind=EventKind.FLOOD),)
 
 
-def _link_selection(message: Message) -> IPv4Address | None:
-    """Read sub-option 5 of option 82; None when there is none of 4 bytes."""
-    data = message.options.get(Code.RELAY_AGENT) or b""
-    at = 0
-    while at + 2 <= len(data):
-        end = at + 2 + data[at + 1]
-        if data[at] == _LINK_SELECTION and data[at + 1] == 4 and end <= len(data):
-            return IPv4Address(data[at + 2 : end])
-        at = end
-    return None
+def _has_address(client: Client) -> bool:
+    return client.reservation is not None and client.reservation.address is not None

@@ -119,3 +119,39 @@ class Message:
             _COOKIE,
         )
         return (header + encode_options(self.options)).ljust(MINIMUM_SIZE, b"\0")
+
+
+HEADER_SIZE = _HEADER.size
+"""Bytes before the options: the fixed fields and the cookie."""
+
+
+def encode_reply(
+    request: Message,
+    *,
+    addresses: tuple[IPv4Address, IPv4Address, IPv4Address],
+    flags: int,
+    names: tuple[bytes, bytes],
+    options: bytes,
+) -> bytes:
+    """Write a reply whose options are written already, END and all; padded to 300 bytes.
+
+    `addresses` are ciaddr, yiaddr and siaddr, `names` are sname and file, or the options in them.
+    """
+    ciaddr, yiaddr, siaddr = addresses
+    header = _HEADER.pack(
+        BOOTREPLY,
+        request.htype,
+        len(request.chaddr),
+        0,
+        request.xid,
+        0,
+        flags,
+        ciaddr.packed,
+        yiaddr.packed,
+        siaddr.packed,
+        request.giaddr.packed,
+        request.chaddr,
+        *names,
+        _COOKIE,
+    )
+    return (header + options).ljust(MINIMUM_SIZE, b"\0")

@@ -1,4 +1,4 @@
-"""Who holds which address: subnets, reservations, offers and leases as one pure table.
+"""Who holds which address: reservations, offers and leases as one pure table.
 
 It never offers an address that another client was offered or holds, and never reads a clock or a
 file: what must be durable it returns as writes. RFC 2131, 3.1 and 4.3.1.
@@ -6,37 +6,26 @@ file: what must be durable it returns as writes. RFC 2131, 3.1 and 4.3.1.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from enum import StrEnum
 from ipaddress import IPv4Address
-from itertools import chain, pairwise
 
-from netboot.errors import SiteError
+from netboot.links import Link, Links, Network, Place, check_plan, identity_of
 from netboot.network import Reservation, SubnetPlan
 
 OFFER_SECONDS = 30.0
 """How long an offer is held: OVMF requests 3.3 to 4.6 s after DISCOVER, repeats after 16 s."""
-QUARANTINE_SECONDS = 3600.0
-"""How long a declined address rests: until a wrong cable is found, not until tomorrow."""
+OFFERS_LIMIT = 65_536
+"""More open offers than this are a flood; the oldest go."""
 MEMORY_SECONDS = 86400.0
 """How long after its lease a box's address is kept from strangers."""
 STRANGERS = 4
 """With this many open offers, addresses younger than MEMORY_SECONDS are kept (a flood of MACs)."""
-POOL_LIMIT = 16384
-"""Addresses in one subnet's pools; choosing walks them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
-    """Who asks: `key` is the MAC on Ethernet, else a longer text of hardware address or client-id.
-
-    On Ethernet never the client-id: firmware, loader, installer and system each send another one.
-    """
-
-    key: bytes
-    mac: bytes | None
+PROBE_SECONDS = 600.0
+"""How long the silence of an address that was asked by ARP counts."""
+PROBES_KEPT = 4096
 
 
 class LeaseState(StrEnum):
@@ -49,7 +38,12 @@ class LeaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One address and its last holder; `expires` in unix seconds, of the quarantine if declined."""
+    """One address and its last holder; `expires` in unix seconds, of the quarantine if declined.
+
+    `key` is what identifies the holder, empty for an address that was found in use. `client_id` is
+    option 61 of its last REQUEST, `identity` what its reservation knew it by: both must be kept,
+    because a system neither sends its firmware's UUID nor, past a relay, its circuit.
+    """
 
     subnet: str
     address: IPv4Address
@@ -58,14 +52,16 @@ class Lease:
     state: LeaseState
     expires: float
     name: str | None
+    client_id: bytes | None = None
+    identity: bytes | None = None
 
     def blocks(self, now: float) -> bool:
         """Tell whether the address is taken, by its holder or by quarantine."""
-        return self.state is not LeaseState.RELEASED and self.expires > now
+        return self.expires > now and self.state is not LeaseState.RELEASED
 
     def is_bound(self, now: float) -> bool:
         """Tell whether the holder may use the address now."""
-        return self.state is LeaseState.BOUND and self.expires > now
+        return self.expires > now and self.state is LeaseState.BOUND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,62 +73,30 @@ class LeaseWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Offer:
-    subnet: str
+class Client:
+    """Who asks, where, and what the plan says of it.
+
+    `key` is the MAC on Ethernet, else a longer text; `classes` are names.
+    """
+
     key: bytes
-    until: float
+    mac: bytes | None
+    place: Place
+    client_id: bytes | None = None
+    reservation: Reservation | None = None
+    classes: frozenset[str] = frozenset()
 
-
-def check_plan(subnets: Iterable[SubnetPlan], reservations: Iterable[Reservation]) -> None:
-    """Refuse a plan that would give one address twice or from another network; SiteError."""
-    subnets = tuple(subnets)
-    for subnet in subnets:
-        _check_subnet(subnet)
-    served = [subnet for subnet in subnets if subnet.dhcp == "server"]
-    if len({subnet.interface for subnet in served}) != len(served):
-        raise SiteError('two subnets with dhcp = "server" share one interface')
-    for one, two in pairwise(sorted(subnets, key=lambda subnet: subnet.network)):
-        if one.network.overlaps(two.network):
-            raise SiteError(f"subnets {one.name} and {two.name} overlap")
-    addresses: set[IPv4Address] = {subnet.appliance for subnet in subnets}
-    for reservation in reservations:
-        if reservation.address is None:
-            continue
-        if reservation.address in addresses:
-            raise SiteError(f"reservation {reservation.address}: the address is given twice")
-        addresses.add(reservation.address)
-
-
-def _check_subnet(subnet: SubnetPlan) -> None:
-    if subnet.appliance not in subnet.network:
-        raise SiteError(f"subnet {subnet.name}: appliance is outside {subnet.network}")
-    if subnet.lease < timedelta(minutes=1):
-        raise SiteError(f"subnet {subnet.name}: lease is shorter than a minute")
-    size = 0
-    for pool in subnet.pools:
-        first, last = pool.first, pool.last
-        if first > last or first not in subnet.network or last not in subnet.network:
-            raise SiteError(f"subnet {subnet.name}: pool {first}-{last} is not in {subnet.network}")
-        size += int(last) - int(first) + 1
-    if size > POOL_LIMIT:
-        raise SiteError(f"subnet {subnet.name}: pools hold {size} addresses, at most {POOL_LIMIT}")
-
-
-def _pool(subnet: SubnetPlan) -> dict[IPv4Address, None]:
-    """List the addresses to give, in order, without ours, the gateway's and the two ends."""
-    taken = {
-        subnet.appliance,
-        subnet.gateway,
-        subnet.network.network_address,
-        subnet.network.broadcast_address,
-    }
-    ranges = (range(int(pool.first), int(pool.last) + 1) for pool in subnet.pools)
-    addresses = (IPv4Address(number) for number in chain.from_iterable(ranges))
-    return dict.fromkeys(address for address in addresses if address not in taken)
+    @property
+    def link(self) -> Link:
+        """The link that it is on."""
+        return self.place.link
 
 
 class LeaseTable:
-    """Offers, leases and quarantine of all subnets; `replace` changes the plan and keeps them."""
+    """Offers, leases and quarantine of all subnets; `replace` changes the plan and keeps them.
+
+    Addresses are whole numbers here: they are hashed and compared for every packet.
+    """
 
     def __init__(
         self,
@@ -140,200 +104,336 @@ class LeaseTable:
         reservations: Iterable[Reservation],
         leases: Iterable[Lease] = (),
     ) -> None:
-        self._leases: dict[IPv4Address, Lease] = {}
-        self._held: dict[tuple[str, bytes], IPv4Address] = {}
-        self._offers: dict[IPv4Address, _Offer] = {}
-        self._offered: dict[tuple[str, bytes], IPv4Address] = {}
+        self._leases: dict[int, Lease] = {int(lease.address): lease for lease in leases}
+        self._held: dict[tuple[str, bytes], int] = {}
+        self._offers: dict[int, tuple[str, bytes, float]] = {}
+        self._offered: dict[tuple[str, bytes], int] = {}
+        self._probed: dict[int, float] = {}
         self.replace(subnets, reservations)
-        for lease in leases:
-            self._store(lease)
 
     def replace(self, subnets: Iterable[SubnetPlan], reservations: Iterable[Reservation]) -> None:
         """Take another plan and keep what was given; SiteError, and the old plan stays."""
         subnets, reservations = tuple(subnets), tuple(reservations)
         check_plan(subnets, reservations)
-        self._pools = {subnet.name: _pool(subnet) for subnet in subnets}
-        self._reserved = {
-            entry.address: entry for entry in reservations if entry.address is not None
-        }
-        self._by_mac: dict[bytes, tuple[Reservation, ...]] = {}
-        for reservation in reservations:
-            if reservation.mac is not None:
-                known = self._by_mac.get(reservation.mac, ())
-                self._by_mac[reservation.mac] = (*known, reservation)
+        self.links = Links(subnets, reservations)
+        self._reserved = {int(entry.address): entry for entry in reservations if entry.address}
+        self._by_identity: dict[bytes, list[Reservation]] = defaultdict(list)
+        for entry in reservations:
+            self._by_identity[identity_of(entry)].append(entry)
+        self._held.clear()
+        self._offered.clear()
+        offers, self._offers = self._offers, {}
+        for number, (_, key, until) in offers.items():
+            place = self.links.at(number)
+            if place is not None:
+                self._offers[number] = place.link.name, key, until
+                self._offered[place.link.name, key] = number
+        # Where two links became one, the lease that ends last is the client's.
+        for number, lease in sorted(self._leases.items(), key=lambda item: item[1].expires):
+            self._index(number, lease)
+
+    def _index(self, number: int, lease: Lease) -> None:
+        place = self.links.at(number)
+        if lease.state is not LeaseState.DECLINED:
+            link = place.link.name if place is not None else self.links.name_of(lease.subnet)
+            self._held[link, lease.key] = number
+        pool = place.network.pool_of(number) if place is not None else None
+        if pool is not None:
+            pool.note(number, lease.expires, self._leases)
 
     def leases(self) -> tuple[Lease, ...]:
         """Every row, bound or not."""
         return tuple(self._leases.values())
 
-    def reservation(self, client: Client, subnet: SubnetPlan) -> Reservation | None:
-        """Find the client's reservation in this subnet."""
-        known = self._by_mac.get(client.mac, ()) if client.mac else ()
-        return next((entry for entry in known if entry.address in subnet.network), None)
+    def lease_at(self, address: int) -> Lease | None:
+        """Find the row of an address."""
+        return self._leases.get(address)
 
-    def held(self, client: Client, subnet: SubnetPlan) -> Lease | None:
-        """Find the row that the client holds or held last in this subnet."""
-        address = self._held.get((subnet.name, client.key))
-        return None if address is None else self._leases[address]
+    def reserved_at(self, address: int) -> Reservation | None:
+        """Find whose address this is by the plan."""
+        return self._reserved.get(address)
 
-    def offered(self, client: Client, subnet: SubnetPlan, now: float) -> IPv4Address | None:
-        """Find the client's open offer."""
-        address = self._offered.get((subnet.name, client.key))
-        return address if address is not None and self._offers[address].until > now else None
+    # Reservations
 
-    def may_have(
-        self, client: Client, subnet: SubnetPlan, address: IPv4Address, now: float
-    ) -> bool:
+    def reservation(
+        self, key: bytes, identities: tuple[bytes, ...], link: Link
+    ) -> Reservation | None:
+        """Find a client's reservation on its link, else one without an address.
+
+        What the client does not say this time, its lease remembers; what it says otherwise counts.
+        """
+        if not self._by_identity:
+            return None
+        found = None
+        for identity in (*identities, *self._remembered(key, identities, link)):
+            for entry in self._by_identity.get(identity, ()):
+                if entry.address is None:
+                    found = found or entry
+                elif link.network_of(int(entry.address)) is not None:
+                    return entry
+        return found
+
+    def _remembered(
+        self, key: bytes, identities: tuple[bytes, ...], link: Link
+    ) -> tuple[bytes, ...]:
+        number = self._held.get((link.name, key))
+        identity = self._leases[number].identity if number is not None else None
+        if identity is None or any(said[0] == identity[0] for said in identities):
+            return ()
+        return (identity,)
+
+    # Reading
+
+    def held(self, client: Client) -> Lease | None:
+        """Find the row that the client holds or held last on its link."""
+        number = self._held.get((client.place.link.name, client.key))
+        return None if number is None else self._leases[number]
+
+    def offered(self, client: Client) -> int | None:
+        """Find the client's open offer; `expire` comes first."""
+        return self._offered.get((client.place.link.name, client.key))
+
+    def may_have(self, client: Client, address: int, now: float) -> bool:
         """Tell whether the plan allows the client this address and nobody else has it."""
-        return self._allows(client, subnet, address) and self._is_free(client, address, now)
+        return self._allows(client, address, now) and self._is_free(client, address, now)
 
-    def _allows(self, client: Client, subnet: SubnetPlan, address: IPv4Address) -> bool:
+    def _allows(self, client: Client, address: int, now: float) -> bool:
         reserved = self._reserved.get(address)
-        if reserved is not None:
-            return reserved.mac == client.mac and address in subnet.network
-        return address in self._pools[subnet.name]
+        network = client.place.link.network_of(address)
+        if reserved is not None or network is None:
+            return reserved is client.reservation and network is not None
+        pool = network.pool_of(address)
+        if pool is None:
+            return False
+        if not pool.plan.classes or not pool.plan.classes.isdisjoint(client.classes):
+            return True
+        # A box is in other classes as firmware than as a system, and keeps its address (D14).
+        lease = self._leases.get(address)
+        return lease is not None and lease.key == client.key and lease.is_bound(now)
 
-    def _is_free(self, client: Client, address: IPv4Address, now: float) -> bool:
+    def _is_free(self, client: Client, address: int, now: float) -> bool:
         lease = self._leases.get(address)
         if lease is not None and lease.blocks(now):
             return lease.state is LeaseState.BOUND and lease.key == client.key
         offer = self._offers.get(address)
-        return offer is None or offer.until <= now or offer.key == client.key
+        return offer is None or offer[1] == client.key
 
-    def choose(
-        self, client: Client, subnet: SubnetPlan, wanted: IPv4Address | None, now: float
-    ) -> IPv4Address | None:
+    # Choosing
+
+    def choose(self, client: Client, wanted: int | None, now: float) -> int | None:
         """Choose reserved, offered, held before, wanted, fresh, longest unused; None when full."""
-        for address in self._favourites(client, subnet, wanted, now):
-            if self.may_have(client, subnet, address, now):
+        for address in self._favourites(client, wanted, now):
+            if self.may_have(client, address, now):
                 return address
-        return self._fresh(client, subnet, now) or self._unused(client, subnet, now)
+        networks = client.place.in_order
+        return self._fresh(client, networks) or self._unused(client, networks, now)
 
-    def _favourites(
-        self, client: Client, subnet: SubnetPlan, wanted: IPv4Address | None, now: float
-    ) -> Iterator[IPv4Address]:
-        reservation = self.reservation(client, subnet)
-        if reservation is not None and reservation.address is not None:
-            yield reservation.address
-        offered = self.offered(client, subnet, now)
+    def _favourites(self, client: Client, wanted: int | None, now: float) -> Iterator[int]:
+        if client.reservation is not None and client.reservation.address is not None:
+            yield int(client.reservation.address)
+        link = client.place.link.name, client.key
+        offered = self._offered.get(link)
         if offered is not None:
             yield offered
-        held = self.held(client, subnet)
+        held = self._held.get(link)
         if held is not None:
-            yield held.address
+            yield held
         if wanted is not None and not self._is_remembered(wanted, now):
             yield wanted
 
-    def _is_remembered(self, address: IPv4Address, now: float) -> bool:
+    def _is_remembered(self, address: int, now: float) -> bool:
         """Tell whether a box was here lately, so that a stranger should not ask for its address."""
         lease = self._leases.get(address)
         return lease is not None and lease.expires + MEMORY_SECONDS > now
 
-    def _fresh(self, client: Client, subnet: SubnetPlan, now: float) -> IPv4Address | None:
-        return next(
-            (
-                address
-                for address in self._pools[subnet.name]
-                if address not in self._leases and self.may_have(client, subnet, address, now)
-            ),
-            None,
-        )
+    def _fresh(self, client: Client, networks: tuple[Network, ...]) -> int | None:
+        for network in networks:
+            for pool in network.pools:
+                if not pool.plan.classes or not pool.plan.classes.isdisjoint(client.classes):
+                    address = pool.fresh(self._is_taken)
+                    if address is not None:
+                        return address
+        return None
 
-    def _unused(self, client: Client, subnet: SubnetPlan, now: float) -> IPv4Address | None:
+    def _is_taken(self, address: int) -> bool:
+        return address in self._leases or address in self._offers
+
+    def _is_offered(self, address: int) -> bool:
+        return address in self._offers
+
+    def _unused(self, client: Client, networks: tuple[Network, ...], now: float) -> int | None:
         """Find the address whose lease ended first; under a flood only a forgotten one."""
-        open_offers = sum(1 for offer in self._offers.values() if offer.until > now)
-        ended = sorted(
-            (lease.expires, address)
-            for address in self._pools[subnet.name]
-            if (lease := self._leases.get(address)) is not None
-            and self.may_have(client, subnet, address, now)
-            and (open_offers < STRANGERS or not self._is_remembered(address, now))
+        ended = (
+            pool.oldest(self._leases, self._is_offered, now)
+            for network in networks
+            for pool in network.pools
+            if not pool.plan.classes or not pool.plan.classes.isdisjoint(client.classes)
         )
-        return ended[0][1] if ended else None
+        oldest = min((note for note in ended if note is not None), default=None)
+        if oldest is None:
+            return None
+        is_flood = len(self._offers) >= STRANGERS
+        return None if is_flood and oldest[0] + MEMORY_SECONDS > now else oldest[1]
 
-    def offer(self, client: Client, subnet: SubnetPlan, address: IPv4Address, now: float) -> None:
+    # Offers
+
+    def offer(self, client: Client, address: int, now: float) -> None:
         """Hold an address for a client that was offered it; its older offer ends."""
-        self.withdraw(client, subnet)
-        stale = self._offers.get(address)
-        if stale is not None:
-            self._offered.pop((stale.subnet, stale.key), None)
-        until = now + OFFER_SECONDS
-        self._offers[address] = _Offer(subnet=subnet.name, key=client.key, until=until)
-        self._offered[subnet.name, client.key] = address
+        link = client.place.link.name, client.key
+        before = self._offered.get(link)
+        if before is not None and before != address:
+            self._end_offer(before)
+        if address in self._offers:
+            self._forget_offer(address)
+        elif len(self._offers) >= OFFERS_LIMIT:
+            self._end_offer(next(iter(self._offers)))
+        self._offers[address] = (*link, now + OFFER_SECONDS)
+        self._offered[link] = address
 
-    def withdraw(self, client: Client, subnet: SubnetPlan) -> None:
+    def withdraw(self, client: Client) -> None:
         """End the client's offer, if there is one."""
-        address = self._offered.pop((subnet.name, client.key), None)
+        address = self._offered.get((client.place.link.name, client.key))
         if address is not None:
-            del self._offers[address]
+            self._end_offer(address)
+
+    def _forget_offer(self, address: int) -> None:
+        link, key, _ = self._offers.pop(address)
+        self._offered.pop((link, key), None)
+
+    def _end_offer(self, address: int) -> None:
+        """Forget an offer and let its address have its turn again."""
+        self._forget_offer(address)
+        place = self.links.at(address)
+        pool = place.network.pool_of(address) if place is not None else None
+        if pool is None:
+            return
+        lease = self._leases.get(address)
+        if lease is None:
+            pool.give_back(address)
+        else:
+            pool.note(address, lease.expires, self._leases)
+
+    def expire(self, now: float) -> None:
+        """Forget offers whose time is over; insertion order is the order of time."""
+        while self._offers:
+            address, (_, _, until) = next(iter(self._offers.items()))
+            if now < until <= now + OFFER_SECONDS:  # neither over nor was the clock set back
+                return
+            self._end_offer(address)
+
+    def deadline(self) -> float | None:
+        """When `expire` next has something to do, in seconds of unix time."""
+        return next(iter(self._offers.values()))[2] if self._offers else None
+
+    # Leases
 
     def bind(
-        self, client: Client, subnet: SubnetPlan, address: IPv4Address, now: float
+        self, client: Client, address: int, until: float, typed: IPv4Address | None = None
     ) -> tuple[LeaseWrite, ...]:
-        """Give the address for the subnet's lease time; its row before, if elsewhere, goes."""
-        reservation = self.reservation(client, subnet)
+        """Give the address until then; the client's row before, if elsewhere, goes.
+
+        `typed` is the address once more, where the caller has it already.
+        """
+        link = client.place.link.name, client.key
+        offered = self._offered.get(link)
+        if offered is not None:
+            (self._forget_offer if offered == address else self._end_offer)(offered)
+        network = client.place.link.network_of(address)
+        assert network is not None, "may_have comes before bind"
+        reservation, is_own = client.reservation, False
+        if reservation is not None:
+            is_own = reservation.address is not None and int(reservation.address) == address
         lease = Lease(
-            subnet=subnet.name,
-            address=address,
+            subnet=network.plan.name,
+            address=typed or IPv4Address(address),
             key=client.key,
             mac=client.mac,
             state=LeaseState.BOUND,
-            expires=now + subnet.lease.total_seconds(),
-            name=reservation.name if reservation and reservation.address == address else None,
+            expires=until,
+            name=reservation.name if reservation and (is_own or not reservation.address) else None,
+            client_id=client.client_id,
+            identity=identity_of(reservation) if reservation and is_own else None,
         )
-        self.withdraw(client, subnet)
-        before = self._held.get((subnet.name, client.key))
-        writes = [LeaseWrite(address=address, lease=lease)]
+        before = self._held.get(link)
+        writes = [LeaseWrite(address=lease.address, lease=lease)]
         if before is not None and before != address:
-            del self._leases[before]
-            writes.insert(0, LeaseWrite(address=before, lease=None))
-        self._store(lease)
+            writes.insert(0, self._drop(before))
+        self._store(address, lease, network)
         return tuple(writes)
 
-    def release(self, client: Client, subnet: SubnetPlan, now: float) -> tuple[LeaseWrite, ...]:
-        """End the client's lease now; the row stays, so that it gets the same address again."""
-        held = self.held(client, subnet)
-        if held is None:
-            return ()
-        return self._write(replace(held, state=LeaseState.RELEASED, expires=now))
+    def _drop(self, address: int) -> LeaseWrite:
+        lease = self._leases.pop(address)
+        place = self.links.at(address)
+        pool = place.network.pool_of(address) if place is not None else None
+        if pool is not None and address not in self._offers:
+            pool.give_back(address)
+        return LeaseWrite(address=lease.address, lease=None)
+
+    def release(self, address: int, now: float) -> tuple[LeaseWrite, ...]:
+        """End a lease now; the row stays, so that its holder gets the same address again."""
+        lease = self._leases[address]
+        return self._write(replace(lease, state=LeaseState.RELEASED, expires=now))
 
     def quarantine(
-        self, client: Client, subnet: SubnetPlan, address: IPv4Address, now: float
+        self, address: int, until: float, *, key: bytes = b"", mac: bytes | None = None
     ) -> tuple[LeaseWrite, ...]:
-        """Let nobody have the address for a while."""
-        self.withdraw(client, subnet)
+        """Let nobody have the address until then; `key` and `mac` are who said why."""
+        if address in self._offers:
+            self._forget_offer(address)
+        place = self.links.at(address)
         return self._write(
             Lease(
-                subnet=subnet.name,
-                address=address,
-                key=client.key,
-                mac=client.mac,
+                subnet=place.network.plan.name if place is not None else "",
+                address=IPv4Address(address),
+                key=key,
+                mac=mac,
                 state=LeaseState.DECLINED,
-                expires=now + QUARANTINE_SECONDS,
+                expires=until,
                 name=None,
             )
         )
 
     def _write(self, lease: Lease) -> tuple[LeaseWrite, ...]:
-        self._store(lease)
+        place = self.links.at(int(lease.address))
+        self._store(int(lease.address), lease, place.network if place is not None else None)
         return (LeaseWrite(address=lease.address, lease=lease),)
 
-    def _store(self, lease: Lease) -> None:
+    def _store(self, address: int, lease: Lease, network: Network | None) -> None:
         """Put a row in; whoever held the address before holds it no more."""
-        before = self._leases.get(lease.address)
-        if before is not None and self._held.get((before.subnet, before.key)) == lease.address:
-            del self._held[before.subnet, before.key]
-        self._leases[lease.address] = lease
+        place_name = self.links.name_of(lease.subnet)
+        before = self._leases.get(address)
+        if before is not None and before.key != lease.key:
+            held = self.links.name_of(before.subnet), before.key
+            if self._held.get(held) == address:
+                del self._held[held]
+        self._leases[address] = lease
         if lease.state is not LeaseState.DECLINED:
-            self._held[lease.subnet, lease.key] = lease.address
+            self._held[place_name, lease.key] = address
+        elif self._held.get((place_name, lease.key)) == address:
+            del self._held[place_name, lease.key]
+        pool = network.pool_of(address) if network is not None else None
+        if pool is not None:
+            pool.note(address, lease.expires, self._leases)
 
-    def expire(self, now: float) -> None:
-        """Forget offers whose time is over."""
-        for address, offer in tuple(self._offers.items()):
-            if not now < offer.until <= now + OFFER_SECONDS:  # over, or the clock was set back
-                del self._offers[address]
-                self._offered.pop((offer.subnet, offer.key), None)
+    # Probing
 
-    def deadline(self) -> float | None:
-        """When `expire` next has something to do, in seconds of unix time."""
-        return min((offer.until for offer in self._offers.values()), default=None)
+    def upcoming(self, wanted: int, now: float) -> Iterator[tuple[Network, int]]:
+        """Give the addresses that the next strangers would get and that were not asked of late."""
+        for link in self.links.all:
+            for network in link.networks:
+                if network.plan.relayed:
+                    continue  # ARP does not reach them
+                for pool in network.pools:
+                    turn = pool.upcoming(wanted, self._leases, self._is_offered, now)
+                    yield from ((network, n) for n in turn if not self._is_probed(n, now))
+
+    def _is_probed(self, address: int, now: float) -> bool:
+        at = self._probed.get(address)
+        return at is not None and at <= now < at + PROBE_SECONDS
+
+    def probed(self, address: int, now: float) -> None:
+        """Take note that an address was asked by ARP and nobody answered."""
+        self._probed.pop(address, None)
+        self._probed[address] = now
+        if len(self._probed) > PROBES_KEPT:
+            del self._probed[next(iter(self._probed))]

@@ -616,10 +616,16 @@ def test_a_wrong_plan_is_refused_and_the_old_one_stays() -> None:
         {"appliance": ADDRESS("10.0.0.1")},
         {"pools": (Pool(first=ADDRESS("10.41.7.9"), last=ADDRESS("10.41.7.3")),)},
         {"pools": (Pool(first=ADDRESS("10.41.7.9"), last=ADDRESS("10.41.8.3")),)},
-        {"lease": timedelta(seconds=5)},
+        {"lease": timedelta(milliseconds=900)},
         {
             "network": IPv4Network("10.0.0.0/8"),
-            "pools": (Pool(first=ADDRESS("10.0.0.1"), last=ADDRESS("10.1.0.1")),),
+            "pools": (Pool(first=ADDRESS("10.0.0.1"), last=ADDRESS("10.16.0.1")),),
+        },
+        {
+            "pools": (
+                Pool(first=ADDRESS("10.41.7.9"), last=ADDRESS("10.41.7.20")),
+                Pool(first=ADDRESS("10.41.7.20"), last=ADDRESS("10.41.7.30")),
+            )
         },
     ],
 )
