@@ -51,7 +51,8 @@ def packages() -> list[str]:
 
 
 def dependencies() -> list[str]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["watch"]]
 
 
 def prepared() -> Path:

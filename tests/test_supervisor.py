@@ -90,7 +90,7 @@ def test_a_service_has_its_own_user_and_only_its_rights(service: str) -> None:
         wait_until(lambda: Path(f"/proc/{pid}/comm").read_text().strip() != "setpriv")
         wait_until(lambda: status_of(pid)["Name"] in ("sh", "sleep"))
         found = status_of(pid)
-        expected = {"netboot": BIND | RAW, "nginx": BIND}.get(service, 0)
+        expected = {"netboot": BIND | RAW, "nginx": BIND, "watch": RAW}.get(service, 0)
         assert found["Uid"].split() == [str(USERS[service])] * 4
         assert found["Gid"].split() == [str(USERS[service])] * 4
         assert found["Groups"] == ""

@@ -15,7 +15,15 @@ from keys.io.layout import SERVICES, Layout
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 SERVICE_UNITS = {name: UNITS / f"doorstep-{name}.service" for name in SERVICES}
-EXPOSURE = {"keys": 6, "control": 6, "enroll": 6, "page": 6, "nginx": 17, "netboot": 19}
+EXPOSURE = {
+    "keys": 6,
+    "control": 6,
+    "enroll": 6,
+    "page": 6,
+    "nginx": 17,
+    "netboot": 19,
+    "watch": 19,
+}
 """Highest exposure that systemd-analyze may find, in tenths."""
 COMMAND = Path("opt/doorstep/bin/doorstep")
 

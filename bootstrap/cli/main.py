@@ -30,6 +30,7 @@ COMMANDS = {
     "services": Entry("bootstrap.cli.box:services", "Show what each process does."),
     "box": Entry("bootstrap.cli.box:box", "Look at boxes; approve or refuse one."),
     "events": Entry("bootstrap.cli.box:events", "Show what happened, and what happens."),
+    "watch": Entry("bootstrap.cli.watch:watch", "Hear who else serves on the site's networks."),
     "secret": Entry("bootstrap.cli.secret:secret", "Store, list and remove secrets."),
     "note": Entry("bootstrap.cli.site:note", "Sign the delivery note with the offline key."),
     "trust": Entry("bootstrap.cli.trust:trust", "Import, list and remove TPM makers' CAs."),

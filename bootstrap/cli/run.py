@@ -88,6 +88,13 @@ def netboot(place: Place) -> None:
 
 @service.command()
 @with_place
+def watch(place: Place) -> None:
+    """Run the watch for others who serve on the site's networks."""
+    import_module("bootstrap.io.rogue_watch").main(place.layout())
+
+
+@service.command()
+@with_place
 def nginx(place: Place) -> None:
     """Run TLS in front of phone-home and page."""
     import_module("bootstrap.io.nginx").main(place.layout())

@@ -94,7 +94,7 @@ class Control:
         decider = Decider(self._store, self._settings, judge, self._planner, keys)
         self._desk = ReportDesk(self._store, self._settings, keys)
         self._collector = Collector(
-            self._store, {name: layout.socket(name) for name in ("netboot", "keys")}
+            self._store, {name: layout.socket(name) for name in ("netboot", "keys", "watch")}
         )
         self._phone = PhoneHome(
             self._store, self._settings().identity, decider, self._collector.leases

@@ -26,10 +26,11 @@ from bootstrap.io.site_dir import REHEARSAL_MARK, check_site, errors_of
 from bootstrap.site import SiteFileError
 from keys.io.layout import Layout
 
-ORDER = ("keys", "control", "netboot", "enroll", "page", "nginx")
+ORDER = ("keys", "control", "netboot", "enroll", "page", "nginx", "watch")
 RIGHTS: Mapping[str, tuple[str, ...]] = {
     "netboot": ("net_bind_service", "net_raw"),
     "nginx": ("net_bind_service",),
+    "watch": ("net_raw",),
 }
 """Capabilities of each service; one that is not named has none."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -215,13 +216,14 @@ def directories(layout: Layout) -> Iterator[Directory]:
     )
     for name, service, mode in (
         ("netboot", "netboot", 0o700),
+        ("watch", "watch", 0o700),
         ("site", "control", 0o700),
         ("evidence", "control", 0o700),
         ("plan", "control", 0o755),
         ("keys", "keys", 0o700),
     ):
         yield _owned(layout, layout.state / name, service, mode)
-    for service in ("netboot", "control", "keys"):
+    for service in ("netboot", "control", "keys", "watch"):
         yield _owned(layout, layout.run / service, service, 0o755)
     for service in ("enroll", "page"):
         yield _owned(layout, layout.run / service, service, 0o2755, group="nginx")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keys.errors import SiteError
 
-SERVICES = ("netboot", "enroll", "control", "keys", "page", "nginx")
+SERVICES = ("netboot", "enroll", "control", "keys", "page", "nginx", "watch")
 OPERATOR = "operator"
 """What uid 0 is called in the tables of method by user."""
 
