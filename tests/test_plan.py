@@ -220,7 +220,7 @@ WRONG = [
     (subnet(network=IPv4Network("8.0.0.0/5")), "is larger than a /8"),
     (subnet(appliance=IPv4Address("10.41.7.0")), "appliance 10.41.7.0 is no host"),
     (subnet(gateway=IPv4Address("10.41.8.1")), "gateway 10.41.8.1 is no host"),
-    (subnet(lease=timedelta(seconds=1)), "lease is shorter than a minute"),
+    (subnet(lease=timedelta(milliseconds=900)), "lease is shorter than a second"),
     (pools("10.41.7.9-10.41.7.5"), "is not in 10.41.7.0/24"),
     (pools("10.41.7.250-10.41.8.5"), "is not in 10.41.7.0/24"),
     (pools("10.41.7.20-10.41.7.29", "10.41.7.29-10.41.7.40"), "overlaps with 10.41.7.20"),
