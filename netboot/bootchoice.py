@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from netboot.classes import matches
 from netboot.client import Facts
@@ -151,7 +151,10 @@ def rules_of_set(
 
 
 def choose(
-    facts: Facts, table: BootTable, appliance: IPv4Address, boot_set: bytes | None = None
+    facts: Facts,
+    table: BootTable,
+    appliance: IPv4Address | IPv6Address,
+    boot_set: bytes | None = None,
 ) -> BootFile | NoLoader | None:
     """Choose for one request; None for a client that does not boot, or that nothing is said about.
 
@@ -186,14 +189,15 @@ def _is_ipxe_program(file: str) -> bool:
     return name.startswith(_IPXE_PROGRAMS) and name.endswith(_PROGRAM_ENDINGS)
 
 
-def _name(rule: BootRule, table: BootTable, appliance: IPv4Address) -> BootFile:
+def _name(rule: BootRule, table: BootTable, appliance: IPv4Address | IPv6Address) -> BootFile:
     name = rule.file
     if rule.loading in _BY_HTTP and "://" not in name:
         name = f"{_origin(rule.loading, table.https_port, appliance)}/{name.lstrip('/')}"
     return BootFile(loading=rule.loading, name=name, boot_set=rule.boot_set)
 
 
-def _origin(loading: Loading, port: int | None, appliance: IPv4Address) -> str:
+def _origin(loading: Loading, port: int | None, appliance: IPv4Address | IPv6Address) -> str:
+    host = str(appliance) if appliance.version == 4 else f"[{appliance}]"
     if loading is Loading.HTTP or port is None:
-        return f"http://{appliance}"
-    return f"https://{appliance}" if port == 443 else f"https://{appliance}:{port}"
+        return f"http://{host}"
+    return f"https://{host}" if port == 443 else f"https://{host}:{port}"
