@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import selectors
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -142,14 +140,9 @@ def serve(database: str, interface: str) -> None:
     store = NetbootStore(Path(database))
     engine = DhcpEngine(plan, store.load_leases())
     runner = DhcpRunner(engine, store, plan)
-    selector = selectors.DefaultSelector()
-    for ready in runner.sockets():
-        selector.register(ready, selectors.EVENT_READ)
     print("serving", flush=True)
     while True:
-        for key, _ in selector.select(0.5):
-            runner.on_readable(key.fileobj, time.time())  # type: ignore[arg-type]
-        runner.tick(time.time())
+        runner.turn(0.5)
 
 
 def start_server(namespace: str, database: Path, interface: str) -> subprocess.Popen[str]:

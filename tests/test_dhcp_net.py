@@ -34,9 +34,11 @@ from netboot.dhcp import DhcpConfig, DhcpEngine
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import MessageType
 from netboot.errors import SiteError
-from netboot.io.dhcp import DhcpRunner, checksum, udp_frame
+from netboot.io.dhcp import DhcpRunner
+from netboot.io.frame import checksum, udp_frame
 from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.probe import ForeignServer, read_offer, refuse_foreign
+from netboot.network import Pool
 
 PROBE = """
 import sys
@@ -294,56 +296,82 @@ def test_d39_every_acknowledged_lease_is_there_after_kill_9(wire: Wire, database
 RUNNER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_dhcp_net import refuse_without_a_disk, replace_while_running
-refuse_without_a_disk(sys.argv[2])
+from test_dhcp_net import refuse_on_a_full_disk, replace_while_running
+refuse_on_a_full_disk(sys.argv[2])
 replace_while_running(sys.argv[2], sys.argv[3])
 print("passed")
 """
 
 
-def turn(runner: DhcpRunner, data: bytes) -> MessageType | None:
+def ask(runner: DhcpRunner, data: bytes, seconds: float = 5) -> MessageType | None:
     """Send one packet by way of a relay on the loopback interface, and read the answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
         relay.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         relay.bind(("127.0.0.9", 67))
-        relay.settimeout(0.2)
+        relay.setblocking(False)
         relay.sendto(data, ("127.0.0.1", 67))
-        (ready,) = runner.sockets()
-        runner.on_readable(ready, NOW)
-        try:
-            return Message.decode(relay.recv(2000)).options.message_type
-        except TimeoutError:
-            return None
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            runner.turn(0.02)
+            try:
+                answer, source = relay.recvfrom(2000)
+            except BlockingIOError:
+                continue
+            assert source == ("127.0.0.1", 67)
+            return Message.decode(answer).options.message_type
+    return None
 
 
 def loopback(**changes: object) -> DhcpConfig:
-    pools = ((ADDRESS("127.0.1.1"), ADDRESS("127.0.1.9")),)
+    pools = (Pool(first=ADDRESS("127.0.1.1"), last=ADDRESS("127.0.1.9")),)
     network, appliance = IPv4Network("127.0.0.0/16"), ADDRESS("127.0.0.1")
     values = {"interface": "lo", "network": network, "appliance": appliance, "gateway": None}
     return config(subnet(**(values | {"pools": pools} | changes)), reservations=())
 
 
-def refuse_without_a_disk(database: str) -> None:
-    store = NetbootStore(Path(database))
+def refuse_on_a_full_disk(directory: str) -> None:
+    """Hold the ACK back while there is no room, offer all the same, and recover with the disk.
+
+    The table keeps what it gave: the address is not given to another, and is on disk at the end.
+    """
+    mount("-t", "tmpfs", "-o", "size=2m", "disk", directory)
+    store = NetbootStore(Path(directory, "netboot.db"))
     plan = loopback()
     runner = DhcpRunner(DhcpEngine(plan, ()), store, plan)
     relayed = {"giaddr": ADDRESS("127.0.0.9")}
     asked = selecting(mac(1), ADDRESS("127.0.1.1"), server="127.0.0.1", **relayed)
-    store.rows("PRAGMA query_only = ON")
-    assert turn(runner, message(MessageType.DISCOVER, mac(1), **relayed)) is MessageType.OFFER
-    assert turn(runner, asked) is None
+    filler = Path(directory, "filler")
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    assert ask(runner, message(MessageType.DISCOVER, mac(1), **relayed)) is MessageType.OFFER
+    assert ask(runner, asked, 0.5) is None
     assert runner.trouble is not None
     assert "netboot.db cannot be written" in runner.trouble
-    store.rows("PRAGMA query_only = OFF")
-    assert turn(runner, asked) is MessageType.ACK
-    assert runner.trouble is None
+    assert store.load_leases() == ()
+    other = selecting(mac(2), ADDRESS("127.0.1.1"), server="127.0.0.1", **relayed)
+    assert ask(runner, other) is MessageType.NAK
+    filler.unlink()
+    until(lambda: runner.trouble is None)
     assert [lease.mac for lease in store.load_leases()] == [mac(1)]
+    assert ask(runner, asked) is MessageType.ACK
+    until(lambda: "disk-works" in [row["kind"] for row in EventLog(store).after(0)])
+    told = [row for row in EventLog(store).after(0) if row["kind"].startswith("disk")]
+    assert [row["kind"] for row in told] == ["disk-refused", "disk-works"]
+    assert told[0]["detail"]["sentence"] == "database or disk is full"
+    assert told[1]["detail"]["held_back"] >= 1
     runner.close()
     store.close()
+    run("umount", directory)
 
 
-def replace_while_running(database: str, other: str) -> None:
-    store = NetbootStore(Path(database))
+def mount(*arguments: str) -> None:
+    """Mount in this process's own view, which `ip netns exec` has made."""
+    run("mount", *arguments)
+
+
+def replace_while_running(directory: str, other: str) -> None:
+    store = NetbootStore(Path(directory, "netboot.db"))
     plan = loopback()
     runner = DhcpRunner(DhcpEngine(plan, store.load_leases()), store, plan)
     (before,) = runner.sockets()
@@ -363,10 +391,10 @@ def replace_while_running(database: str, other: str) -> None:
 
 
 @pytest.mark.boots
-def test_no_ack_without_a_disk_and_sockets_follow_the_plan(wire: Wire, database: Path) -> None:
+def test_no_ack_on_a_full_disk_and_sockets_follow_the_plan(wire: Wire, tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     command = ("ip", "netns", "exec", wire.srv, sys.executable, "-c", RUNNER)
-    assert run(*command, here, str(database), wire.ends[0]).endswith("passed\n")
+    assert run(*command, here, str(tmp_path), wire.ends[0]).endswith("passed\n")
 
 
 @pytest.mark.boots

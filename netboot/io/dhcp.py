@@ -1,171 +1,97 @@
-"""The DHCP server's sockets: packets to the engine, one commit, then the replies.
+"""The DHCP server's loop: packets to the engine, what it promises to the disk, then the replies.
 
-It never decides who gets what. One socket on port 67 for each interface (SO_BINDTODEVICE, so that a
-reply leaves where the request came in; SO_REUSEPORT would deliver a broadcast to every socket), and
-one packet socket for clients that have no address yet: RFC 2131, 4.1; RFC 791, 768 for the frame.
+It never decides who gets what. Replies that promise nothing leave at once; an ACK leaves when the
+store's writer has said that its lease is durable, while this thread goes on receiving.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import heapq
+import selectors
 import socket
 import sqlite3
-import struct
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address
+from itertools import count
 
-from netboot.dhcp import Arrival, DhcpConfig, DhcpEngine, Outcome, check_config
-from netboot.dhcp_message import CLIENT_PORT, SERVER_PORT
-from netboot.dhcp_reply import Send, Via
+from netboot.dhcp import DhcpConfig, DhcpEngine, Outcome, Sighting, check_config
+from netboot.dhcp_reply import Send
 from netboot.errors import SiteError
+from netboot.event_rate import EventRate
+from netboot.events import Event
+from netboot.io.dhcp_interface import DhcpInterface, Origin
 from netboot.io.leases import NetbootStore
+from netboot.leases import LeaseWrite
 
-_DRAIN = 256
-"""Packets taken in one turn, and committed together; others wait their turn."""
-_RECEIVE_BUFFER = 4 << 20
-"""Bytes; fifty boxes that power on together are one burst."""
-_SIOCGIFHWADDR = 0x8927
-_ETHERTYPE_IPV4 = 0x0800
-_TTL = 64
-_IP_PKTINFO = 8
-"""Linux's number; the socket module has no name for it before Python 3.14."""
+_DRAIN = 64
+"""Packets taken in one turn, and submitted together."""
+_HELD = 8192
+"""Replies that wait for the disk, or for their delay; clients of others ask again."""
+_TICK_SECONDS = 0.05
+_LOOK_SECONDS = 1.0
+"""Between looks whether an interface came, went, or is another one by the same name."""
 
-
-def interface_mac(name: str) -> bytes:
-    """Read an interface's Ethernet address; SiteError when there is no such interface."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            answer = fcntl.ioctl(probe, _SIOCGIFHWADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError as error:
-            raise SiteError(f"interface {name}: {error.strerror}") from error
-    return answer[18:24]
+_Reply = tuple[Origin, Send]
 
 
-def checksum(data: bytes) -> int:
-    """Compute the internet checksum (RFC 1071)."""
-    if len(data) % 2:
-        data += b"\0"
-    total = int(sum(struct.unpack(f"!{len(data) // 2}H", data)))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def udp_frame(
-    *,
-    macs: tuple[bytes, bytes],
-    addresses: tuple[IPv4Address, IPv4Address],
-    ports: tuple[int, int],
-    payload: bytes,
-) -> bytes:
-    """Build an Ethernet frame with IPv4 and UDP, both checksummed; each pair is source, target."""
-    source, target = addresses
-    length = 8 + len(payload)
-    ports_and_length = struct.pack("!HHH", *ports, length)
-    pseudo = source.packed + target.packed + struct.pack("!BBH", 0, socket.IPPROTO_UDP, length)
-    udp_sum = checksum(pseudo + ports_and_length + b"\0\0" + payload) or 0xFFFF
-    header = struct.pack(
-        "!BBHHHBBH4s4s",
-        0x45,
-        0,
-        20 + length,
-        0,
-        0x4000,
-        _TTL,
-        socket.IPPROTO_UDP,
-        0,
-        source.packed,
-        target.packed,
-    )
-    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
-    ethernet = macs[1] + macs[0] + struct.pack("!H", _ETHERTYPE_IPV4)
-    return ethernet + header + ports_and_length + struct.pack("!H", udp_sum) + payload
-
-
-class DhcpInterface:
-    """The sockets of one interface; opening them needs NET_BIND_SERVICE and NET_RAW."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.mac = interface_mac(name)
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            self.raw.bind((name, 0))
-            self._bind()
-        except OSError as error:
-            self.close()
-            raise SiteError(f"interface {name}, port {SERVER_PORT}: {error.strerror}") from error
-
-    def _bind(self) -> None:
-        level = socket.SOL_SOCKET
-        self.udp.setsockopt(level, socket.SO_REUSEADDR, 1)
-        self.udp.setsockopt(level, socket.SO_BROADCAST, 1)
-        self.udp.setsockopt(level, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        self.udp.setsockopt(level, socket.SO_BINDTODEVICE, self.name.encode())
-        self.udp.bind(("0.0.0.0", SERVER_PORT))
-
-    def receive(self) -> tuple[bytes, Arrival] | None:
-        """Take one datagram; None when there is none, or the interface went down."""
-        try:
-            data, (source, _) = self.udp.recvfrom(65535)
-        except OSError:
-            return None
-        return data, Arrival(interface=self.name, source=IPv4Address(source))
-
-    def send(self, reply: Send) -> None:
-        """Send a reply from our address; a frame that cannot leave goes out as broadcast."""
-        if reply.via is Via.FRAME and reply.mac is not None:
-            frame = udp_frame(
-                macs=(self.mac, reply.mac),
-                addresses=(reply.source, reply.destination),
-                ports=(SERVER_PORT, reply.port),
-                payload=reply.data,
-            )
-            try:
-                self.raw.send(frame)
-                return
-            except OSError:
-                self._datagram(reply, "255.255.255.255", CLIENT_PORT)
-                return
-        self._datagram(reply, str(reply.destination), reply.port)
-
-    def _datagram(self, reply: Send, address: str, port: int) -> None:
-        """Send by UDP with the source that option 54 names (IP_PKTINFO, ip(7))."""
-        info = struct.pack("=I4s4s", 0, reply.source.packed, b"\0\0\0\0")
-        ancillary = [(socket.IPPROTO_IP, _IP_PKTINFO, info)]
-        self.udp.sendmsg([reply.data], ancillary, 0, (address, port))
-
-    def close(self) -> None:
-        """Close both sockets."""
-        self.udp.close()
-        self.raw.close()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Released:
+    replies: tuple[_Reply, ...]
+    is_durable: bool
+    may_rename: bool
 
 
 class DhcpRunner:
-    """The engine with its sockets and store, for one thread's selector loop.
-
-    `trouble` is a sentence while replies are held back, because the disk or the network refused.
-    """
+    """The engine with its sockets and store, for one thread; `turn` is one turn of its loop."""
 
     def __init__(
         self,
         engine: DhcpEngine,
         store: NetbootStore,
         config: DhcpConfig,
+        *,
+        on_names: Callable[[], None] = lambda: None,
+        assign: Callable[[IPv4Address, bytes], None] = lambda client, boot_set: None,
     ) -> None:
-        self._engine = engine
-        self._store = store
-        self._interfaces: dict[int, DhcpInterface] = {}
-        self.trouble: str | None = None
+        """Open the sockets; SiteError. `on_names` is told that names of leases may have changed.
+
+        `assign` takes the boot set that a client address was offered.
+        """
+        self._engine, self._store = engine, store
+        self._on_names, self._assign = on_names, assign
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._interfaces: dict[str, DhcpInterface] = {}
+        self._missing: dict[str, str] = {}
+        self._released: deque[_Released] = deque()
+        self._waiting = 0
+        self._delayed: list[tuple[float, int, _Reply]] = []
+        self._order = count()
+        self._rate = EventRate()
+        self._tick_at = self._look_at = 0.0
         self._open(config)
 
+    @property
+    def trouble(self) -> str | None:
+        """Say why replies are held back: the disk or an interface refuses."""
+        said = (interface.trouble for interface in self._interfaces.values())
+        sentences = [self._store.trouble, *self._missing.values(), *said]
+        return "; ".join(sentence for sentence in sentences if sentence) or None
+
     def sockets(self) -> tuple[socket.socket, ...]:
-        """Give the sockets to select for reading; changes only in `replace`."""
+        """Give the sockets that receive; they change in `replace`, and with their interfaces."""
         return tuple(interface.udp for interface in self._interfaces.values())
 
     def replace(self, config: DhcpConfig, now: float) -> None:
-        """Run another configuration; SiteError, and the old one stays. Select `sockets()` anew."""
+        """Run another configuration; SiteError, and the old one stays."""
         check_config(config)
         self._open(config)
         self._engine.replace(config, now)
@@ -173,64 +99,154 @@ class DhcpRunner:
     def _open(self, config: DhcpConfig) -> None:
         """Open what is missing before anything is closed."""
         wanted = {subnet.interface for subnet in config.subnets if subnet.dhcp == "server"}
-        there = {interface.name for interface in self._interfaces.values()}
-        opened = [DhcpInterface(name) for name in sorted(wanted - there)]
-        for number, interface in tuple(self._interfaces.items()):
-            if interface.name not in wanted:
-                del self._interfaces[number]
+        opened: list[DhcpInterface] = []
+        try:
+            opened += map(DhcpInterface, sorted(wanted - self._interfaces.keys()))
+        except SiteError:
+            for interface in opened:
                 interface.close()
-        self._interfaces |= {interface.udp.fileno(): interface for interface in opened}
+            raise
+        for name in self._interfaces.keys() - wanted:
+            self._drop(self._interfaces.pop(name))
+        self._missing.clear()
+        for interface in opened:
+            self._add(interface)
 
-    def on_readable(self, ready: socket.socket, now: float) -> None:
-        """Drain one socket: all its packets to the engine, one commit, then the replies."""
-        interface = self._interfaces[ready.fileno()]
-        outcomes = []
+    def _add(self, interface: DhcpInterface) -> None:
+        self._interfaces[interface.name] = interface
+        self._selector.register(interface.udp, selectors.EVENT_READ, interface)
+
+    def _drop(self, interface: DhcpInterface) -> None:
+        self._selector.unregister(interface.udp)
+        interface.close()
+
+    # One turn
+
+    def turn(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for something to do, and do it."""
+        for key, _ in self._selector.select(self._patience(timeout)):
+            if key.data is None:
+                self._woken.recv(4096)
+            else:
+                self._receive(key.data, time.time())
+            self._send_released()
+        moment = time.monotonic()
+        while self._delayed and self._delayed[0][0] <= moment:
+            self._send(heapq.heappop(self._delayed)[2])
+        self._tick(moment)
+
+    def _patience(self, timeout: float) -> float:
+        """Give the seconds until something is due."""
+        if self._delayed:
+            timeout = min(timeout, self._delayed[0][0] - time.monotonic())
+        return max(0.0, min(timeout, _LOOK_SECONDS))
+
+    def _receive(self, interface: DhcpInterface, now: float) -> None:
+        """Drain one socket into the engine; what promises nothing is answered at once."""
+        outcomes: list[Outcome] = []
+        promised: list[_Reply] = []
         for _ in range(_DRAIN):
             packet = interface.receive()
             if packet is None:
                 break
-            outcomes.append(self._engine.receive(*packet, now))
-        self._release(interface, outcomes)
-
-    def _release(self, interface: DhcpInterface, outcomes: Iterable[Outcome]) -> None:
-        outcomes = tuple(outcomes)
-        is_durable = self._commit(outcomes)
-        for outcome in outcomes:
+            data, arrival, origin = packet
+            outcome = self._engine.receive(data, arrival, now)
+            outcomes.append(outcome)
             for reply in outcome.sends:
-                if is_durable or not reply.promises:
-                    self._send(interface, reply)
+                if reply.promises:
+                    promised.append((origin, reply))
+                else:
+                    self._dispatch((origin, reply))
+        self._submit(outcomes, promised, now)
 
-    def _commit(self, outcomes: tuple[Outcome, ...]) -> bool:
-        """Make leases durable; on a full or broken disk no ACK leaves, and clients ask again."""
-        writes = [write for outcome in outcomes for write in outcome.writes]
-        events = [event for outcome in outcomes for event in outcome.events]
-        sightings = [sighting for outcome in outcomes for sighting in outcome.sightings]
-        if not (writes or events or sightings):
-            return True
-        try:
-            self._store.commit(writes, events, sightings)
-        except sqlite3.Error as error:
-            self.trouble = f"no lease is given: netboot.db cannot be written: {error}"
-            return False
-        self.trouble = None
-        return True
+    def _submit(self, outcomes: Iterable[Outcome], promised: list[_Reply], now: float) -> None:
+        """Have it made durable, and hold the replies that promise it until it is."""
+        writes: list[LeaseWrite] = []
+        events: list[Event] = []
+        sightings: list[Sighting] = []
+        for outcome in outcomes:
+            writes += outcome.writes
+            events += outcome.events
+            sightings += outcome.sightings
+            for entry in outcome.assignments:
+                self._assign(entry.client, entry.boot_set)
+        events = self._rate.fold(events, now)
+        if not (writes or events or sightings or promised):
+            return
+        if self._waiting >= _HELD:
+            promised = []  # the disk is far behind: these clients ask again
+        self._waiting += len(promised)
+        may_rename = any(write.lease is None or write.lease.name for write in writes)
+        done = partial(self._release, tuple(promised), may_rename)
+        self._store.submit(writes, events, sightings, done)
 
-    def _send(self, interface: DhcpInterface, reply: Send) -> None:
-        try:
-            interface.send(reply)
-        except OSError as error:
-            self.trouble = f"interface {interface.name}: cannot send: {error.strerror}"
+    def _release(
+        self, replies: tuple[_Reply, ...], may_rename: bool, error: sqlite3.Error | None
+    ) -> None:
+        """Pass on what the disk said; in the writer's thread."""
+        self._released.append(
+            _Released(replies=replies, is_durable=error is None, may_rename=may_rename)
+        )
+        with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody is there
+            self._waker.send(b"\0")
 
-    def tick(self, now: float) -> None:
-        """Let the engine forget what is over; on every turn."""
-        self._engine.tick(now)
+    def _send_released(self) -> None:
+        """Send what is durable. After a refusal nothing leaves, and the clients ask again."""
+        may_rename = False
+        while self._released:
+            released = self._released.popleft()
+            self._waiting -= len(released.replies)
+            may_rename |= released.may_rename
+            if released.is_durable:
+                for reply in released.replies:
+                    self._dispatch(reply)
+        if may_rename:
+            self._on_names()
 
-    def deadline(self) -> float | None:
-        """When `tick` is next due, in unix seconds; None for never."""
-        return self._engine.deadline()
+    def _dispatch(self, reply: _Reply) -> None:
+        """Send now, or when its delay is over."""
+        delay = reply[1].delay
+        if delay > 0 and len(self._delayed) < _HELD:
+            due = time.monotonic() + delay
+            heapq.heappush(self._delayed, (due, next(self._order), reply))
+        else:
+            self._send(reply)
+
+    def _send(self, reply: _Reply) -> None:
+        origin, send = reply
+        if not origin.interface.is_closed:
+            origin.interface.send(send, origin.asked)
+
+    def _tick(self, moment: float) -> None:
+        """Let time pass: in the engine on every turn but for a flood's, and on the interfaces."""
+        if moment >= self._tick_at:
+            self._tick_at = moment + _TICK_SECONDS
+            now = time.time()
+            passed = self._engine.tick(now)
+            self._submit([passed], [], now)
+        if moment >= self._look_at:
+            self._look_at = moment + _LOOK_SECONDS
+            self._look_after_interfaces()
+
+    def _look_after_interfaces(self) -> None:
+        """Open anew what is another interface than before, and what was missing."""
+        for name, interface in tuple(self._interfaces.items()):
+            if not interface.is_current:
+                self._drop(self._interfaces.pop(name))
+                self._missing[name] = f"interface {name} is gone"
+        for name in tuple(self._missing):
+            try:
+                self._add(DhcpInterface(name))
+            except SiteError as error:
+                self._missing[name] = str(error)
+            else:
+                del self._missing[name]
 
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets; what waits for the disk is not sent any more."""
         for interface in self._interfaces.values():
             interface.close()
         self._interfaces.clear()
+        self._selector.close()
+        self._woken.close()
+        self._waker.close()

@@ -8,13 +8,11 @@ what.
 from __future__ import annotations
 
 import queue
-import selectors
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from ipaddress import IPv4Address
 
 from netboot.dhcp import DhcpConfig, DhcpEngine
 from netboot.errors import SiteError
@@ -30,6 +28,7 @@ LOOK_OUT_SECONDS = 600.0
 """Between looks for servers that came later."""
 LOOK_SOON_SECONDS = 5.0
 """After which an interface that could not be used is tried again."""
+_POLL_SECONDS = 0.1
 
 _Looked = tuple[frozenset[str], tuple[ForeignServer, ...] | SiteError]
 
@@ -44,14 +43,15 @@ class DhcpService:
         on_leases: Callable[[], None],
         seconds: float = PROBE_SECONDS,
         look_out: float = LOOK_OUT_SECONDS,
+        assign: Callable[[IPv4Address, bytes], None] = lambda client, boot_set: None,
     ) -> None:
-        """Serve nothing yet; `on_leases` is called when leases may have changed.
+        """Serve nothing yet; `on_leases` is called when names of leases may have changed.
 
-        A look takes `seconds`; `look_out` seconds lie between looks while DHCP is served.
+        A look takes `seconds`; `look_out` seconds lie between looks while DHCP is served. `assign`
+        takes the boot set that a client address was offered.
         """
-        self._look_out = look_out
+        self._look_out, self._assign = look_out, assign
         self._store, self._tell, self._on_leases, self._seconds = store, tell, on_leases, seconds
-        self._selector = selectors.DefaultSelector()
         self._runner: DhcpRunner | None = None
         self._config: DhcpConfig | None = None
         self._clear: frozenset[str] = frozenset()
@@ -106,16 +106,10 @@ class DhcpService:
         self._take_looks()
         if self._config is not None and not self._looking and time.monotonic() >= self._look_at:
             self._look(_served(self._config) - self._clear or self._clear)
-        events = self._selector.select(timeout)
         if self._runner is None:
-            return
-        now = time.time()
-        for key, _ in events:
-            ready: Any = key.fileobj
-            self._runner.on_readable(ready, now)
-        self._runner.tick(now)
-        if events:
-            self._on_leases()
+            time.sleep(min(timeout, _POLL_SECONDS))
+        else:
+            self._runner.turn(timeout)
 
     def _look(self, interfaces: frozenset[str]) -> None:
         if interfaces:
@@ -179,28 +173,24 @@ class DhcpService:
         try:
             if self._runner is None:
                 engine = DhcpEngine(config, self._store.load_leases())
-                self._runner = DhcpRunner(engine, self._store, config)
+                self._runner = DhcpRunner(
+                    engine,
+                    self._store,
+                    config,
+                    on_names=self._on_leases,
+                    assign=self._assign,
+                )
             else:
                 self._runner.replace(config, time.time())
         except SiteError as error:
             self.trouble = str(error)
             self._clear = frozenset()
             self._look_at = time.monotonic() + LOOK_SOON_SECONDS
-        finally:
-            self._select()
-
-    def _select(self) -> None:
-        for key in tuple(self._selector.get_map().values()):
-            self._selector.unregister(key.fileobj)
-        sockets: tuple[socket.socket, ...] = self._runner.sockets() if self._runner else ()
-        for sock in sockets:
-            self._selector.register(sock, selectors.EVENT_READ)
 
     def close(self) -> None:
         """Close all sockets."""
         if self._runner is not None:
             self._runner.close()
-        self._selector.close()
 
 
 def _served(config: DhcpConfig) -> frozenset[str]:

@@ -26,7 +26,7 @@ from netboot.dhcp_message import (
 )
 from netboot.dhcp_options import Code, MessageType, Options
 from netboot.errors import PeerError, SiteError
-from netboot.io.dhcp import interface_mac, udp_frame
+from netboot.io.frame import interface_mac, udp_frame
 
 PROBE_SECONDS = 5.0
 _REPEAT_SECONDS = 1.0
