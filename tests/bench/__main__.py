@@ -18,7 +18,7 @@ from subprocess import SubprocessError
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
-from tests.bench import memory, ready, size, start, verify
+from tests.bench import http, memory, ready, size, start, verify
 from tests.bench.figure import BenchError, Figure, Measure
 from tests.bench.lab import Lab
 
@@ -28,6 +28,7 @@ FIGURES: dict[str, Measure] = {
     "memory": memory.measure,
     "ready": ready.measure,
     "verify": verify.measure,
+    "http": http.measure,
 }
 _FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError, SubprocessError)
 
