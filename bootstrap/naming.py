@@ -101,7 +101,7 @@ def _keep(present: IPv4Address | None, taken: _Taken) -> IPv4Address | None:
 
 
 def _taken(site: Site, role: Role, given: Sequence[Given]) -> _Taken:
-    own = {one.address for one in site.reservations}
+    own = {one.address for one in site.reservations if one.address is not None}
     for subnet in site.subnets:
         own.add(subnet.appliance)
         own |= {subnet.network.network_address, subnet.network.broadcast_address}
@@ -110,7 +110,7 @@ def _taken(site: Site, role: Role, given: Sequence[Given]) -> _Taken:
     return _Taken(
         numbers={one.number for one in given if one.role == role.name and one.number is not None},
         hostnames={one.hostname for one in given}
-        | {one.name for one in site.reservations}
+        | {one.name for one in site.reservations if one.name is not None}
         | {"appliance"},
         addresses=own | {one.address for one in given if one.address is not None},
     )

@@ -7,39 +7,63 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
+from bootstrap import planning_network as network
 from bootstrap.enrolment import Stage
 from bootstrap.rows import BoxRow
-from bootstrap.site import Site, Subnet
+from bootstrap.site import Site
+from bootstrap.site_netboot import NetbootSite
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
-from netboot.network import Pool, Reservation, SubnetPlan
+from netboot.network import Identify, Reservation
 from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
 
 TTL = 300
+HTTPS_PORT = 8444
+"""Where nginx serves boot files with TLS, in front of netboot's own HTTP."""
 BY_DIGEST = "/f/"
 """Where each file has a name of its own; all other names of a set are fixed by who asks."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII | re.IGNORECASE)
+_Address = IPv4Address | IPv6Address
 _GONE = (Stage.REVOKED, Stage.REPLACED)
 
 
 def make_plan(
-    site: Site,
+    site: NetbootSite,
     boxes: Sequence[BoxRow],
     served: BootSetManifest | None,
     accepted: Sequence[BootSetManifest],
     number: int,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    enrols: bool = True,
 ) -> Plan:
-    """Make the plan numbered `number`; boxes that were taken out of service are not in it."""
+    """Make the plan numbered `number`; boxes that were taken out of service are not in it.
+
+    `files` are the operator's own boot files: path with one leading slash, SHA-256. `enrols` is
+    false where netboot runs alone: then nobody is told where to phone home.
+    """
     named = [box for box in boxes if box.hostname and box.stage not in _GONE and _fits(site, box)]
+    sets = () if served is None else (served, *(one for one in accepted if one != served))
     return Plan(
         number=number,
         site=site.site.id,
         domain=site.site.domain,
-        subnets=tuple(map(_subnet, site.subnets)),
-        reservations=(*_own_reservations(site), *_box_reservations(site, named)),
-        records=tuple(_records(site, named)),
-        boot=_boot(site, served, accepted),
+        subnets=tuple(network.subnet(site, one, enrols=enrols) for one in site.subnets),
+        reservations=(
+            *(network.reservation(one, _digests(sets)) for one in site.reservations),
+            *_box_reservations(site, named),
+        ),
+        classes=tuple(map(network.client_class, site.classes)),
+        parameters=network.parameters(site.dhcp),
+        identify=Identify(site.dhcp.identify),
+        quarantine=site.dhcp.quarantine,
+        records=tuple(dict.fromkeys(_records(site, named))),
+        boot=_boot(site, sets, files or {}),
+        subnets6=tuple(network.subnet6(one, enrols=enrols) for one in site.subnets6),
+        reservations6=tuple(
+            network.reservation6(one, _digests(sets)) for one in site.reservations6
+        ),
     )
 
 
@@ -49,21 +73,11 @@ def grub_cfg_files(site: Site, served: BootSetManifest) -> Iterator[bytes]:
         yield grub_cfg(served, site.boot_subnet.appliance)
 
 
-def _subnet(subnet: Subnet) -> SubnetPlan:
-    return SubnetPlan(
-        name=subnet.name,
-        interface=subnet.interface,
-        network=subnet.network,
-        appliance=subnet.appliance,
-        gateway=subnet.gateway,
-        pools=tuple(Pool(first=pool.first, last=pool.last) for pool in subnet.pools),
-        lease=subnet.lease,
-        dhcp=subnet.dhcp,
-        boot=subnet.boot,
-    )
+def _digests(sets: Iterable[BootSetManifest]) -> tuple[bytes, ...]:
+    return tuple(one.digest for one in sets)
 
 
-def _fits(site: Site, box: BoxRow) -> bool:
+def _fits(site: NetbootSite, box: BoxRow) -> bool:
     """Tell whether a box's address is still free in its subnet, as the site file is now."""
     if not box.address:
         return False
@@ -78,12 +92,7 @@ def _fits(site: Site, box: BoxRow) -> bool:
     )
 
 
-def _own_reservations(site: Site) -> Iterator[Reservation]:
-    for one in site.reservations:
-        yield Reservation(mac=one.mac, address=one.address, name=one.name)
-
-
-def _box_reservations(site: Site, boxes: Iterable[BoxRow]) -> Iterator[Reservation]:
+def _box_reservations(site: NetbootSite, boxes: Iterable[BoxRow]) -> Iterator[Reservation]:
     """Reserve by what each box says its MAC is; what the operator reserved comes first."""
     seen = {one.mac for one in site.reservations}
     for box in boxes:
@@ -101,45 +110,48 @@ def _mac(text: str | None) -> bytes | None:
     return mac if any(mac) and not mac[0] & 1 else None
 
 
-def _records(site: Site, boxes: Iterable[BoxRow]) -> Iterator[Record]:
-    for subnet in site.subnets:
-        yield _a(site.server_name, subnet.appliance)
-        yield _ptr(subnet.appliance, site.server_name)
-    for one in site.reservations:
-        yield from _pair(f"{one.name}.{site.site.domain}", one.address)
+def _records(site: NetbootSite, boxes: Iterable[BoxRow]) -> Iterator[Record]:
+    own: list[_Address] = [one.appliance for one in site.subnets]
+    for appliance in (*own, *(one.appliance for one in site.subnets6)):
+        yield from _pair(site.server_name, appliance)
+    hosts: list[tuple[str | None, _Address | None]] = [
+        *((one.name, one.address) for one in site.reservations),
+        *((one.name, one.address) for one in site.reservations6),
+    ]
+    for name, address in hosts:
+        if name is not None and address is not None:
+            yield from _pair(f"{name}.{site.site.domain}", address)
     for box in boxes:
         yield from _pair(f"{box.hostname}.{site.site.domain}", IPv4Address(box.address or ""))
 
 
-def _pair(name: str, address: IPv4Address) -> Iterator[Record]:
-    yield _a(name, address)
-    yield _ptr(address, name)
-
-
-def _a(name: str, address: IPv4Address) -> Record:
-    return Record(name=name, type=RecordType.A, ttl=TTL, value=str(address))
-
-
-def _ptr(address: IPv4Address, name: str) -> Record:
-    return Record(name=address.reverse_pointer, type=RecordType.PTR, ttl=TTL, value=name)
+def _pair(name: str, address: _Address) -> Iterator[Record]:
+    """Give the address of a name, and for IPv4 the name of the address."""
+    if isinstance(address, IPv6Address):
+        yield Record(name=name, type=RecordType.AAAA, ttl=TTL, value=str(address))
+        return
+    yield Record(name=name, type=RecordType.A, ttl=TTL, value=str(address))
+    yield Record(name=address.reverse_pointer, type=RecordType.PTR, ttl=TTL, value=name)
 
 
 def _boot(
-    site: Site, served: BootSetManifest | None, accepted: Sequence[BootSetManifest]
+    site: NetbootSite, sets: Sequence[BootSetManifest], own: Mapping[str, bytes]
 ) -> Boot | None:
     subnet = site.boot_subnet
-    if served is None or subnet is None:
+    rules = tuple(network.boot_rule(rule, own) for rule in site.boot.rules)
+    if subnet is None or not (sets or rules or own):
         return None
-    sets = (served, *(one for one in accepted if one.digest != served.digest))
     names = {one.digest: files_to_serve(one, (), subnet.appliance) for one in sets}
     return Boot(
         sets=tuple(_served_set(one, names[one.digest]) for one in sets),
+        rules=rules,
         files={
             path: digest
-            for one in reversed(sets)
-            for path, digest in names[one.digest].items()
-            if path.startswith(BY_DIGEST)
+            for known in (own, *(names[one.digest] for one in reversed(sets)))
+            for path, digest in known.items()
+            if known is own or path.startswith(BY_DIGEST)
         },
+        https_port=HTTPS_PORT if site.boot.https else None,
     )
 
 

@@ -6,36 +6,34 @@ problem with its dotted path and, where one is near, the key that was meant.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import BaseModel, Field, ValidationError
 
 from bootstrap.errors import SiteError
+from bootstrap.site_netboot import NetbootBoot, NetbootIdentity, NetbootSite
+from bootstrap.site_types import (
+    LIST,
+    SOME,
+    Duration,
+    Label,
+    Listen,
+    Pattern,
+    Range,
+    RelativePath,
+    SecretName,
+    Table,
+    Text,
+)
 
 SITE_FILE = "site.toml"
-LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-_LABEL = re.compile(LABEL)
-_NUMBER = re.compile(r"\{number(?::0([1-9]))?\}")
-_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Severity(StrEnum):
@@ -70,200 +68,27 @@ class SiteFileError(SiteError):
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddressRange:
-    """Addresses from `first` to `last`, both included."""
-
-    first: IPv4Address
-    last: IPv4Address
-
-    @classmethod
-    def decode(cls, text: str) -> Self:
-        """Read `10.0.0.1-10.0.0.9`; ValueError says what it should be."""
-        first, dash, last = text.partition("-")
-        if not dash:
-            raise ValueError("expected two addresses with a dash, as in 10.41.7.100-10.41.7.199")
-        found = cls(first=IPv4Address(first), last=IPv4Address(last))
-        if found.last < found.first:
-            raise ValueError("the first address must not be above the last")
-        return found
-
-    def __contains__(self, address: IPv4Address) -> bool:
-        """Tell whether an address is in the range."""
-        return self.first <= address <= self.last
-
-    def __len__(self) -> int:
-        """Count the addresses."""
-        return int(self.last) - int(self.first) + 1
-
-    def overlaps(self, other: AddressRange) -> bool:
-        """Tell whether both have an address in common."""
-        return self.first <= other.last and other.first <= self.last
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """An address of ours with a TCP port."""
-
-    address: IPv4Address
-    port: int
-
-    @classmethod
-    def decode(cls, text: str) -> Self:
-        """Read `10.41.7.2:443`; ValueError says what it should be."""
-        address, colon, port = text.rpartition(":")
-        if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError("expected an address and a port, as in 10.41.7.2:443")
-        return cls(address=IPv4Address(address), port=int(port))
-
-    def __str__(self) -> str:
-        """Write it as it is read."""
-        return f"{self.address}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostnamePattern:
-    """A hostname with one `{number}`, as in `pos-{number:02}`."""
-
-    text: str
-
-    @classmethod
-    def decode(cls, text: str) -> Self:
-        """Read a pattern; ValueError says what it should be."""
-        if len(_NUMBER.findall(text)) != 1 or not _LABEL.fullmatch(_NUMBER.sub("0" * 9, text)):
-            raise ValueError(
-                "expected lower-case letters, digits and dashes with one {number}, "
-                "as in pos-{number:02}"
-            )
-        return cls(text=text)
-
-    def name(self, number: int) -> str:
-        """Give the hostname with this number."""
-        return _NUMBER.sub(lambda found: f"{number:0{found.group(1) or 1}d}", self.text)
-
-    def number(self, name: str) -> int | None:
-        """Find the number, from 1, that gives this hostname; None when none does."""
-        before, _, after = _NUMBER.sub("\0", self.text).partition("\0")
-        digits = name[len(before) : len(name) - len(after)]
-        if not digits.isdecimal() or not digits.isascii() or len(digits) > 9:
-            return None
-        number = int(digits)
-        return number if number > 0 and self.name(number) == name else None
-
-
-def decode_duration(text: str) -> timedelta:
-    """Read `30s`, `15m`, `12h` or `14d`; ValueError says what it should be."""
-    found = _DURATION.fullmatch(text)
-    if not found:
-        raise ValueError("expected a number with s, m, h or d, as in 12h")
-    return timedelta(**{_UNITS[found.group(2)]: int(found.group(1))})
-
-
-def _mac(text: str) -> bytes:
-    if not _MAC.fullmatch(text.lower()):
-        raise ValueError("expected six pairs of hex digits, as in 02:00:00:00:00:11")
-    return bytes.fromhex(text.replace(":", ""))
-
-
-def _domain(text: str) -> str:
-    labels = text.split(".")
-    if len(labels) < 2 or len(text) > 200 or not all(map(_LABEL.fullmatch, labels)):
-        raise ValueError("expected a domain in lower case, as in shop-0417.example.net")
-    return text
-
-
-def _relative(text: str) -> str:
-    if not text or text.startswith("/") or ".." in text.split("/") or "\0" in text:
-        raise ValueError("expected a path below the site's directory, without ..")
-    return text
-
-
-def _from_text(decode: Any) -> PlainValidator:
-    def check(value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError("expected text in quotes")  # noqa: TRY004 - pydantic collects this one
-        return decode(value)
-
-    return PlainValidator(check)
-
-
-def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not value:
-        raise ValueError("at least one is needed")
-    return value
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f]*$")]
-Label = Annotated[str, StringConstraints(pattern=rf"^{LABEL}$")]
-SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
-Address = Annotated[IPv4Address, _from_text(IPv4Address)]
-Network = Annotated[IPv4Network, _from_text(IPv4Network)]
-Range = Annotated[AddressRange, _from_text(AddressRange.decode)]
-Listen = Annotated[Endpoint, _from_text(Endpoint.decode)]
-Pattern = Annotated[HostnamePattern, _from_text(HostnamePattern.decode)]
-Duration = Annotated[timedelta, _from_text(decode_duration)]
-Mac = Annotated[bytes, _from_text(_mac)]
-Domain = Annotated[str, _from_text(_domain)]
-RelativePath = Annotated[str, _from_text(_relative)]
-_LIST = BeforeValidator(_as_tuple)
-_SOME = AfterValidator(_not_empty)
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, populate_by_name=False, hide_input_in_errors=True
-    )
-
-
-class Identity(_Table):
+class Identity(NetbootIdentity):
     """Who the site is, and whom its people call."""
 
-    id: Label
     title: Text
     time_zone: Text
-    domain: Domain
     help: Text
 
 
-class Subnet(_Table):
-    """One network behind one interface of the appliance; `appliance` is our address in it."""
-
-    name: Label
-    interface: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
-    network: Network
-    appliance: Address
-    gateway: Address | None = None
-    pools: Annotated[tuple[Range, ...], _LIST] = Field(default=(), alias="pool")
-    lease: Duration = timedelta(hours=12)
-    dhcp: Literal["server", "off"]
-    boot: bool
-
-
-class Reservation(_Table):
-    """An address for something that never enrols; `mac` is 6 bytes."""
-
-    name: Label
-    mac: Mac
-    address: Address
-
-
-class Page(_Table):
+class Page(Table):
     """The technician's page."""
 
     listen: Listen
 
 
-class Boot(_Table):
-    """What a boot must show, whichever boot set it is."""
+class Boot(NetbootBoot):
+    """What a boot must show, whichever boot set it is, and what is booted beside the sets."""
 
     secure_boot: Literal["required"]
 
 
-class Trust(_Table):
+class Trust(Table):
     """Whom the site believes; paths are relative to the site's directory."""
 
     ek_anchors: RelativePath
@@ -271,13 +96,13 @@ class Trust(_Table):
     approve: Literal["ek-listed", "never"]
 
 
-class Requirement(_Table):
+class Requirement(Table):
     """Facts that a box of a role must have."""
 
     memory_mib_min: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
 
 
-class Role(_Table):
+class Role(Table):
     """What a box becomes."""
 
     name: Label
@@ -285,13 +110,13 @@ class Role(_Table):
     hostname: Pattern
     addresses: Range | None = None
     config: RelativePath
-    secrets: Annotated[tuple[SecretName, ...], _LIST] = ()
+    secrets: Annotated[tuple[SecretName, ...], LIST] = ()
     certificate_days: Annotated[int, Field(ge=1, le=90)]
     after: Literal["power-off", "stay"]
     require: Requirement = Requirement()
 
 
-class SecretRule(_Table):
+class SecretRule(Table):
     """How long a secret may be served; its value is never here."""
 
     name: SecretName
@@ -300,28 +125,16 @@ class SecretRule(_Table):
     max_stale: Duration = timedelta()
 
 
-class Site(_Table):
+class Site(NetbootSite):
     """The whole site file."""
 
     schema_number: Literal[1] = Field(alias="schema")
     site: Identity
-    subnets: Annotated[tuple[Subnet, ...], _LIST, _SOME] = Field(alias="subnet")
-    reservations: Annotated[tuple[Reservation, ...], _LIST] = Field(default=(), alias="reservation")
     page: Page
     boot: Boot
     trust: Trust
-    roles: Annotated[tuple[Role, ...], _LIST, _SOME] = Field(alias="role")
-    secrets: Annotated[tuple[SecretRule, ...], _LIST] = Field(default=(), alias="secret")
-
-    @property
-    def server_name(self) -> str:
-        """The name that boxes ask for when they phone home, and technicians for the page."""
-        return f"appliance.{self.site.domain}"
-
-    @property
-    def boot_subnet(self) -> Subnet | None:
-        """The first subnet whose boxes boot from here: its address is the one in grub.cfg."""
-        return next((subnet for subnet in self.subnets if subnet.boot), None)
+    roles: Annotated[tuple[Role, ...], LIST, SOME] = Field(alias="role")
+    secrets: Annotated[tuple[SecretRule, ...], LIST] = Field(default=(), alias="secret")
 
     def role(self, name: str | None) -> Role | None:
         """Find a role by name; the default role for None."""
@@ -329,9 +142,14 @@ class Site(_Table):
             return next((role for role in self.roles if role.default), None)
         return next((role for role in self.roles if role.name == name), None)
 
-    def subnet_of(self, address: IPv4Address) -> Subnet | None:
-        """Find the subnet that an address is in."""
-        return next((subnet for subnet in self.subnets if address in subnet.network), None)
+
+class SiteOfNetboot(NetbootSite):
+    """A site file for netboot alone: what the other processes need may be there, and is read."""
+
+    page: Page | None = None
+    trust: Trust | None = None
+    roles: Annotated[tuple[Role, ...], LIST] = Field(default=(), alias="role")
+    secrets: Annotated[tuple[SecretRule, ...], LIST] = Field(default=(), alias="secret")
 
 
 def decode_site(data: bytes, file: str = SITE_FILE) -> Site:
@@ -339,6 +157,15 @@ def decode_site(data: bytes, file: str = SITE_FILE) -> Site:
 
     Whether the values agree with each other and with the disk is `bootstrap.check`'s question.
     """
+    return _decode(Site, data, file)
+
+
+def decode_netboot_site(data: bytes, file: str = SITE_FILE) -> SiteOfNetboot:
+    """Read a site file of which netboot alone is run; SiteFileError as `decode_site`."""
+    return _decode(SiteOfNetboot, data, file)
+
+
+def _decode(model: type[_Model], data: bytes, file: str) -> _Model:
     try:
         document = tomllib.loads(data.decode())
     except UnicodeDecodeError:
@@ -346,9 +173,9 @@ def decode_site(data: bytes, file: str = SITE_FILE) -> Site:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _whole(file, f"is not TOML ({error})", "correct that line") from None
     try:
-        return Site.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
-        found = [_problem(file, document, item) for item in error.errors(include_url=False)]
+        found = [_problem(model, file, document, item) for item in error.errors(include_url=False)]
         raise SiteFileError(found) from None
 
 
@@ -384,13 +211,13 @@ def _whole(file: str, what: str, remedy: str) -> SiteFileError:
     return SiteFileError([Problem(file=file, key="", what=what, remedy=remedy)])
 
 
-def _problem(file: str, document: Mapping[str, Any], item: Any) -> Problem:
+def _problem(model: type[BaseModel], file: str, document: Mapping[str, Any], item: Any) -> Problem:
     location: tuple[int | str, ...] = item["loc"]
     key, kind = _dotted(document, location), item["type"]
     if kind == "missing":
         return Problem(file=file, key=key, what="is missing", remedy="add it")
     if kind == "extra_forbidden":
-        known = sorted(_fields(_model_at(location[:-1])))
+        known = sorted(_fields(_model_at(model, location[:-1])))
         near = get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
         remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return Problem(file=file, key=key, what="is an unknown key", remedy=remedy)
@@ -403,6 +230,8 @@ def _dotted(document: Any, location: Sequence[int | str]) -> str:
     parts: list[str] = []
     at = document
     for step in location:
+        if isinstance(at, str):
+            break  # one text stands for a table: a pool
         try:
             at = at[step]
         except (KeyError, IndexError, TypeError):
@@ -415,8 +244,7 @@ def _dotted(document: Any, location: Sequence[int | str]) -> str:
     return ".".join(parts)
 
 
-def _model_at(location: Sequence[int | str]) -> type[BaseModel]:
-    model: type[BaseModel] = Site
+def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
     for step in location:
         if isinstance(step, str):
             model = _fields(model)[step] or model

@@ -10,12 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from netboot.dhcp_options import encode_uris
 from netboot.errors import SiteError
 from netboot.network import OptionValue
-from netboot.option_codes import CODES, KINDS, OPTIONS_OF_SERVER, Kind
+from netboot.option_codes import (
+    CODES,
+    CODES6,
+    KINDS,
+    KINDS6,
+    OPTIONS_OF_SERVER,
+    OPTIONS_OF_SERVER6,
+    Kind,
+)
 
 HEX = "hex:"
 _DIGITS = re.compile(r"-?[0-9]{1,10}")
@@ -34,6 +42,13 @@ class _WrongError(ValueError):
 
 def code_of(key: str) -> int:
     """Find the option that a name or a number means; OptionError, also for those of the server."""
+    code = _number_of(key)
+    if code in OPTIONS_OF_SERVER:
+        raise OptionError(f"option {key} cannot be set: {OPTIONS_OF_SERVER[code]}")
+    return code
+
+
+def _number_of(key: str) -> int:
     code = int(key) if _DIGITS.fullmatch(key) else CODES.get(key)
     if code is None:
         near = get_close_matches(key, CODES, n=1, cutoff=0.6)
@@ -41,21 +56,39 @@ def code_of(key: str) -> int:
         raise OptionError(f"there is no option {key}: {remedy}")
     if not 0 <= code <= 255:
         raise OptionError(f"there is no option {key}: write a number from 1 to 254")
-    if code in OPTIONS_OF_SERVER:
-        raise OptionError(f"option {key} cannot be set: {OPTIONS_OF_SERVER[code]}")
     return code
 
 
-def option(key: str, value: object, *, always: bool = False) -> OptionValue:
+def option(key: str, value: object) -> OptionValue:
     """Read one option of a site file; OptionError says what was expected."""
     code = code_of(key)
-    kinds = KINDS.get(code)
+    return OptionValue(code=code, data=_read(key, KINDS.get(code), value))
+
+
+def condition(key: str, value: object) -> tuple[int, bytes | None]:
+    """Read what is asked about a client's option: its value, or None for `true`, "is there"."""
+    code = _number_of(key)
+    return code, None if value is True else _read(key, KINDS.get(code), value)
+
+
+def option6(key: str, value: object) -> OptionValue:
+    """Read one DHCPv6 option of a site file; OptionError says what was expected."""
+    known = int(key) if _DIGITS.fullmatch(key) else CODES6.get(key)
+    if known is None or not 0 < known < 1 << 16:
+        near = get_close_matches(key, CODES6, n=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]}?" if near else "write its number from 1 to 65535"
+        raise OptionError(f"there is no DHCPv6 option {key}: {remedy}")
+    if known in OPTIONS_OF_SERVER6:
+        raise OptionError(f"option {key} cannot be set: the server says it itself")
+    kind = KINDS6.get(known)
+    return OptionValue(code=known, data=_read(key, None if kind is None else (kind,), value))
+
+
+def _read(key: str, kinds: tuple[Kind, ...] | None, value: object) -> bytes:
     try:
-        data = _encode(kinds, value)
+        return _encode(kinds, value)
     except _WrongError as error:
-        expected = str(error) or _expected(kinds)
-        raise OptionError(f"option {key}: expected {expected}") from None
-    return OptionValue(code=code, data=data, always=always)
+        raise OptionError(f"option {key}: expected {str(error) or _expected(kinds)}") from None
 
 
 def _expected(kinds: tuple[Kind, ...] | None) -> str:
@@ -88,7 +121,7 @@ def _encode(kinds: tuple[Kind, ...] | None, value: object) -> bytes:
 
 
 def _is_list(kind: Kind) -> bool:
-    return kind in (Kind.ADDRESSES, Kind.NAMES, Kind.UINT8S, Kind.UINT16S)
+    return kind in (Kind.ADDRESSES, Kind.NAMES)
 
 
 def _raw(value: object) -> bytes | None:
@@ -114,6 +147,13 @@ def _entries(value: object) -> list[object]:
 def _address(value: object) -> bytes:
     try:
         return IPv4Address(value).packed if isinstance(value, str) else _no_bytes()
+    except ValueError:
+        raise _WrongError from None
+
+
+def _addresses6(value: object) -> bytes:
+    try:
+        return b"".join(IPv6Address(str(entry)).packed for entry in _entries(value))
     except ValueError:
         raise _WrongError from None
 
@@ -288,6 +328,7 @@ def _vendors(value: object) -> bytes:
 _ENCODERS: Mapping[Kind, Callable[[object], bytes]] = {
     Kind.ADDRESS: _address,
     Kind.ADDRESSES: _addresses,
+    Kind.ADDRESSES6: _addresses6,
     Kind.PAIRS: _pairs,
     Kind.BOOL: _bool,
     Kind.UINT8: _sized(1),

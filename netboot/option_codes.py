@@ -15,6 +15,7 @@ class Kind(Enum):
 
     ADDRESS = "an IPv4 address"
     ADDRESSES = "a list of IPv4 addresses"
+    ADDRESSES6 = "a list of IPv6 addresses"
     PAIRS = "a list of IPv4 addresses in pairs"
     BOOL = "true or false"
     UINT8 = "a number from 0 to 255"
@@ -243,3 +244,34 @@ OPTIONS_OF_SERVER: Mapping[int, str] = {
     255: "it only ends the options",
 }
 """Options that nobody but the server may set, and why."""
+
+CODES6: Mapping[str, int] = {
+    "sip-server-dns": 21,
+    "sip-server-addr": 22,
+    "dns-servers": 23,
+    "domain-search": 24,
+    "nis-servers": 27,
+    "nisp-servers": 28,
+    "nis-domain-name": 29,
+    "nisp-domain-name": 30,
+    "sntp-servers": 31,
+    "information-refresh-time": 32,
+    "bcmcs-server-dns": 33,
+    "bcmcs-server-addr": 34,
+    "new-posix-timezone": 41,
+    "new-tzdb-timezone": 42,
+    "bootfile-url": 59,
+    "v6-captive-portal": 103,
+    "v6-sztp-redirect": 136,
+}
+"""DHCPv6 options by name (IANA, Dynamic Host Configuration Protocol for IPv6)."""
+KINDS6: Mapping[int, Kind] = {
+    **dict.fromkeys((22, 23, 27, 28, 31, 34), Kind.ADDRESSES6),
+    **dict.fromkeys((21, 24, 29, 30, 33), Kind.NAMES),
+    **dict.fromkeys((41, 42, 59, 103), Kind.TEXT),
+    32: Kind.UINT32,
+    136: Kind.URIS,
+}
+"""The data of DHCPv6 options; others take hex or a text."""
+OPTIONS_OF_SERVER6 = frozenset({1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 14, 18, 25, 26, 37, 79})
+"""Options that carry the protocol itself (RFC 8415, 21; 4649, 6939)."""

@@ -99,10 +99,40 @@ SETTINGS = [
     ("pool =", "10.77.0.100-", "10.77.0.2-", "subnet.tills.pool", "holds the appliance"),
     ("pool =", "10.77.0.100-10.77.0.199", "10.77.9.1-10.77.9.2", "subnet.tills.pool", "not inside"),
     ("pool =", '199"]', '199", "10.77.0.150-10.77.0.160"]', "subnet.tills.pool", "another range"),
-    ("pool =", '["10.77.0.100-10.77.0.199"]', "[]", "subnet.tills.pool", "is empty"),
-    ("lease =", "12h", "1s", "subnet.tills.lease", "between"),
+    ("lease =", "12h", "0s", "subnet.tills.lease", "between"),
+    ("dhcp =", '"server"', '"proxy"', "subnet.tills.pool", "is never used"),
+    (
+        "dhcp =",
+        '"server"',
+        '"server"\nshared = "x"',
+        "subnet.tills.shared",
+        "no [[shared_network]]",
+    ),
+    ("dhcp =", '"server"', '"server"\nalways = 42', "subnet.tills.always", "ntp-servers is not"),
+    (
+        "dhcp =",
+        '"server"',
+        '"server"\nlease_min = "2h"\nlease_max = "1h"',
+        "subnet.tills.lease_min",
+        "above lease_max",
+    ),
+    (
+        "dhcp =",
+        '"server"',
+        '"server"\noptions = { routers = "10.77.0.1", 3 = "10.77.0.1" }',
+        "subnet.tills.options",
+        "routers is there twice",
+    ),
+    (
+        "pool =",
+        '["10.77.0.100-10.77.0.199"]',
+        '{ range = "10.77.0.100-10.77.0.199", classes = "phones" }',
+        "subnet.tills.pool",
+        "no [[class]] phones",
+    ),
+    ("mac =", 'mac = "02:00:00:00:00:11"', "", "reservation.printer-1", "names nobody"),
+    ("mac =", "mac", 'client_id = "x"\nmac', "reservation.printer-1", "has mac and client_id"),
     ("boot =", "true", "false", "subnet", "no subnet has boot"),
-    ("address =", "10.77.0.11", "10.77.0.150", "reservation.printer-1.address", "in the pool"),
     ("address =", "10.77.0.11", "10.77.0.1", "reservation.printer-1.address", "the gateway"),
     ("address =", "10.77.0.11", "10.9.0.1", "reservation.printer-1.address", "any subnet"),
     ("mac =", "02:00", "03:00", "reservation.printer-1.mac", "group address"),
@@ -138,6 +168,80 @@ def test_settings_that_do_not_agree(
     matching = [one for one in found if one.key == key and says in one.what]
     assert matching, [str(one) for one in found]
     assert all(one.remedy for one in found)
+
+
+NOTES = [
+    ("pool =", '["10.77.0.100-10.77.0.199"]', "[]", "subnet.tills.pool", "is empty"),
+    ("address =", "10.77.0.11", "10.77.0.150", "reservation.printer-1.address", "in the pool"),
+    ("dhcp =", '"server"', '"off"', "subnet.tills.dhcp", "nothing tells them"),
+    ("address =", "address", 'boot_set = "ab"\naddress', "reservation.boot_set", "with ab"),
+]
+
+
+@pytest.mark.parametrize(("line", "old", "new", "key", "says"), NOTES)
+def test_settings_that_are_worth_a_note(
+    made: Path, line: str, old: str, new: str, key: str, says: str
+) -> None:
+    text = (made / "site.toml").read_text()
+    lines = text.splitlines()
+    number = next(n for n, one in enumerate(lines) if one.startswith(line))
+    lines[number] = lines[number].replace(old, new, 1)
+    site = decode_site("\n".join(lines).encode())
+    found = check(site, site_dir.gather(made, made / "state", site))
+    assert site_dir.errors_of(found) == []
+    assert [one for one in found if one.key == key and says in one.what], [str(o) for o in found]
+
+
+NETBOOT = """
+[[class]]
+name = "phones"
+[[class]]
+name = "phones"
+[[boot.rule]]
+name = "menu"
+file = "menu.ipxe"
+[[shared_network]]
+name = "hall"
+[[shared_network]]
+name = "hall"
+[[subnet6]]
+name = "tills"
+interface = "eth7"
+network = "2001:db8:7::/64"
+appliance = "2001:db8:8::2"
+pool = "2001:db8:9::1-2001:db8:9::2"
+[[subnet6]]
+name = "cams"
+interface = "eth7"
+network = "2001:db8:7::/64"
+appliance = "2001:db8:7::2"
+[[reservation6]]
+address = "2001:db8:1::1"
+[[reservation6]]
+name = "x"
+mac = "02:00:00:00:00:01"
+duid = "00:04"
+address = "2001:db8:1::1"
+"""
+
+
+def test_networks_that_do_not_agree(made: Path, files: SiteFiles) -> None:
+    site = decode_site(((made / "site.toml").read_text() + NETBOOT).encode())
+    found = [f"{one.key} {one.what}" for one in site_dir.errors_of(check(site, files))]
+    for expected in (
+        "class.name phones is there twice",
+        "boot.rule.menu.file there is no directory that menu.ipxe could be in",
+        "shared_network.name hall is there twice",
+        "subnet6.tills.name is the name of a [[subnet]] too",
+        "subnet6.tills.appliance 2001:db8:8::2 is not in 2001:db8:7::/64",
+        "subnet6.tills.pool 2001:db8:9::1-2001:db8:9::2 is not inside 2001:db8:7::/64",
+        "subnet6.cams.pool is empty",
+        "reservation6.address 2001:db8:1::1 is there twice",
+        "reservation6.1 names nobody or several",
+        "reservation6.x names nobody or several",
+        "reservation6.x.address 2001:db8:1::1 is in no subnet6",
+    ):
+        assert expected in found, (expected, found)
 
 
 def test_tables_that_do_not_agree(made: Path, files: SiteFiles) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import bootstrap
 from bootstrap.errors import SiteError
 from bootstrap.naming import Given, choose
-from bootstrap.site import HostnamePattern, Site, decode_site
+from bootstrap.site import Site, decode_site
+from bootstrap.site_types import HostnamePattern
 
 EXAMPLE = (Path(bootstrap.__file__).parent / "example" / "site.toml").read_text()
 FREE = EXAMPLE.replace('addresses = "10.41.7.20-10.41.7.59"', "")

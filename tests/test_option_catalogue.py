@@ -7,8 +7,16 @@ from scapy.layers.dhcp import DHCPOptions
 
 from netboot.dhcp_options import Code
 from netboot.errors import SiteError
-from netboot.option_catalogue import OptionError, code_of, option
-from netboot.option_codes import CODES, KINDS, NAMES, OPTIONS_OF_SERVER, Kind
+from netboot.option_catalogue import OptionError, code_of, condition, option, option6
+from netboot.option_codes import (
+    CODES,
+    CODES6,
+    KINDS,
+    KINDS6,
+    NAMES,
+    OPTIONS_OF_SERVER,
+    Kind,
+)
 from netboot.option_words import name_of, words
 
 GOOD = [
@@ -145,13 +153,56 @@ def test_names_kinds_and_codes_agree() -> None:
     assert set(NAMES) == set(KINDS)
     assert all(CODES[name] == code for code, name in NAMES.items())
     assert all(0 < code < 255 for code in NAMES)
-    assert {kind for kinds in KINDS.values() for kind in kinds} == set(Kind)
+    used = {kind for kinds in KINDS.values() for kind in kinds}
+    assert used | set(KINDS6.values()) == set(Kind)
+    assert set(KINDS6) == set(CODES6.values())
     assert name_of(3) == "routers"
     assert name_of(230) == "option-230"
 
 
 def test_every_code_that_the_engine_names_is_in_the_table() -> None:
     assert {code.value for code in Code} - {0, 255} <= set(NAMES)
+
+
+GOOD6 = [
+    ("dns-servers", ["2001:db8::1", "::2"], "20010db8" + "0" * 23 + "1" + "0" * 31 + "2"),
+    ("23", "::1", "0" * 31 + "1"),
+    ("domain-search", "a.b", "0161016200"),
+    ("bootfile-url", "http://[::1]/x", "687474703a2f2f5b3a3a315d2f78"),
+    ("information-refresh-time", 3600, "00000e10"),
+    ("500", "hex:01", "01"),
+    ("501", "text", "74657874"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "data"), GOOD6)
+def test_a_value_for_dhcpv6_becomes_bytes(key: str, value: object, data: str) -> None:
+    assert option6(key, value).data.hex() == data
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("dns-server", "::1", "did you mean dns-servers"),
+        ("nothing-like-it", "x", "write its number"),
+        ("65536", "x", "write its number"),
+        ("1", "hex:00", "the server says it itself"),
+        ("dns-servers", "10.0.0.1", "expected a list of IPv6 addresses"),
+        ("500", 5, "or a text"),
+    ],
+)
+def test_a_wrong_value_for_dhcpv6_says_what_was_expected(key, value, says) -> None:
+    with pytest.raises(OptionError) as caught:
+        option6(key, value)
+    assert says in str(caught.value)
+
+
+def test_a_condition_may_ask_about_any_option() -> None:
+    assert condition("dhcp-client-identifier", True) == (61, None)
+    assert condition("93", [7]) == (93, b"\0\7")
+    assert condition("vendor-class-identifier", "Acme") == (60, b"Acme")
+    with pytest.raises(OptionError, match="there is no option"):
+        condition("nothing", True)
 
 
 SAME = {
@@ -194,12 +245,12 @@ VALUES = st.recursive(
 @given(st.sampled_from(sorted(CODES)) | st.text(max_size=4), VALUES)
 def test_any_key_and_value_give_an_option_or_our_error(key: str, value: object) -> None:
     try:
-        made = option(key, value, always=True)
+        made = option(key, value)
     except SiteError as error:
         assert str(error)
         return
     assert 0 < made.code < 255
-    assert made.always
+
     assert isinstance(words(made.code, made.data), str)
 
 

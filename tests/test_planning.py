@@ -1,18 +1,23 @@
 """The plan follows from settings, boxes and published sets, and netboot can always run it."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_site import NETBOOT
 
 import bootstrap
 from bootstrap.enrolment import Stage
 from bootstrap.planning import grub_cfg_files, make_plan
+from bootstrap.planning_network import other_order
 from bootstrap.rows import BoxRow
-from bootstrap.site import Site, decode_site
+from bootstrap.site import Site, decode_netboot_site, decode_site
+from netboot.bootchoice import BootRule, Loading
 from netboot.bootset import BootFile, BootSetManifest, Role, grub_cfg
+from netboot.network import ClientKind, Identify, Match
 from netboot.plan import Plan
 from netboot.plan_check import check
 
@@ -85,6 +90,72 @@ def test_what_is_booted() -> None:
     for each in (manifest(1), manifest(2)):
         kernel = each.roles[Role.KERNEL]
         assert made.boot.files[kernel.path] == kernel.sha256
+
+
+def test_an_accepted_set_that_is_served_too_is_there_once() -> None:
+    made = make_plan(SITE, [], manifest(2), [manifest(2), manifest(1)], 1)
+    assert made.boot is not None
+    assert [one.boot_set for one in made.boot.sets] == [manifest(2).digest, manifest(1).digest]
+
+
+def test_every_table_of_netboot_reaches_the_plan() -> None:
+    files = {"/menu.ipxe": bytes(32)}
+    site = decode_netboot_site(NETBOOT.encode())
+    made = make_plan(site, [], None, [], 3, files=files, enrols=False)
+    assert check(made) == ()
+    assert Plan.decode(made.encode()) == made
+    assert (made.identify, made.quarantine) == (Identify.CLIENT_ID, timedelta(minutes=10))
+    said = {one.code: one for one in made.parameters.options}
+    assert (said[42].always, said[150].always) == (True, False)
+    assert made.parameters.reply_delay == timedelta(milliseconds=250)
+    (subnet,) = made.subnets
+    assert (subnet.lease, subnet.enrols, subnet.shared) == (timedelta(hours=1), False, "hall")
+    assert {one.code for one in subnet.parameters.options} == {119}
+    assert subnet.parameters.lease_min == timedelta(minutes=5)
+    assert (subnet.relays, subnet.authoritative) == ((IPv4Address("10.9.0.1"),), False)
+    assert subnet.rapid_commit
+    assert subnet.pools[1].classes == {"phones"}
+    (phones,) = made.classes
+    assert phones.match.kinds == {ClientKind.PXE, ClientKind.HTTP}
+    assert phones.match.architectures == {7, 11, 16}
+    assert len(phones.match.uuid) == 2
+    assert phones.parameters.next_server == IPv4Address("10.0.0.7")
+    by_id, by_uuid = made.reservations
+    assert (by_id.client_id, by_id.address) == (b"\1\2\0\0\0\0\x11", IPv4Address("10.0.0.11"))
+    assert (by_uuid.address, by_uuid.boot_set) == (None, None)
+    assert made.boot is not None
+    assert made.boot.rules == (
+        BootRule(
+            match=Match(kinds=frozenset({ClientKind.IPXE})),
+            file="/menu.ipxe",
+            loading=Loading.HTTP,
+        ),
+    )
+    assert made.boot.files == files
+    assert made.subnets6[0].pools[0][0] == IPv6Address("2001:db8::100")
+    assert {f"{one.name} {one.type}" for one in made.records} >= {
+        "appliance.lab.example.net AAAA",
+        "six.lab.example.net AAAA",
+    }
+
+
+def test_a_rule_for_a_file_that_is_not_there_is_told() -> None:
+    made = make_plan(decode_netboot_site(NETBOOT.encode()), [], None, [], 3)
+    assert check(made) == ("boot rule 1: there is no file menu.ipxe",)
+
+
+def test_a_box_may_be_given_another_set_by_the_start_of_its_digest() -> None:
+    start = manifest(1).digest.hex()[:8]
+    site = decode_netboot_site(NETBOOT.replace("abcdef", start).encode())
+    made = make_plan(site, [], manifest(2), [manifest(1)], 3, files={"/menu.ipxe": bytes(32)})
+    assert made.reservations[1].boot_set == manifest(1).digest
+    assert check(made) == ()
+
+
+def test_both_orders_of_a_uuid_are_one_turn_apart() -> None:
+    uuid = bytes(range(16))
+    assert other_order(uuid) == bytes((3, 2, 1, 0, 5, 4, 7, 6, *range(8, 16)))
+    assert other_order(other_order(uuid)) == uuid
 
 
 def test_without_a_served_set_nothing_is_booted() -> None:

@@ -88,7 +88,7 @@ def test_the_site_file_in_the_readme_is_the_example_and_the_settings_know_it() -
     assert printed, "the README has no block marked site.toml"
     assert printed[1] == EXAMPLE
     decode_site(printed[1].encode())
-    assert keys_of(tomllib.loads(printed[1])) == known_keys()
+    assert keys_of(tomllib.loads(printed[1])) <= known_keys()  # the others: docs/netboot.md
 
 
 def keys_of(document: object, prefix: str = "") -> set[str]:

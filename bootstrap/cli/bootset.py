@@ -205,7 +205,7 @@ def _lock(path: Path | None) -> Lock:
 
 
 def _duration(text: str) -> timedelta:
-    from bootstrap.site import decode_duration
+    from bootstrap.site_types import decode_duration
 
     try:
         return decode_duration(text)

@@ -1,0 +1,168 @@
+"""The site file's tables of networks as the plan's values: one function for each table.
+
+A copy of what the operator wrote; nothing is decided here but what a key that is not there means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from bootstrap import site_netboot as written
+from netboot.bootchoice import BootRule, Loading
+from netboot.network import (
+    ClientClass,
+    Match,
+    OptionValue,
+    Parameters,
+    Pool,
+    Reservation,
+    Reservation6,
+    Subnet6Plan,
+    SubnetPlan,
+    combine,
+)
+
+
+def parameters(level: written.Leasing) -> Parameters:
+    """Give what one level says."""
+    return Parameters(
+        options=_options(level.options, level.always),
+        lease=level.lease,
+        lease_min=level.lease_min,
+        lease_max=level.lease_max,
+        boot_file=level.boot_file,
+        next_server=level.next_server,
+        server_name=level.server_name,
+        reply_delay=level.reply_delay,
+    )
+
+
+def _options(said: Mapping[str, OptionValue], always: Iterable[int]) -> tuple[OptionValue, ...]:
+    codes = frozenset(always)
+    return tuple(replace(one, always=one.code in codes) for one in said.values())
+
+
+def subnet(site: written.NetbootSite, one: written.Subnet, *, enrols: bool) -> SubnetPlan:
+    """Give a subnet with what its shared network says."""
+    shared = next((net for net in site.shared_networks if net.name == one.shared), None)
+    levels = (one,) if shared is None else (one, shared)
+    said = (level.lease for level in (*levels, site.dhcp))
+    return SubnetPlan(
+        name=one.name,
+        interface=one.interface,
+        network=one.network,
+        appliance=one.appliance,
+        gateway=one.gateway,
+        pools=tuple(map(_pool, one.pools)),
+        lease=next((lease for lease in said if lease is not None), written.LEASE),
+        dhcp=one.dhcp,
+        boot=one.boot,
+        enrols=enrols,
+        shared=one.shared,
+        relayed=one.relayed,
+        relays=one.relays,
+        authoritative=one.authoritative,
+        rapid_commit=one.rapid_commit,
+        parameters=replace(combine(map(parameters, levels)), lease=None),
+    )
+
+
+def _pool(one: written.PoolRange) -> Pool:
+    return Pool(
+        first=one.range.first,
+        last=one.range.last,
+        classes=frozenset(one.classes),
+        parameters=parameters(one),
+    )
+
+
+def _match(said: written.Matching) -> Match:
+    return Match(
+        kinds=frozenset(said.kind),
+        architectures=frozenset(said.architecture),
+        vendor_class=said.vendor_class,
+        user_class=said.user_class,
+        mac=said.mac,
+        uuid=tuple(order for uuid in said.uuid for order in (uuid, other_order(uuid))),
+        circuit_id=said.circuit_id,
+        remote_id=said.remote_id,
+        relays=said.relay,
+        options=tuple(said.option.values()),
+        known=said.known,
+    )
+
+
+def other_order(uuid: bytes) -> bytes:
+    """Turn the first three fields round: makers differ in which order option 97 has them."""
+    return uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:]
+
+
+def client_class(one: written.ClientClass) -> ClientClass:
+    """Give a class."""
+    return ClientClass(name=one.name, match=_match(one), parameters=parameters(one))
+
+
+def reservation(one: written.Reservation, sets: Sequence[bytes]) -> Reservation:
+    """Give a reservation; `sets` are the digests that its `boot_set` may be the start of."""
+    return Reservation(
+        mac=one.mac,
+        uuid=one.uuid,
+        client_id=one.client_id,
+        circuit_id=one.circuit_id,
+        address=one.address,
+        name=one.name,
+        parameters=parameters(one),
+        boot_set=_boot_set(one.boot_set, sets),
+    )
+
+
+def _boot_set(start: str | None, sets: Sequence[bytes]) -> bytes | None:
+    if start is None:
+        return None
+    return next((digest for digest in sets if digest.hex().startswith(start)), None)
+
+
+def boot_rule(one: written.BootRule, own: Mapping[str, bytes]) -> BootRule:
+    """Give a rule; a name that is in the operator's files is written as its path there."""
+    path = f"/{one.file.lstrip('/')}"
+    return BootRule(
+        match=_match(one),
+        file=path if path in own else one.file,
+        loading=Loading(one.via),
+    )
+
+
+def subnet6(one: written.Subnet6, *, enrols: bool) -> Subnet6Plan:
+    """Give an IPv6 subnet."""
+    return Subnet6Plan(
+        name=one.name,
+        interface=one.interface,
+        network=one.network,
+        appliance=one.appliance,
+        pools=one.pools,
+        lease=one.lease,
+        dhcp=one.dhcp,
+        boot=one.boot,
+        router=one.router,
+        options=tuple(one.options.values()),
+        enrols=enrols,
+        preferred=one.preferred,
+        rapid_commit=one.rapid_commit,
+        shared=one.shared,
+        relayed=one.relayed,
+        relays=one.relays,
+    )
+
+
+def reservation6(one: written.Reservation6, sets: Sequence[bytes]) -> Reservation6:
+    """Give an IPv6 reservation."""
+    return Reservation6(
+        duid=one.duid,
+        uuid=one.uuid,
+        mac=one.mac,
+        address=one.address,
+        name=one.name,
+        options=tuple(one.options.values()),
+        boot_set=_boot_set(one.boot_set, sets),
+    )
