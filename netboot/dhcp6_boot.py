@@ -6,44 +6,41 @@ edk2 drops such an offer. RFC 5970, 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from ipaddress import IPv6Address
 from urllib.parse import quote
 
-from netboot.bootchoice import BootFile, BootRule, BootTable, Loading, NoLoader
-from netboot.dhcp6_options import Code6, Options6, VendorClass
-from netboot.network import ClientKind, Match
+from netboot.bootchoice import BootFile, BootTable, Loading, NoLoader, choose
+from netboot.client import HTTP_CLASS, PXE_CLASS, Facts
+from netboot.dhcp6_options import Code6, Options6, VendorClass, swapped_uuid
+from netboot.dhcp_options import Options
+from netboot.network import ClientKind
 
-PXE_CLASS, HTTP_CLASS = b"PXEClient", b"HTTPClient"
 BOOT_ENTERPRISE = 343
 """The enterprise number under which UEFI firmware names its class (Intel's; UEFI 2.10, 24.7.3)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootClient6:
-    """What the choice is made by; `uuid` as 16 bytes in the order of the DUID."""
+def facts_of6(options: Options6, *, mac: bytes | None, uuid: bytes | None, known: bool) -> Facts:
+    """Say what a message claims; PeerError when an option is malformed.
 
-    options: Options6
-    mac: bytes | None
-    uuid: bytes | None
-    is_known: bool
-    boot_set: bytes | None = None
-
-    @property
-    def vendor_class(self) -> bytes:
-        """The class that the client gives itself, empty when it gives none."""
-        return next((one for one in _classes(self.options) if one), b"")
-
-
-def _classes(options: Options6) -> tuple[bytes, ...]:
-    return tuple(one for vendor in options.vendor_classes for one in vendor.classes)
+    `uuid` as it came in the DUID. Conditions on options of DHCPv4 hold for nobody here.
+    """
+    classes = [one for vendor in options.vendor_classes for one in vendor.classes]
+    return Facts(
+        kind=_kind(options, classes),
+        options=Options(),
+        mac=mac,
+        architectures=options.architectures,
+        vendor_class=classes[0] if classes else b"",
+        user_classes=options.user_classes,
+        uuid=uuid,
+        known=known,
+    )
 
 
-def kind_of6(options: Options6) -> ClientKind:
-    """Say what kind of program asks; PeerError as the accessors."""
+def _kind(options: Options6, classes: list[bytes]) -> ClientKind:
     if any(b"iPXE" in user_class for user_class in options.user_classes):
         return ClientKind.IPXE
-    classes = _classes(options)
     if any(one.startswith(HTTP_CLASS) for one in classes):
         return ClientKind.HTTP
     if any(one.startswith(PXE_CLASS) for one in classes) or options.architectures:
@@ -51,72 +48,28 @@ def kind_of6(options: Options6) -> ClientKind:
     return ClientKind.OTHER
 
 
-def wants_boot6(options: Options6) -> bool:
-    """Tell whether the client is one that boots from the network."""
-    return kind_of6(options) is not ClientKind.OTHER or Code6.BOOT_URL in options.requested
-
-
 def choose6(
-    client: BootClient6, table: BootTable, appliance: IPv6Address
+    facts: Facts, table: BootTable, appliance: IPv6Address, boot_set: bytes | None = None
 ) -> BootFile | NoLoader | None:
-    """Choose a URL; None for a client that does not boot. PeerError as the accessors."""
-    if not wants_boot6(client.options):
-        return None
-    fitting = [rule for rule in table.rules if _fits(rule, client)]
-    own = (rule for rule in fitting if rule.boot_set == client.boot_set is not None)
-    rule = next(own, None) or next(iter(fitting), None)
-    if rule is None:
-        return NoLoader(architectures=client.options.architectures)
-    return BootFile(
-        loading=rule.loading, name=_url(rule, client, appliance), boot_set=rule.boot_set
-    )
+    """Choose a URL, as `netboot.bootchoice.choose` does; a TFTP name becomes a URL too.
+
+    Rules for a UUID hold in either byte order: makers differ in what they put into a DUID.
+    """
+    named = {uuid for rule in table.rules for uuid in rule.match.uuid}
+    if facts.uuid is not None and facts.uuid not in named:
+        facts = replace(facts, uuid=swapped_uuid(facts.uuid))
+    choice = choose(facts, table, appliance, boot_set)
+    if not isinstance(choice, BootFile) or choice.loading is not Loading.TFTP:
+        return choice
+    if "://" in choice.name:
+        return choice
+    return replace(choice, name=f"tftp://[{appliance}]/{quote(choice.name.lstrip('/'))}")
 
 
-def _fits(rule: BootRule, client: BootClient6) -> bool:
-    """Firmware loads by the one way that it asked for (edk2 BZ-880), iPXE by any."""
-    kind = kind_of6(client.options)
-    if kind is ClientKind.HTTP and rule.loading is not Loading.HTTP:
-        return False
-    if kind is ClientKind.PXE and rule.loading is Loading.HTTP:
-        return False
-    return _matches(rule.match, kind, client)
-
-
-def _matches(match: Match, kind: ClientKind, client: BootClient6) -> bool:
-    """Ask every condition that is not empty; those of DHCPv4 alone fit nobody here."""
-    if match.circuit_id or match.remote_id or match.relays or match.options:
-        return False
-    uuids = {client.uuid, _swapped(client.uuid)}
-    conditions = (
-        not match.kinds or kind in match.kinds,
-        not match.architectures or not match.architectures.isdisjoint(client.options.architectures),
-        not match.mac or client.mac in match.mac,
-        not match.uuid or not uuids.isdisjoint(match.uuid),
-        not match.vendor_class or client.vendor_class.startswith(match.vendor_class),
-        not match.user_class
-        or any(one.startswith(match.user_class) for one in client.options.user_classes),
-        match.known is None or match.known is client.is_known,
-    )
-    return all(conditions)
-
-
-def _swapped(uuid: bytes | None) -> bytes | None:
-    if uuid is None:
-        return None
-    return uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:]
-
-
-def _url(rule: BootRule, client: BootClient6, appliance: IPv6Address) -> str:
-    if "://" in rule.file:
-        return rule.file
-    scheme = "http" if rule.loading is Loading.HTTP else "tftp"
-    return f"{scheme}://[{appliance}]/{quote(rule.file.lstrip('/'))}"
-
-
-def boot_options(options: Options6, boot: BootFile) -> tuple[tuple[int, bytes], ...]:
+def boot_options(kind: ClientKind, boot: BootFile) -> tuple[tuple[int, bytes], ...]:
     """Write a choice: the URL, and the class back to firmware that boots by HTTP (V6-1)."""
     url = (int(Code6.BOOT_URL), boot.name.encode())
-    if kind_of6(options) is not ClientKind.HTTP:
+    if kind is not ClientKind.HTTP:
         return (url,)
     echoed = VendorClass(enterprise=BOOT_ENTERPRISE, classes=(HTTP_CLASS,))
     return (url, (int(Code6.VENDOR_CLASS), echoed.encode()))

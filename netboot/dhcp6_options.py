@@ -371,6 +371,11 @@ def duid_uuid(duid: bytes) -> bytes | None:
     return duid[2:] if is_one and any(duid[2:]) else None
 
 
+def swapped_uuid(uuid: bytes) -> bytes:
+    """Turn a UUID of 16 bytes from SMBIOS's byte order to RFC 4122's, or back."""
+    return uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:]
+
+
 def uuid_duid(uuid: bytes) -> bytes:
     """Make the DUID of a UUID of 16 bytes (RFC 6355)."""
     return DuidType.UUID.to_bytes(2, "big") + uuid

@@ -22,7 +22,7 @@ from netboot.dhcp6_message import (
 )
 from netboot.dhcp6_options import Association, Code6, Lent, Options6, encode_names
 from netboot.dhcp_options import encode_uris
-from netboot.network import OptionValue, Subnet6Plan
+from netboot.network import ClientKind, OptionValue, Subnet6Plan
 
 FIRST_CHOICE = 255
 """Preference with which a client asks no longer for other servers (RFC 8415, 18.2.1)."""
@@ -76,6 +76,7 @@ def settings(
     request: Options6,
     subnet: Subnet6Plan,
     *,
+    kind: ClientKind,
     domain: str,
     levels: Iterable[Sequence[OptionValue]],
     boot: BootFile | None,
@@ -94,7 +95,7 @@ def settings(
     always = {code for code, option in said.items() if option.always}
     chosen = {code: data for code, data in found.items() if code in wanted or code in always}
     if boot is not None and Code6.BOOT_URL not in chosen:
-        first = boot_options(request, boot)
+        first = boot_options(kind, boot)
         return (*first, *((code, data) for code, data in chosen.items() if code != first[-1][0]))
     return tuple(chosen.items())
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 from ipaddress import IPv6Address
 from itertools import pairwise
 
-from netboot.dhcp6_options import duid_mac, duid_uuid
+from netboot.dhcp6_options import duid_mac, duid_uuid, swapped_uuid
 from netboot.errors import SiteError
 from netboot.leases import LeaseState
 from netboot.network import Reservation6, Subnet6Plan
@@ -51,7 +51,7 @@ def same_uuid(uuid: bytes | None) -> bytes | None:
     """Give one value for both byte orders of a UUID: firmware and systems differ."""
     if uuid is None:
         return None
-    return min(uuid, uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:])
+    return min(uuid, swapped_uuid(uuid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, IPv6Network
 
 from netboot.dhcp6_options import encode_names
@@ -28,6 +28,8 @@ FIRST_SECONDS, FIRST_COUNT = 16.0, 3
 PAUSE_SECONDS = 3.0
 """MIN_DELAY_BETWEEN_RAS: advertisements to everybody are no closer."""
 ROUTER_SECONDS = 1800
+ESCORT_SECONDS = 60
+"""How long firmware that boots from us believes that we are a router."""
 DNS_SECONDS = 600
 VALID_SECONDS, PREFERRED_SECONDS = 2592000, 604800
 """Lifetimes of a prefix (RFC 4861, 6.2.1)."""
@@ -176,6 +178,17 @@ class RaEngine:
         most = FIRST_SECONDS if self._sent < FIRST_COUNT else INTERVAL_SECONDS
         self._due = now + most * (1 - fraction / 4)
         return (RaSend(data=self._said.encode(), destination=ALL_NODES),)
+
+    def escort(self, destination: IPv6Address) -> RaSend:
+        """Tell firmware alone that we are a router, for the time that it needs to fetch its loader.
+
+        edk2 waits 10 s for a route through some router, even to a server on its own link
+        (PxeBcCheckRouteTable, HttpBootCheckRouteTable).
+        """
+        seconds = max(self._said.router_seconds, ESCORT_SECONDS)
+        return RaSend(
+            data=replace(self._said, router_seconds=seconds).encode(), destination=destination
+        )
 
     def deadline(self) -> float:
         """When `tick` is next due."""

@@ -16,9 +16,11 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 from netboot.bootchoice import BootRule, BootTable, Loading
-from netboot.dhcp6 import Dhcp6Config, Dhcp6Engine, Outcome6
+from netboot.dhcp6 import Dhcp6Engine
+from netboot.dhcp6_config import Dhcp6Config
 from netboot.dhcp6_message import Kind6, Message6, Packet6
 from netboot.dhcp6_options import Association, Code6, Lent, Options6, VendorClass
+from netboot.dhcp6_outcome import Outcome6
 from netboot.dhcp6_reply import Arrival6
 from netboot.files import FileMap
 from netboot.io.dhcp6 import Dhcp6Service

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
 from typing import Any
 
-from netboot.dhcp6 import Dhcp6Config, Dhcp6Engine, Outcome6, check_config6
+from netboot.dhcp6 import Dhcp6Engine
+from netboot.dhcp6_config import Dhcp6Config, check_config6
 from netboot.dhcp6_message import ALL_SERVERS, SERVER_PORT6
+from netboot.dhcp6_outcome import Outcome6
 from netboot.dhcp6_reply import Arrival6, Send6
 from netboot.errors import SiteError
 from netboot.events import Event
@@ -188,10 +190,18 @@ class Dhcp6Service:
             for reply in outcome.sends:
                 if is_durable or not reply.promises:
                     self._send(interface, reply)
-            if self._assign is not None:
-                for address, boot_set in outcome.assigned:
-                    self._assign(address, boot_set)
+            self._prepare_boot(interface, outcome)
         self._tell(event for outcome in outcomes for event in outcome.events)
+
+    def _prepare_boot(self, interface: Dhcp6Interface, outcome: Outcome6) -> None:
+        """Have ready what firmware will want next: its boot set's files, and a route to us."""
+        if self._assign is not None:
+            for address, boot_set in outcome.assigned:
+                self._assign(address, boot_set)
+        router = self._routers.get(interface.name)
+        if router is not None:
+            for address in outcome.escorted:
+                router.escort(address)
 
     def _commit(self, outcomes: list[Outcome6]) -> bool:
         """Make leases durable; on a full or broken disk no promise leaves: clients ask again."""

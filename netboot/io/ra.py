@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable
 from ipaddress import IPv6Address
 
-from netboot.dhcp6 import Dhcp6Config
+from netboot.dhcp6_config import Dhcp6Config
 from netboot.errors import PeerError, SiteError
-from netboot.io.dhcp import interface_mac
+from netboot.io.frame import interface_mac
 from netboot.io.tftp import interface_mtu
 from netboot.ra import ALL_ROUTERS, HOP_LIMIT, SOLICITATION, RaEngine, RaSend, advertisement
 
@@ -89,6 +89,11 @@ class RaInterface:
             except PeerError:
                 continue  # RFC 4861, 6.1.1: drop silently
             self._send(replies)
+
+    def escort(self, destination: IPv6Address) -> None:
+        """Give firmware that boots from us a route; see the engine."""
+        if self._engine is not None:
+            self._send((self._engine.escort(destination),))
 
     def tick(self, now: float) -> None:
         """Advertise when that is due."""
