@@ -78,6 +78,7 @@ class DhcpRunner:
         self._rate = EventRate()
         self._tick_at = self._look_at = 0.0
         self._open(config)
+        store.lengthen_log()
 
     @property
     def trouble(self) -> str | None:

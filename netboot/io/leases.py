@@ -68,7 +68,7 @@ class NetbootStore:
         self._path = path
         self._lock = threading.Lock()
         self._reading = threading.Lock()
-        self._pages: int | None = None
+        self._pages = 0
         try:
             self._db = _connect(path)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -116,6 +116,26 @@ class NetbootStore:
             self._reader.close()
         with self._lock:
             self._db.close()
+
+    def lengthen_log(self) -> None:
+        """Make commits cheap from the first one on; takes a moment, so before anybody is served.
+
+        It writes much and takes it back: what SQLite put into the log stays there, as nothing.
+        """
+        log = Path(f"{self._path}-wal")
+        try:
+            room = os.statvfs(self._path)
+            is_long = log.stat().st_size >= _PADDING
+        except OSError:
+            return
+        if is_long or room.f_bavail * room.f_frsize < _SPARE * _PADDING:
+            return
+        sizes = [(1 << 20,)] * (_PADDING >> 20)
+        with contextlib.suppress(_TakenBackError), self.transaction() as db:
+            db.execute("CREATE TABLE padding (filler BLOB)")
+            with contextlib.suppress(sqlite3.Error):
+                db.executemany("INSERT INTO padding VALUES (zeroblob(?))", sizes)
+            raise _TakenBackError
 
     def load_leases(self) -> tuple[Lease, ...]:
         """Read every row for the engine; SiteError when one cannot be read."""
@@ -190,9 +210,6 @@ class NetbootStore:
         sightings: Sequence[Sighting],
     ) -> None:
         """Write all of it in one transaction. Of one address, the last write alone is given."""
-        if self._pages is None:
-            self._pages = 0
-            self._lengthen_log()
         kept = [_lease_row(write.lease) for write in writes if write.lease is not None]
         gone = [(int(write.address),) for write in writes if write.lease is None]
         seen = {sighting.key: _sighting_row(sighting) for sighting in sightings}
@@ -205,23 +222,6 @@ class NetbootStore:
             if told:
                 _prune(db, len(told))
         self._pages += 4 + len(kept) + len(gone) + 2 * len(seen) + len(told) // 8
-
-    def _lengthen_log(self) -> None:
-        """Write much and take it back: what SQLite put into the log stays there, as nothing."""
-        log = Path(f"{self._path}-wal")
-        try:
-            room = os.statvfs(self._path)
-            is_long = log.stat().st_size >= _PADDING
-        except OSError:
-            return
-        if is_long or room.f_bavail * room.f_frsize < _SPARE * _PADDING:
-            return
-        sizes = [(1 << 20,)] * (_PADDING >> 20)
-        with contextlib.suppress(_TakenBackError), self.transaction() as db:
-            db.execute("CREATE TABLE padding (filler BLOB)")
-            with contextlib.suppress(sqlite3.Error):
-                db.executemany("INSERT INTO padding VALUES (zeroblob(?))", sizes)
-            raise _TakenBackError
 
     def _tidy(self, is_idle: bool) -> None:
         """Take the log over into the tables, after the ACKs have left."""
