@@ -29,6 +29,7 @@ struct client {
 	size_t head_length;
 	long long left; /* of the body; -1 while the head is read */
 	double asked;
+	int done;
 };
 
 static const char *path;
@@ -56,7 +57,8 @@ static void ask(struct client *one)
 	char text[1024];
 	int length;
 
-	if (started == wanted)
+	one->done = started == wanted;
+	if (one->done)
 		return;
 	started++;
 	length = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: bench\r\nUser-Agent: load\r\n",
@@ -119,6 +121,10 @@ static void receive(struct client *one)
 
 	if (got < 0 && errno == EAGAIN)
 		return;
+	if (got <= 0 && one->done) {
+		close(one->fd); /* an idle connection may be ended */
+		return;
+	}
 	if (got <= 0)
 		die("closed", got ? strerror(errno) : "by the server");
 	body = one->left >= 0 ? (size_t)got : take_head(one, buffer, got);
