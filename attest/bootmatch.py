@@ -134,8 +134,9 @@ def compare_values(
 ) -> Match:
     """Compare predicted with quoted values, in all quoted banks, with the named workarounds."""
     differing, workarounds = [], []
+    banks = [(given, candidate.expected(bank)) for bank, given in values.items()]
     for index in indices:
-        told = _compare_pcr(candidate, values, index)
+        told = _compare_pcr([(given[index], expected[index]) for given, expected in banks])
         if told is None:
             differing.append(index)
         elif told:
@@ -143,9 +144,11 @@ def compare_values(
     return Match(candidate=candidate, differing=tuple(differing), workarounds=tuple(workarounds))
 
 
-def _compare_pcr(candidate: Candidate, values: Values, index: int) -> str | None:
-    """Give the workaround that makes a PCR equal in every bank, "" for none, None if unequal."""
-    tables = [(given[index], candidate.expected(bank)[index]) for bank, given in values.items()]
+def _compare_pcr(tables: Sequence[tuple[bytes, Sequence[tuple[str, bytes]]]]) -> str | None:
+    """Give the workaround that makes a PCR equal in every bank, "" for none, None if unequal.
+
+    `tables` holds for each bank the quoted value and those that it may have.
+    """
     for place, (name, _) in enumerate(tables[0][1]):
         if all(value == expected[place][1] for value, expected in tables):
             return name

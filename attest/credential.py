@@ -7,6 +7,7 @@ argument. TPM 2.0 Library, Part 1, 24; CVE-2023-38201 (one try, nothing kept of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from attest.ak import check_ak
 from attest.ektemplate import EkTemplate, check_ek_template
@@ -42,6 +43,8 @@ def check_keys(ek_public: bytes, ak_public: bytes) -> BoxKeys:
     return BoxKeys(ek=ek, ak=decode_ak(ak_public), template=template)
 
 
+# Both keys come with the hello, and a moment later again with the evidence.
+@lru_cache(maxsize=256)
 def decode_ek(public: bytes) -> tuple[PublicArea, EkTemplate]:
     """Decode an EK with the template it was made from; CheckError otherwise."""
     try:
@@ -51,6 +54,7 @@ def decode_ek(public: bytes) -> tuple[PublicArea, EkTemplate]:
         raise CheckError(Reason.EK_STRUCTURE, str(error)) from None
 
 
+@lru_cache(maxsize=256)
 def decode_ak(public: bytes) -> PublicArea:
     """Decode an AK and check what it may do; CheckError otherwise."""
     try:

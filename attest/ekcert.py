@@ -149,12 +149,12 @@ def description(leaf: Certificate) -> tuple[str, str, str]:
 
 
 def _holds(certificate: Certificate, ek: PublicArea) -> bool:
-    """Compare numbers, so that an RSAES-OAEP or compressed encoding of the key is the same key."""
+    """Compare keys, not bytes: an RSAES-OAEP or compressed encoding of the key is the same key."""
     try:
         key = public_key(certificate)
     except EvidenceError:
         return False
-    return key.public_numbers() == ek.public_key().public_numbers()
+    return key == ek.public_key()
 
 
 def _no_leaf(decoded: list[Certificate], broken: list[str]) -> Finding:

@@ -25,7 +25,6 @@ from keys.tpm_public import (
     Curve,
     EccPublic,
     Key,
-    KeyedHashPublic,
     PublicArea,
     RsaPublic,
     Symmetric,
@@ -147,10 +146,9 @@ def check_ek_template(ek: PublicArea) -> EkTemplate:
 
     The unique field holds the key itself by now, and RSA exponent 0 and 65537 are the same.
     """
-    if isinstance(ek.key, KeyedHashPublic):
-        raise CheckError(Reason.EK_TEMPLATE, "it is no asymmetric key")
+    shape = _shape(ek)
     ek.public_key()
-    known = _BY_AREA.get(_without_unique(ek))
+    known = _BY_SHAPE.get(shape)
     if known is None:
         detail = f"attributes 0x{ek.attributes:08x}, name hash {HASHES[ek.name_alg]}"
         raise CheckError(Reason.EK_TEMPLATE, detail)
@@ -190,13 +188,17 @@ def _filled(template: Key, key: PublicKey) -> Key | None:
     return replace(template, x=numbers.x.to_bytes(size, "big"), y=numbers.y.to_bytes(size, "big"))
 
 
-def _without_unique(area: PublicArea) -> PublicArea:
-    if isinstance(area.key, RsaPublic):
-        exponent = 0 if area.key.exponent == 65537 else area.key.exponent
-        return replace(area, key=replace(area.key, modulus=b"", exponent=exponent))
-    if isinstance(area.key, EccPublic):
-        return replace(area, key=replace(area.key, x=b"", y=b""))
-    return area
+def _shape(area: PublicArea) -> tuple[object, ...]:
+    """Give all of an area but the key itself."""
+    key = area.key
+    own: tuple[object, ...]
+    if isinstance(key, RsaPublic):
+        own = key.symmetric, key.scheme, key.bits, key.exponent or 65537
+    elif isinstance(key, EccPublic):
+        own = key.symmetric, key.scheme, key.curve, key.kdf
+    else:
+        raise CheckError(Reason.EK_TEMPLATE, "it is no asymmetric key")
+    return type(key), area.name_alg, area.attributes, area.auth_policy, own
 
 
-_BY_AREA = {_without_unique(known.public): known for known in TEMPLATES}
+_BY_SHAPE = {_shape(known.public): known for known in TEMPLATES}

@@ -157,8 +157,11 @@ class Expectation:
         return state.digest()
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _hashed(text: str) -> tuple[str, bytes]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from attest.baseline import Baseline, FirmwareEntry, Machine, firmware_digest, machine_text
 from attest.errors import EvidenceError
@@ -23,6 +24,7 @@ from attest.uefi import ImageLoad, device_path_text
 
 MAX_FACTS = 64 << 10
 MAX_CLAIM = 60
+_NO_ACTION = int(EventType.NO_ACTION)
 _SHOWN = 3
 _SHOWN_VERSIONS = 8
 _SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
@@ -137,20 +139,31 @@ def _extended(measured: Measured, indices: Sequence[int]) -> dict[tuple[str, int
     log = measured.log
     if log is None:
         return {}
-    return {(bank, i): extended(log, bank, i) for bank in measured.values for i in indices}
+    found = _by_pcr(log, indices)
+    return {(bank, i): _gathered(found[i], bank) for bank in measured.values for i in indices}
 
 
 def extended(log: EventLog, bank: str, index: int) -> Extended:
     """Take what a log says of one PCR out of it; the label of an event counts for nothing."""
-    events = tuple(
-        event for event in log.events if event.pcr == index and event.type != EventType.NO_ACTION
-    )
+    return _gathered(_by_pcr(log, (index,))[index], bank)
+
+
+def _by_pcr(log: EventLog, indices: Sequence[int]) -> dict[int, list[Event]]:
+    found: dict[int, list[Event]] = {index: [] for index in indices}
+    for event in log.events:
+        if event.pcr in found and event.type != _NO_ACTION:
+            found[event.pcr].append(event)
+    return found
+
+
+def _gathered(events: Sequence[Event], bank: str) -> Extended:
     digests = tuple(event.digests.get(bank, b"") for event in events)
     closed = bool(digests) and digests[-1] in _separators(bank)
     kept = digests[:-1] if closed else digests
-    return Extended(events=events, digests=kept, distinct=frozenset(kept), closed=closed)
+    return Extended(events=tuple(events), digests=kept, distinct=frozenset(kept), closed=closed)
 
 
+@lru_cache(maxsize=16)
 def _separators(bank: str) -> frozenset[bytes]:
     return frozenset(hashlib.new(bank, content).digest() for content in _SEPARATORS)
 

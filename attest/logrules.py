@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -69,6 +70,9 @@ _IN_PCR_7 = frozenset(
 )
 # Types whose data is what was measured, in whatever PCR.
 _HASHED = frozenset({_CONFIG, _SEPARATOR, _EFI_ACTION, int(EventType.EFI_GPT_EVENT)})
+# In every other PCR all other types may stand, whatever their data.
+_RULED = _HASHED | {_BOOT}
+_RULED_PCRS = frozenset({4, 7})
 # These configure; as the key that let a program start one could only be a relabelled event.
 _NO_AUTHORITY = frozenset({"SecureBoot", "PK", "KEK", "dbx"})
 
@@ -88,7 +92,7 @@ def check_events(log: EventLog, banks: Sequence[str]) -> EventChecks:
         if not bank.known:
             walk.refuse(Reason.LOG_BANK, f"the log declares the unknown hash {bank.name}")
     for number, event in enumerate(log.events):
-        if event.type != _NO_ACTION:
+        if event.type in _RULED or (event.pcr in _RULED_PCRS and event.type != _NO_ACTION):
             _check_event(walk, number, event)
     workarounds = dict.fromkeys((*log.workarounds, *walk.workarounds))
     return EventChecks(findings=tuple(walk.findings), workarounds=tuple(workarounds))
@@ -99,7 +103,7 @@ def check_separators(log: EventLog, bank: str) -> Iterator[Finding]:
 
     One that tells an error ends it too: the firmware was there (see `check_events`).
     """
-    allowed = {hash_of(bank)(content).digest() for content in (*SEPARATORS, _ERROR)}
+    allowed = _endings(bank)
     closed = {
         event.pcr
         for event in log.events
@@ -109,6 +113,11 @@ def check_separators(log: EventLog, bank: str) -> Iterator[Finding]:
     if missing:
         detail = f"{bank}: PCR {', '.join(map(str, missing))} without separator"
         yield Finding(reason=Reason.BANK_UNEXTENDED, detail=detail)
+
+
+@lru_cache(maxsize=16)
+def _endings(bank: str) -> frozenset[bytes]:
+    return frozenset(hash_of(bank)(content).digest() for content in (*SEPARATORS, _ERROR))
 
 
 def banks_of(log: EventLog) -> tuple[str, ...]:

@@ -31,7 +31,6 @@ from attest.wire import (
     Signature,
     decode_attest,
     decode_signature,
-    selected_values,
 )
 from keys.errors import PeerError
 from keys.tpm_public import HASHES, KeyedHashPublic, PublicArea
@@ -211,18 +210,19 @@ def _check_selection(
 def _check_digest(quoted: QuoteInfo, hash_name: str, values: Values) -> Values:
     proved: dict[str, dict[int, bytes]] = {}
     for chosen in quoted.selection:
-        size = _SIZES[chosen.bank]
-        given = values.get(chosen.bank, {})
-        for index in chosen.indices:
-            if len(given.get(index, b"")) != size:
+        size, given = _SIZES[chosen.bank], values.get(chosen.bank, {})
+        own = proved[chosen.bank] = {index: given.get(index, b"") for index in chosen.indices}
+        for index, value in own.items():
+            if len(value) != size:
                 raise CheckError(Reason.QUOTE_DIGEST, f"{chosen.bank}: PCR {index} has no value")
-        proved[chosen.bank] = {index: given[index] for index in chosen.indices}
-    joined = selected_values(quoted.selection, proved)
+    # In the order of the selection, which names each bank once (`attest.wire`).
+    joined = b"".join(value for own in proved.values() for value in own.values())
     # The hash is the signature scheme's, not the bank's (Part 3, 18.4.1).
     if not hmac.compare_digest(hashlib.new(hash_name, joined).digest(), quoted.digest):
         raise CheckError(Reason.QUOTE_DIGEST, "the values do not hash to the signed digest")
     return _frozen(proved)
 
 
-def _frozen(values: Mapping[str, Mapping[int, bytes]]) -> Values:
-    return MappingProxyType({bank: MappingProxyType(dict(given)) for bank, given in values.items()})
+def _frozen(values: Mapping[str, dict[int, bytes]]) -> Values:
+    """Close tables that nobody else holds."""
+    return MappingProxyType({bank: MappingProxyType(given) for bank, given in values.items()})

@@ -8,7 +8,6 @@ selection), 11.3.4 (signatures).
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -19,6 +18,7 @@ from keys.tpm_public import HASH_IDS, HASHES, Reader, sized
 MAGIC = 0xFF544347
 MAX_SELECT = 3
 _RSASSA, _RSAPSS, _ECDSA = 0x0014, 0x0016, 0x0018
+_CLOCK = struct.Struct(">QIIB")
 
 
 class AttestType(IntEnum):
@@ -164,13 +164,6 @@ def encode_signature(signature: Signature) -> bytes:
     return struct.pack(">HH", algorithm, number) + sized(signature.signature)
 
 
-def selected_values(
-    selection: tuple[BankSelection, ...], values: Mapping[str, Mapping[int, bytes]]
-) -> bytes:
-    """Join the values that a selection names, in its order; all of them must be there."""
-    return b"".join(values[chosen.bank][index] for chosen in selection for index in chosen.indices)
-
-
 def _bank(number: int) -> str:
     if number not in HASHES:
         raise EvidenceError(f"hash algorithm 0x{number:04x} is not accepted")
@@ -178,7 +171,7 @@ def _bank(number: int) -> str:
 
 
 def _decode_clock(reader: Reader) -> ClockInfo:
-    clock, resets, restarts, safe = reader.u64(), reader.u32(), reader.u32(), reader.u8()
+    clock, resets, restarts, safe = _CLOCK.unpack(reader.take(_CLOCK.size))
     if safe > 1:
         raise EvidenceError("a yes-or-no field is neither")
     return ClockInfo(clock=clock, reset_count=resets, restart_count=restarts, safe=bool(safe))
