@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-import dnslib
-
 from netboot.errors import PeerError
-from netboot.zone import Found, Labels, Rcode, RRset, Rtype, Zones
+from netboot.names import Labels, wire
+from netboot.rdata import Rtype
+from netboot.zone import Found, Rcode, RRset, Zones
 
 UDP_SIZE = 1232
 """What passes unbroken everywhere; also the most that is sent by UDP."""
@@ -174,7 +174,7 @@ class DnsEngine:
         if query.edns is not None and query.edns.version != 0:
             return _encode(data, query, Found(rcode=Rcode.BADVERS), TCP_SIZE, is_ours=False), False
         found = self._find(query)
-        is_ours = found.rcode in (Rcode.NOERROR, Rcode.NXDOMAIN)
+        is_ours = found.is_authoritative and found.rcode in (Rcode.NOERROR, Rcode.NXDOMAIN)
         size = TCP_SIZE if is_tcp else PLAIN_SIZE
         if not is_tcp and query.edns is not None:
             size = min(max(PLAIN_SIZE, query.edns.size), UDP_SIZE)
@@ -198,7 +198,9 @@ class DnsEngine:
         }
         if query.name not in texts or query.qtype not in (Rtype.TXT, 255):
             return Found(rcode=Rcode.REFUSED)
-        value = RRset(owner=query.name, rtype=Rtype.TXT, ttl=0, values=(texts[query.name],))
+        said = texts[query.name].encode()[:255]
+        data = bytes((len(said),)) + said
+        value = RRset(owner=query.name, rtype=Rtype.TXT, ttl=0, rdatas=(data,))
         return Found(rcode=Rcode.NOERROR, answers=(value,))
 
 
@@ -212,10 +214,12 @@ def _encode(data: bytes, query: Query, found: Found, size: int, *, is_ours: bool
     """Write an answer of at most `size` bytes, or one that says that it was too long (TC)."""
     flags = _QR | int.from_bytes(data[2:4]) & _RD | found.rcode & 15 | (_AA if is_ours else 0)
     opt = b"" if query.edns is None else _encode_opt(query.edns, found.rcode)
-    answers = [_encode_record(query, one, value) for one in found.answers for value in one.values]
-    soa = b"" if found.soa is None else _encode_soa(query, found.soa)
-    body = b"".join(answers) + soa + opt
-    counts = (1, len(answers), int(bool(soa)), int(bool(opt)))
+    parts = [
+        [_encode_record(query, one, data) for one in section for data in one.rdatas]
+        for section in (found.answers, found.authority, found.additional)
+    ]
+    body = b"".join(record for part in parts for record in part) + opt
+    counts = (1, len(parts[0]), len(parts[1]), len(parts[2]) + bool(opt))
     if _HEADER.size + len(query.question) + len(body) > size:
         flags, body, counts = flags | _TC, opt, (1, 0, 0, int(bool(opt)))
     return data[:2] + struct.pack("!HHHHH", flags, *counts) + query.question + body
@@ -226,44 +230,7 @@ def _encode_opt(edns: Edns, rcode: Rcode) -> bytes:
     return b"\0" + _RECORD.pack(_OPT, UDP_SIZE, rcode >> 4 << 24 | flags, 0)
 
 
-def _encode_soa(query: Query, soa: RRset) -> bytes:
-    """Write the SOA of a negative answer with the TTL that it is believed for (RFC 2308, 5)."""
-    minimum = int(soa.values[0].rsplit(" ", 1)[1])
-    negative = RRset(owner=soa.owner, rtype=soa.rtype, ttl=min(soa.ttl, minimum), values=soa.values)
-    return _encode_record(query, negative, soa.values[0])
-
-
-def _encode_record(query: Query, rrset: RRset, value: str) -> bytes:
-    buffer = dnslib.DNSBuffer()
-    _rdata(rrset.rtype, value).pack(buffer)
-    content = bytes(buffer.data)
-    owner = _OWNER if rrset.owner == query.name else _encode_name(rrset.owner)
+def _encode_record(query: Query, rrset: RRset, rdata: bytes) -> bytes:
     qclass = _CHAOS if query.qclass == _CHAOS else _IN
-    return owner + _RECORD.pack(rrset.rtype, qclass, rrset.ttl, len(content)) + content
-
-
-def _encode_name(name: Labels) -> bytes:
-    return b"".join(bytes((len(label),)) + label for label in name) + b"\0"
-
-
-def _rdata(rtype: Rtype, value: str) -> dnslib.RD:
-    """Make record data from the form of a zone file."""
-    if rtype is Rtype.SOA:
-        master, mailbox, *times = value.split(" ")
-        return dnslib.SOA(master, mailbox, tuple(int(number) for number in times))
-    if rtype is Rtype.SRV:
-        priority, weight, port, target = value.split(" ")
-        return dnslib.SRV(int(priority), int(weight), int(port), target)
-    if rtype is Rtype.TXT:
-        raw = value.encode()
-        return dnslib.TXT([raw[at : at + 255] for at in range(0, len(raw), 255)] or [b""])
-    return _SIMPLE[rtype](value)
-
-
-_SIMPLE = {
-    Rtype.A: dnslib.A,
-    Rtype.AAAA: dnslib.AAAA,
-    Rtype.NS: dnslib.NS,
-    Rtype.PTR: dnslib.PTR,
-    Rtype.CNAME: dnslib.CNAME,
-}
+    owner = _OWNER if rrset.owner == query.name else wire(rrset.owner)
+    return owner + _RECORD.pack(rrset.rtype, qclass, rrset.ttl, len(rdata)) + rdata

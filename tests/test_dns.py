@@ -15,7 +15,7 @@ from test_zone import PRINTER, ZONE_PLAN, record
 
 from netboot.dns import MAX_CACHED, DnsEngine, decode_query
 from netboot.io.dns import DnsRunner
-from netboot.zone import LeaseName, build
+from netboot.zone_build import LeaseName, build
 
 LONG = tuple(record("long", "TXT", f"{number:03} " + "x" * 150) for number in range(20))
 
