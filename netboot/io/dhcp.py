@@ -19,11 +19,12 @@ from functools import partial
 from ipaddress import IPv4Address
 from itertools import count
 
-from netboot.dhcp import DhcpConfig, DhcpEngine, Outcome, Sighting, check_config
+from netboot.dhcp import Candidate, DhcpConfig, DhcpEngine, Outcome, Sighting, check_config
 from netboot.dhcp_reply import Send
 from netboot.errors import SiteError
 from netboot.event_rate import EventRate
 from netboot.events import Event
+from netboot.io.arp import ArpProber
 from netboot.io.dhcp_interface import DhcpInterface, Origin
 from netboot.io.leases import NetbootStore
 from netboot.leases import LeaseWrite
@@ -35,6 +36,11 @@ _HELD = 8192
 _TICK_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 """Between looks whether an interface came, went, or is another one by the same name."""
+_PROBE_SECONDS = 0.5
+_CANDIDATES = 16
+"""Addresses of each pool that are asked by ARP ahead of time."""
+_CALM = 100
+"""Packets between two probes, at most: under load the line and this thread have other work."""
 
 _Reply = tuple[Origin, Send]
 
@@ -57,10 +63,12 @@ class DhcpRunner:
         *,
         on_names: Callable[[], None] = lambda: None,
         assign: Callable[[IPv4Address, bytes], None] = lambda client, boot_set: None,
+        probe: bool = True,
     ) -> None:
         """Open the sockets; SiteError. `on_names` is told that names of leases may have changed.
 
-        `assign` takes the boot set that a client address was offered.
+        `assign` takes the boot set that a client address was offered. With `probe`, addresses are
+        asked by ARP before they are lent.
         """
         self._engine, self._store = engine, store
         self._on_names, self._assign = on_names, assign
@@ -76,8 +84,11 @@ class DhcpRunner:
         self._delayed: list[tuple[float, int, _Reply]] = []
         self._order = count()
         self._rate = EventRate()
-        self._tick_at = self._look_at = 0.0
+        self._tick_at = self._look_at = self._probe_at = 0.0
+        self._verdicts: deque[tuple[Candidate, bytes | None]] = deque()
+        self._heard = 0
         self._open(config)
+        self._prober = ArpProber(self._judged) if probe else None
         store.lengthen_log()
 
     @property
@@ -134,6 +145,7 @@ class DhcpRunner:
         moment = time.monotonic()
         while self._delayed and self._delayed[0][0] <= moment:
             self._send(heapq.heappop(self._delayed)[2])
+        self._take_verdicts()
         self._tick(moment)
 
     def _patience(self, timeout: float) -> float:
@@ -158,6 +170,7 @@ class DhcpRunner:
                     promised.append((origin, reply))
                 else:
                     self._dispatch((origin, reply))
+        self._heard += len(outcomes)
         self._submit(outcomes, promised, now)
 
     def _submit(self, outcomes: Iterable[Outcome], promised: list[_Reply], now: float) -> None:
@@ -188,6 +201,9 @@ class DhcpRunner:
         self._released.append(
             _Released(replies=replies, is_durable=error is None, may_rename=may_rename)
         )
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody is there
             self._waker.send(b"\0")
 
@@ -228,6 +244,31 @@ class DhcpRunner:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._look_after_interfaces()
+        if moment >= self._probe_at:
+            self._probe_at = moment + _PROBE_SECONDS
+            self._probe()
+
+    # Addresses asked by ARP
+
+    def _probe(self) -> None:
+        """Have the next addresses asked, while there is little else to do."""
+        if self._prober is not None and not self._prober.is_busy and self._heard <= _CALM:
+            self._prober.ask(self._engine.candidates(_CANDIDATES))
+        self._heard = 0
+
+    def _judged(self, candidate: Candidate, mac: bytes | None) -> None:
+        """Pass on who answered; in the prober's thread."""
+        self._verdicts.append((candidate, mac))
+        self._wake()
+
+    def _take_verdicts(self) -> None:
+        now = time.time()
+        while self._verdicts:
+            candidate, mac = self._verdicts.popleft()
+            if mac is None:
+                self._engine.probed(candidate.address, now)
+            else:
+                self._submit([self._engine.in_use(candidate.address, mac, now)], [], now)
 
     def _look_after_interfaces(self) -> None:
         """Open anew what is another interface than before, and what was missing."""
@@ -245,6 +286,8 @@ class DhcpRunner:
 
     def close(self) -> None:
         """Close all sockets; what waits for the disk is not sent any more."""
+        if self._prober is not None:
+            self._prober.close()
         for interface in self._interfaces.values():
             interface.close()
         self._interfaces.clear()
