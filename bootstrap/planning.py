@@ -15,8 +15,9 @@ from bootstrap.rows import BoxRow
 from bootstrap.site import Site
 from bootstrap.site_netboot import NetbootSite
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
+from netboot.files import ServedSet
 from netboot.network import Identify, Reservation
-from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
+from netboot.plan import Boot, Plan, Record, RecordType
 
 TTL = 300
 HTTPS_PORT = 8444
@@ -64,6 +65,7 @@ def make_plan(
         reservations6=tuple(
             network.reservation6(one, _digests(sets)) for one in site.reservations6
         ),
+        options6=tuple(site.dhcp.options6.values()),
     )
 
 

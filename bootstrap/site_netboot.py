@@ -144,6 +144,7 @@ class Dhcp(Leasing):
 
     identify: Literal["mac", "client-id"] = "mac"
     quarantine: Duration = timedelta(hours=1)
+    options6: Options6 = {}
 
 
 class PoolRange(Leasing):

@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Address
-from typing import Literal, Self
+from ipaddress import IPv4Address, IPv6Address
+from typing import Self
 
 from netboot.bootchoice import BootRule, BootTable, rules_of_set
 from netboot.dhcp import DhcpConfig
-from netboot.files import FileMap
+from netboot.dhcp6_config import Dhcp6Config
+from netboot.files import FileMap, ServedSet
 from netboot.network import (
     NOTHING,
     ClientClass,
     Identify,
+    OptionValue,
     Parameters,
     Reservation,
     Reservation6,
@@ -58,19 +60,6 @@ class Record:
     type: RecordType
     ttl: int
     value: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedSet:
-    """One boot set: its digest, its loader's path, and the fixed names that it gives a meaning.
-
-    `names` are the paths that firmware, shim and GRUB ask for by themselves, with SHA-256 digests.
-    """
-
-    boot_set: bytes
-    architecture: Literal["amd64", "arm64"]
-    loader: str
-    names: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +114,7 @@ class Plan:
     boot: Boot | None = None
     subnets6: tuple[Subnet6Plan, ...] = ()
     reservations6: tuple[Reservation6, ...] = ()
+    options6: tuple[OptionValue, ...] = ()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -153,11 +143,31 @@ class Plan:
             quarantine=self.quarantine,
         )
 
-    def files(self) -> FileMap:
-        """Give the names of TFTP and HTTP, served on the networks that boot from here."""
-        names = {} if self.boot is None else self.boot.digests()
-        return FileMap(names, [subnet.appliance for subnet in self.subnets if subnet.boot])
+    def dhcp6(self) -> Dhcp6Config:
+        """Give what the DHCPv6 engine is configured with."""
+        return Dhcp6Config(
+            subnets=self.subnets6,
+            reservations=self.reservations6,
+            boot=None if self.boot is None else self.boot.table(),
+            domain=self.domain,
+            options=self.options6,
+            quarantine=self.quarantine,
+        )
+
+    def files(self, before: Mapping[str, bytes] | None = None) -> FileMap:
+        """Give the names of TFTP and HTTP, served on the networks that boot from here.
+
+        `before` are files of the plan before, for a box that it was offered them by.
+        """
+        boot = self.boot or Boot()
+        v4 = [subnet.appliance for subnet in self.subnets if subnet.boot]
+        v6 = [subnet.appliance for subnet in self.subnets6 if subnet.boot]
+        return FileMap({**(before or {}), **boot.files}, (*v4, *v6), sets=boot.sets)
 
     def addresses(self) -> tuple[IPv4Address, ...]:
         """Give our addresses, one for each subnet."""
         return tuple(dict.fromkeys(subnet.appliance for subnet in self.subnets))
+
+    def addresses6(self) -> tuple[IPv6Address, ...]:
+        """Give our IPv6 addresses."""
+        return tuple(dict.fromkeys(subnet.appliance for subnet in self.subnets6))

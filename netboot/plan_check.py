@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from netboot.dhcp import check_config
+from netboot.dhcp6_config import check_config6
 from netboot.errors import SiteError
-from netboot.files import normal_path
+from netboot.files import ServedSet, normal_path
 from netboot.network import Match, Parameters, Reservation, Subnet6Plan, SubnetPlan
 from netboot.option_codes import OPTIONS_OF_SERVER
-from netboot.plan import Plan, Record, RecordType
+from netboot.plan import Boot, Plan, Record, RecordType
 
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 MAX_SUBNETS = 256
 """Subnets of a plan, and ranges in one subnet's pools."""
 MAX_TTL = 604800
+ARCHITECTURES = ("amd64", "arm64")
+"""What a boot set can be for."""
 SMALLEST_PREFIX = 8
 LONGEST_OPTION = 1200
 """Bytes that still leave room for the rest in one frame; above 255 they go out in pieces."""
@@ -326,12 +329,18 @@ def _check_boot(plan: Plan) -> Iterator[str]:
     for digest_text in _twice([one.boot_set.hex() for one in plan.boot.sets]):
         yield f"boot: set {digest_text[:12]} is there twice"
     for one in plan.boot.sets:
-        if len(one.boot_set) != 32:
-            yield f"boot: {one.boot_set.hex()[:12]} is no digest of a boot set"
-        found = normal_path(one.loader)
-        if found is None or (found not in one.names and found not in plan.boot.files):
-            yield f"boot: the loader {one.loader!r} is not among the names"
+        yield from _check_set(one, plan.boot)
     yield from _check_rules(plan)
+
+
+def _check_set(one: ServedSet, boot: Boot) -> Iterator[str]:
+    if len(one.boot_set) != 32:
+        yield f"boot: {one.boot_set.hex()[:12]} is no digest of a boot set"
+    if one.architecture not in ARCHITECTURES:
+        yield f"boot: {one.architecture!r} is none of {', '.join(ARCHITECTURES)}"
+    found = normal_path(one.loader)
+    if found is None or (found not in one.names and found not in boot.files):
+        yield f"boot: the loader {one.loader!r} is not among the names"
 
 
 def _check_rules(plan: Plan) -> Iterator[str]:
@@ -351,6 +360,10 @@ def _check_rules(plan: Plan) -> Iterator[str]:
 def _check_dhcp(plan: Plan) -> Iterator[str]:
     try:
         check_config(plan.dhcp())
+    except SiteError as error:
+        yield str(error)
+    try:
+        check_config6(plan.dhcp6())
     except SiteError as error:
         yield str(error)
 

@@ -22,13 +22,14 @@ import pytest
 from bootstrap.rehearsal.view import command_that_sees
 from keys.io.rpc import RpcError, RpcUnavailableError, call
 from netboot.errors import PeerError
+from netboot.files import ServedSet
 from netboot.io.service import load
 from netboot.io.workers import line
 from netboot.network import Pool, Reservation, SubnetPlan
-from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
+from netboot.plan import Boot, Plan, Record, RecordType
 
 UID = 61001
-USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006"
+USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007"
 ROOT = Path(__file__).parent.parent
 US, DOMAIN = "10.41.7.2", "shop.example.net"
 KERNEL = os.urandom(3_000_000)
@@ -283,6 +284,8 @@ def test_what_was_sent_is_told_with_the_lease_it_went_to(serving: Lab, tmp_path:
         "sent": 1000,
         "size": 1000,
         "done": True,
+        "sha256": hashlib.sha256(FILES["/shimx64.efi"]).hexdigest(),
+        "boot_set": bytes(32).hex(),
     }
     until(lambda: "boot-file address=10.41.7.50 transport=tftp" in serving.log.read_text())
 
@@ -325,7 +328,7 @@ def test_a_new_plan_is_taken_and_a_bad_one_is_not(serving: Lab) -> None:
     until(lambda: serving.serves(2))
     assert serving.status()["kept"] == kept
     serving.write(b"{}")
-    until(lambda: "unknown or missing" in str(serving.status()["kept"]))
+    until(lambda: "type is not" in str(serving.status()["kept"]))
 
 
 def test_files_that_the_store_lost_are_told(serving: Lab) -> None:
@@ -418,7 +421,8 @@ from netboot.io.dhcp_service import DhcpService
 from netboot.io.leases import NetbootStore
 from netboot.plan import Plan
 told = []
-service = DhcpService(NetbootStore(Path(sys.argv[1]).with_suffix(".db")), told.extend, lambda: None, 1.5, 0.5)
+store = NetbootStore(Path(sys.argv[1]).with_suffix(".db"))
+service = DhcpService(store, told.extend, lambda: None, 1.5, 0.5)
 print(service.state, flush=True)
 service.replace(Plan.decode(Path(sys.argv[1]).read_bytes()).dhcp())
 said = None

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netboot.bootchoice import BootRule, Loading
+from netboot.files import ServedSet
 from netboot.network import (
     ClientClass,
     ClientKind,
@@ -23,7 +24,7 @@ from netboot.network import (
     Subnet6Plan,
     SubnetPlan,
 )
-from netboot.plan import Boot, Plan, Record, RecordType, ServedSet
+from netboot.plan import Boot, Plan, Record, RecordType
 from netboot.plan_check import check
 from netboot.plan_form import PlanError
 
@@ -256,6 +257,7 @@ WRONG = [
     (record(name=f"s.{DOMAIN}", type=RecordType.TXT, value="é" * 600), "is not of this type"),
     (boot_set(loader="grubx64.efi"), "is not among the names"),
     (boot_set(loader="../x"), "is not among the names"),
+    (boot_set(architecture="mips"), "boot: 'mips' is none of amd64, arm64"),
     (boot_set(boot_set=b"short"), "is no digest of a boot set"),
     (boot_set(names={**SET.names, "/a/../b": bytes(32)}), "is no path of a file"),
     (boot(files={**BOOT.files, "/short": b"x"}), "has no SHA-256"),
@@ -405,7 +407,6 @@ FORMS = [
     (("records", 0, "value"), "x" * 4097, "value: is no text"),
     (("boot", "sets", 0, "boot_set"), "AB" * 32, "boot_set: is no data"),
     (("boot", "sets", 0, "names", "/x"), 7, "names./x: is no data"),
-    (("boot", "sets", 0, "architecture"), "mips", "architecture: is not one of amd64, arm64"),
     (("boot", "files"), [], "boot.files: is no object"),
 ]
 

@@ -26,7 +26,8 @@ from keys.errors import KeysError
 from keys.io.layout import Layout
 from keys.io.rpc import call
 from netboot.bootset import BootSetManifest
-from netboot.plan import Boot, Plan, ServedSet
+from netboot.files import ServedSet
+from netboot.plan import Boot, Plan
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0

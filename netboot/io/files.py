@@ -47,14 +47,14 @@ class StoredFile:
 
 
 class FileStore:
-    """The files under STATE/bootsets/files, each open once while anybody reads it.
+    """The files of boot sets and those of the plan, each open once while anybody reads it.
 
     The last few stay open, for clients that ask for one file piece by piece.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Use a directory of files named by SHA-256."""
-        self._directory = directory
+    def __init__(self, *directories: Path) -> None:
+        """Use directories of files named by SHA-256."""
+        self._directories = directories
         self._recent: deque[StoredFile] = deque(maxlen=RECENT)
         self._open: weakref.WeakValueDictionary[bytes, StoredFile] = weakref.WeakValueDictionary()
 
@@ -63,14 +63,21 @@ class FileStore:
         known = self._open.get(entry.sha256)
         if known is not None:
             return known
-        try:
-            opened = StoredFile(self._directory / entry.sha256.hex())
-        except OSError:
+        opened = self._look_for(entry.sha256.hex())
+        if opened is None:
             return None
         self._open[entry.sha256] = opened
         self._recent.append(opened)
         return opened
 
+    def _look_for(self, name: str) -> StoredFile | None:
+        for directory in self._directories:
+            try:
+                return StoredFile(directory / name)
+            except OSError:
+                continue
+        return None
+
     def has(self, sha256: bytes) -> bool:
         """Tell whether a file is there and may be read."""
-        return os.access(self._directory / sha256.hex(), os.R_OK)
+        return any(os.access(one / sha256.hex(), os.R_OK) for one in self._directories)
