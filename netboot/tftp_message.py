@@ -17,6 +17,8 @@ MAX_REQUEST = 512
 DEFAULT_BLOCK = 512
 MIN_BLOCK, MAX_BLOCK = 8, 65464
 MAX_WINDOW = 64
+MAX_IN_FLIGHT = 128 << 10
+"""Bytes of a window, or it does not fit into the buffers on its way."""
 MAX_TIMEOUT = 10
 """Seconds; a client that asks for more is answered as if it had not asked."""
 
@@ -98,21 +100,20 @@ def decode_request(data: bytes) -> ReadRequest:
 
 def accept_options(options: Options, *, size: int | None, max_block: int) -> Accepted:
     """Agree to what is sensible, in the order it was asked (T2 to T7); the first of two counts."""
-    answer: list[tuple[bytes, bytes]] = []
-    agreed: dict[bytes, int] = {}
-    seen: set[bytes] = set()
+    asked: dict[bytes, tuple[bytes, bytes]] = {}
     for name, text in options:
-        key = name.lower()
-        if key in seen:
-            continue
-        seen.add(key)
+        asked.setdefault(name.lower(), (name, text))
+    agreed: dict[bytes, int] = {}
+    for key, (_, text) in asked.items():
         value = _agree(key, text, size=size, max_block=max_block)
         if value is not None:
             agreed[key] = value
-            answer.append((name, b"%d" % value))
+    block = agreed.get(b"blksize", DEFAULT_BLOCK)
+    if b"windowsize" in agreed:
+        agreed[b"windowsize"] = min(agreed[b"windowsize"], max(1, MAX_IN_FLIGHT // block))
     return Accepted(
-        answer=tuple(answer),
-        blksize=agreed.get(b"blksize", DEFAULT_BLOCK),
+        answer=tuple((asked[key][0], b"%d" % value) for key, value in agreed.items()),
+        blksize=block,
         windowsize=agreed.get(b"windowsize", 1),
         timeout=agreed.get(b"timeout"),
         asked_size=b"tsize" in agreed,
@@ -141,6 +142,11 @@ def decode_ack(data: bytes) -> int | None:
         return None
     opcode, number = _HEAD.unpack_from(data)
     return int(number) if opcode == Opcode.ACK else None
+
+
+def encode_ack(number: int) -> bytes:
+    """Write an ACK; block numbers wrap to 0."""
+    return _HEAD.pack(Opcode.ACK, number & 0xFFFF)
 
 
 def encode_data(number: int, data: bytes) -> bytes:

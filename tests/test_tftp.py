@@ -1,21 +1,21 @@
 """TFTP rules T1 to T22 against the engine: bytes and a number for the time, no socket."""
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netboot.errors import PeerError, SiteError
-from netboot.files import Entry, FileMap, normal_path
+from netboot.files import Assignments, Entry, FileMap, ServedSet, normal_path
 from netboot.tftp import (
-    GIVE_UP_SECONDS,
     MAX_NETASCII,
     MAX_TRANSFERS,
     MAX_TRANSFERS_EACH,
-    BytesContent,
+    STALLED_SECONDS,
     Outcome,
+    Send,
     TftpEngine,
 )
 from netboot.tftp_message import (
@@ -26,9 +26,12 @@ from netboot.tftp_message import (
     decode_request,
     encode_oack,
 )
+from netboot.tftp_transfer import GIVE_UP_SECONDS, BytesContent
 
 US = IPv4Address("10.41.7.2")
 BOX = ("10.41.7.100", 2070)
+US6 = IPv6Address("fd41::2")
+BOX6 = ("fe80::5054:ff:fe12:3456%eth0", 2070, 0, 2)
 SMALL = bytes(range(256)) * 5  # 1280 bytes: two and a half blocks of 512
 STORE = {
     "/shimx64.efi": SMALL,
@@ -44,9 +47,9 @@ STORE = {
 DIGESTS = {path: bytes([number]) * 32 for number, path in enumerate(STORE)}
 
 
-def engine(max_block: int = 1468) -> TftpEngine:
+def engine(mtu: int = 1500) -> TftpEngine:
     files = FileMap(DIGESTS, [US])
-    return TftpEngine(files, lambda entry: BytesContent(STORE[entry.path]), max_block)
+    return TftpEngine(files, lambda entry: BytesContent(STORE[entry.path]), mtu)
 
 
 def rrq(name: str | bytes, *options: tuple[str, object], mode: str = "octet") -> bytes:
@@ -54,6 +57,30 @@ def rrq(name: str | bytes, *options: tuple[str, object], mode: str = "octet") ->
     fields = [name, mode.encode()]
     fields += [str(field).encode() for option in options for field in option]
     return b"\0\1" + b"".join(field + b"\0" for field in fields)
+
+
+def packets(outcome: Outcome) -> list[bytes]:
+    return [
+        send.data[at : at + send.segment]
+        for send in outcome.sends
+        for at in range(0, len(send.data), send.segment)
+    ]
+
+
+def numbers(data: list[bytes]) -> list[int]:
+    assert all(packet[:2] == b"\0\3" for packet in data)
+    return [int.from_bytes(packet[2:4], "big") for packet in data]
+
+
+def answer(server: TftpEngine, number: int, data: bytes, peer=None, now=0.0) -> Outcome:
+    """Do as the runner does: the usual way where there is one."""
+    peer = BOX if peer is None else peer
+    usual = server.follow(number, data, peer, now)
+    if usual is None:
+        return server.receive_on(number, data, peer, now)
+    server.prepare(number)
+    segment = server.segment(number)
+    return Outcome(sends=(Send(transfer=number, peer=peer, data=usual, segment=segment),))
 
 
 def ack(number: int) -> bytes:
@@ -83,20 +110,19 @@ def fetch(server: TftpEngine, request: bytes, *, peer=BOX, now=0.0, window=1) ->
     outcome = server.receive(request, peer, US, now)
     number = outcome.sends[0].transfer
     assert number is not None, outcome
-    content, expected, block = bytearray(), 1, None
+    content, expected, block = bytearray(), 1, 512
     if outcome.sends[0].data[:2] == b"\0\6":
-        agreed = dict(options_of(outcome))
-        block = int(agreed.get("blksize", 512))
-        outcome = server.receive_on(number, ack(0), peer, now)
+        block = int(dict(options_of(outcome)).get("blksize", 512))
+        outcome = answer(server, number, ack(0), peer, now)
     while True:
-        for send in outcome.sends:
-            assert send.data[:4] == struct.pack("!HH", 3, expected & 0xFFFF)
-            content += send.data[4:]
+        arrived = packets(outcome)
+        assert 1 <= len(arrived) <= window
+        for packet in arrived:
+            assert packet[:4] == struct.pack("!HH", 3, expected & 0xFFFF)
+            content += packet[4:]
             expected += 1
-        assert 1 <= len(outcome.sends) <= window
-        last = len(outcome.sends[-1].data) - 4 < (block or 512)
-        outcome = server.receive_on(number, ack(expected - 1), peer, now)
-        if last:
+        outcome = answer(server, number, ack(expected - 1), peer, now)
+        if len(arrived[-1]) - 4 < block:
             assert outcome.closed == (number,)
             return bytes(content)
 
@@ -147,7 +173,11 @@ def test_t5_a_senseless_blksize_is_ignored(value) -> None:
 def test_t5_and_t6_blksize_is_clamped() -> None:
     request = rrq("shimx64.efi", ("blksize", 65500))
     assert options_of(engine(70000).receive(request, BOX, US, 0.0)) == [("blksize", "65464")]
-    assert options_of(engine(1468).receive(request, BOX, US, 0.0)) == [("blksize", "1468")]
+    assert options_of(engine(1500).receive(request, BOX, US, 0.0)) == [("blksize", "1468")]
+    files = FileMap(DIGESTS)
+    six = TftpEngine(files, lambda entry: BytesContent(STORE[entry.path]), 1500)
+    outcome = six.receive(request, BOX6, US6, 0.0)
+    assert options_of(outcome) == [("blksize", "1452")]
 
 
 @pytest.mark.parametrize(("asked", "window"), [(1, 1), (4, 4), (64, 64), (65535, 64)])
@@ -205,23 +235,71 @@ def test_an_abort_in_the_last_block_is_no_success() -> None:
 def test_t11_a_duplicate_ack_does_not_double_the_flow() -> None:
     server = engine()
     number = server.receive(rrq("large"), BOX, US, 0.0).sends[0].transfer
-    sent = len(server.receive_on(number, ack(1), BOX, 0.0).sends)
-    for _ in range(5):
-        sent += len(server.receive_on(number, ack(1), BOX, 0.0).sends)
-        sent += len(server.receive_on(number, ack(0), BOX, 0.0).sends)
-    assert sent == 1
-    assert len(server.receive_on(number, ack(9), BOX, 0.0).sends) == 0
+    sent = packets(answer(server, number, ack(1)))
+    for block in (1, 0) * 5:
+        sent += packets(answer(server, number, ack(block)))
+    assert numbers(sent) == [2]
+    sent = packets(answer(server, number, ack(2)))
+    for block in (2, 1, 0) * 5:
+        sent += packets(answer(server, number, ack(block)))
+    assert numbers(sent) == [3]
+    assert packets(answer(server, number, ack(9))) == []
 
 
-def test_t11_a_lost_first_block_of_a_window_is_sent_again_once() -> None:
+def windowed(window: int = 4) -> TftpEngine:
+    """Give a server that has sent the first window of transfer 0 to BOX."""
     server = engine()
-    request = rrq("large", ("windowsize", 4))
-    number = server.receive(request, BOX, US, 0.0).sends[0].transfer
-    assert len(server.receive_on(number, ack(0), BOX, 0.0).sends) == 4
-    assert len(server.receive_on(number, ack(0), BOX, 0.0).sends) == 4
-    assert len(server.receive_on(number, ack(0), BOX, 0.0).sends) == 0
-    gap = server.receive_on(number, ack(2), BOX, 0.0)
-    assert [send.data[2:4] for send in gap.sends] == [b"\0\3", b"\0\4", b"\0\5", b"\0\6"]
+    server.receive(rrq("large", ("windowsize", window)), BOX, US, 0.0)
+    assert numbers(packets(answer(server, 0, ack(0)))) == list(range(1, window + 1))
+    return server
+
+
+def sent(server: TftpEngine, number: int, now: float = 0.0) -> list[int]:
+    return numbers(packets(answer(server, 0, ack(number), now=now)))
+
+
+def test_t7_t11_a_lost_first_block_of_a_window_is_sent_again_once() -> None:
+    server = windowed()
+    assert sent(server, 0) == [1, 2, 3, 4]
+    assert sent(server, 0) == []
+    assert sent(server, 4) == [5, 6, 7, 8]
+    assert sent(server, 4) == [5, 6, 7, 8]
+    assert sent(server, 4) == []
+
+
+def test_t7_t11_a_block_lost_inside_a_window_is_sent_again_once_with_what_follows() -> None:
+    server = windowed()
+    assert sent(server, 2) == [3, 4, 5, 6]
+    # each later block of the broken window makes a client repeat itself
+    assert [sent(server, 2) for _ in range(3)] == [[], [], []]
+    assert sent(server, 6) == [7, 8, 9, 10]
+
+
+def test_t7_an_ack_of_an_older_window_or_of_what_was_not_sent_changes_nothing() -> None:
+    server = windowed()
+    assert sent(server, 4) == [5, 6, 7, 8]
+    assert [sent(server, number) for number in (3, 1, 0, 9, 40000)] == [[]] * 5
+    assert sent(server, 8) == [9, 10, 11, 12]
+
+
+def test_t7_silence_repeats_the_window_from_the_last_acknowledged_block() -> None:
+    server = windowed()
+    assert sent(server, 3) == [4, 5, 6, 7]
+    assert numbers(packets(server.tick(1.0))) == [4, 5, 6, 7]
+    assert sent(server, 7, 1.1) == [8, 9, 10, 11]
+    assert numbers(packets(server.tick(2.1))) == [8, 9, 10, 11]
+
+
+def test_t7_a_window_that_no_buffer_holds_is_made_smaller() -> None:
+    request = rrq("large", ("windowsize", 64), ("blksize", 65464))
+    outcome = engine(65536).receive(request, BOX, US, 0.0)
+    assert options_of(outcome) == [("windowsize", "2"), ("blksize", "65464")]
+    assert len(fetch(engine(65536), request, window=2)) == 40 << 20
+
+
+def test_t7_t8_windows_wrap_too() -> None:
+    request = rrq("large", ("windowsize", 7))
+    assert len(fetch(engine(), request, window=7)) == 40 << 20
 
 
 def test_t12_another_tid_gets_error_5_and_the_transfer_goes_on() -> None:
@@ -352,24 +430,92 @@ def test_t22_a_timeout_option_sets_the_first_pause() -> None:
     assert silent.sends[0].data[:2] == b"\0\3"
 
 
+def dead(server: TftpEngine, count: int, address: str | None = None, now: float = 0.0) -> list[int]:
+    """Ask from so many ports or addresses and never answer; return the transfers that ended."""
+    closed = []
+    for number in range(count):
+        peer = (address or f"10.{42 + number // 65000}.{number % 250}.9", 5000 + number % 60000)
+        closed += server.receive(rrq("large", ("tsize", 0)), peer, US, now).closed
+    return closed
+
+
 def test_t22_dead_clients_leave_nothing_and_are_bounded() -> None:
     server = engine()
-    for number in range(2000):
-        peer = (f"10.41.{number % 200}.9", 5000 + number)
-        server.receive(rrq("large"), peer, US, 0.0)
+    closed = dead(server, 10_000)
     assert len(server) == MAX_TRANSFERS
-    closed = [one for second in range(45) for one in server.tick(float(second)).closed]
-    assert len(closed) == len(set(closed)) == MAX_TRANSFERS
+    assert len(closed) == 10_000 - MAX_TRANSFERS
+    assert fetch(server, rrq("shimx64.efi")) == SMALL
+    for second in range(45):
+        closed += server.tick(float(second)).closed
+    assert len(closed) == len(set(closed)) == 9_999  # the one that was served took a place
     assert len(server) == 0
-    assert fetch(server, rrq("shimx64.efi"), now=50.0) == SMALL
+    assert server.deadline() is None
 
 
-def test_one_client_cannot_take_all_places() -> None:
+def test_t22_ten_thousand_dead_clients_do_not_end_one_that_answers() -> None:
     server = engine()
-    for port in range(100):
-        server.receive(rrq("large"), (BOX[0], 1024 + port), US, 0.0)
+    number = server.receive(rrq("large"), BOX, US, 0.0).sends[0].transfer
+    answer(server, number, ack(1))
+    assert number not in dead(server, 10_000)
+    assert number not in dead(server, 10_000, address=BOX[0])
+    assert numbers(packets(answer(server, number, ack(2)))) == [3]
+
+
+def test_one_client_address_cannot_take_all_places_nor_lock_itself_out() -> None:
+    server = engine()
+    dead(server, 1000, address=BOX[0])
     assert len(server) == MAX_TRANSFERS_EACH
     assert fetch(server, rrq("shimx64.efi"), peer=("10.41.7.101", 1)) == SMALL
+    assert fetch(server, rrq("shimx64.efi")) == SMALL
+
+
+def test_when_all_places_are_in_use_the_one_that_stalled_longest_gives_way() -> None:
+    server = engine()
+    for number in range(MAX_TRANSFERS):
+        peer = (f"10.42.{number % 250}.9", 5000 + number)
+        server.receive(rrq("large"), peer, US, 0.0)
+        answer(server, number, ack(1), peer, 0.001 * number)
+    assert server.receive(rrq("shimx64.efi"), BOX, US, STALLED_SECONDS - 0.1) == Outcome()
+    outcome = server.receive(rrq("shimx64.efi"), BOX, US, STALLED_SECONDS)
+    assert outcome.closed == (0,)
+    assert [dict(event.detail)["sent"] for event in outcome.events] == [512]
+    assert packets(outcome)[0][:4] == b"\0\3\0\1"
+
+
+def test_t22_a_client_that_goes_on_is_never_repeated_to_and_one_that_stops_is() -> None:
+    server = engine()
+    number = server.receive(rrq("large"), BOX, US, 0.0).sends[0].transfer
+    for tenth in range(1, 100):
+        assert numbers(packets(answer(server, number, ack(tenth), now=tenth / 10))) == [tenth + 1]
+        assert server.tick(tenth / 10) == Outcome()
+    assert packets(server.tick(10.85)) == []
+    assert numbers(packets(server.tick(10.9))) == [100]
+    assert numbers(packets(server.tick(12.9))) == [100]
+    # whoever comes back after longer and longer pauses waits a second again, not four
+    assert numbers(packets(answer(server, number, ack(100), now=13.0))) == [101]
+    assert numbers(packets(server.tick(14.0))) == [101]
+
+
+@pytest.mark.parametrize("begin", [0.1, 1.1, 1 / 3, 12345.678, 8.1e5 + 0.7])
+def test_t22_giving_up_does_not_hang_on_how_the_clock_is_rounded(begin) -> None:
+    server = engine()
+    server.receive(rrq("shimx64.efi"), BOX, US, begin)
+    while (due := server.deadline()) is not None:
+        outcome = server.tick(due)
+        assert outcome.sends or outcome.closed
+    assert due is None
+    assert outcome.closed == (0,)
+
+
+def test_a_usual_client_costs_few_timers() -> None:
+    server = engine()
+    for round_ in range(50):
+        for port in range(100):
+            fetch(server, rrq("shimx64.efi"), peer=(BOX[0], 3000 + port), now=round_ / 100)
+    assert len(server) == 0
+    assert server.tick(0.5) == Outcome()
+    assert server.tick(2.0) == Outcome()
+    assert server.deadline() is None
 
 
 def test_a_request_that_comes_twice_is_one_transfer_and_a_new_one_replaces_it() -> None:
@@ -396,6 +542,54 @@ def test_start_and_end_are_told_with_size_and_bytes() -> None:
     assert ended.events[0].at == 6.0
 
 
+def test_a_large_file_under_way_is_told_of_every_two_seconds() -> None:
+    server = engine()
+    number = server.receive(rrq("large"), BOX, US, 0.0).sends[0].transfer
+    told = []
+    for block in range(1, 100):
+        told += details(answer(server, number, ack(block), now=block / 8))
+    assert [one["phase"] for one in told] == ["start"] + ["progress"] * 6
+    assert [one["sent"] for one in told] == [0, *(512 * (1 + 16 * part) for part in range(1, 7))]
+
+
+def test_an_ipv6_client_is_served_and_named_by_its_address() -> None:
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: BytesContent(STORE[entry.path]), 1500)
+    outcome = server.receive(rrq("shimx64.efi"), BOX6, US6, 0.0)
+    assert outcome.sends[0].peer == BOX6
+    started = server.receive_on(0, ack(1), BOX6, 0.0)
+    assert started.events[0].address == IPv6Address("fe80::5054:ff:fe12:3456")
+
+
+def test_a_fixed_name_means_the_boot_set_that_dhcp_offered() -> None:
+    old, new = bytes([1]) * 32, bytes([2]) * 32
+    sets = [
+        ServedSet(boot_set=one, architecture="amd64", loader="/shimx64.efi", names=names)
+        for one, names in ((old, {"/shimx64.efi": old}), (new, {"/shimx64.efi": new}))
+    ]
+    assignments = Assignments()
+    assignments.assign(IPv4Address(BOX[0]), new)
+    server = TftpEngine(
+        FileMap(sets=sets), lambda entry: BytesContent(entry.sha256), 1500, assignments
+    )
+    assert fetch(server, rrq("shimx64.efi")) == new
+    assert fetch(server, rrq("shimx64.efi"), peer=("10.41.7.9", 1)) == old
+
+
+def test_t13_netascii_is_translated_once_for_all_who_read_it() -> None:
+    reads = []
+
+    class Counted(BytesContent):
+        def read(self, offset: int, length: int) -> bytes:
+            reads.append(length)
+            return super().read(offset, length)
+
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: Counted(b"a\n" * 9999), 1500)
+    for port in range(100):
+        server.receive(rrq("text", mode="netascii"), (BOX[0], 5000 + port), US, 0.0)
+    assert len(server) == 100
+    assert reads == [2 * 9999]
+
+
 def test_nothing_is_served_on_a_network_that_does_not_boot() -> None:
     outcome = engine().receive(rrq("shimx64.efi"), BOX, IPv4Address("10.42.0.2"), 0.0)
     assert code_of(outcome) == ErrorCode.ACCESS
@@ -403,7 +597,7 @@ def test_nothing_is_served_on_a_network_that_does_not_boot() -> None:
 
 
 def test_a_file_that_the_store_lost_is_told_apart_from_an_unknown_one() -> None:
-    server = TftpEngine(FileMap(DIGESTS), lambda entry: None, 1468)
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: None, 1500)
     outcome = server.receive(rrq("exact"), BOX, US, 0.0)
     assert code_of(outcome) == ErrorCode.UNDEFINED
     assert outcome.events[0].reason == "LOST"
@@ -419,7 +613,7 @@ class Broken(BytesContent):
 
 
 def test_a_disk_error_ends_the_transfer_and_never_a_short_file() -> None:
-    server = TftpEngine(FileMap(DIGESTS), lambda entry: Broken(SMALL), 1468)
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: Broken(SMALL), 1500)
     number = server.receive(rrq("exact"), BOX, US, 0.0).sends[0].transfer
     outcome = server.receive_on(number, ack(1), BOX, 0.0)
     assert code_of(outcome) == ErrorCode.UNDEFINED
@@ -430,7 +624,7 @@ def test_a_disk_error_ends_the_transfer_and_never_a_short_file() -> None:
 def test_a_new_plan_serves_other_files_and_lets_transfers_end() -> None:
     server = engine()
     number = server.receive(rrq("shimx64.efi"), BOX, US, 0.0).sends[0].transfer
-    server.replace(FileMap({}), 1468)
+    server.replace(FileMap({}), 1500)
     assert server.receive_on(number, ack(1), BOX, 0.0).sends
     missing = server.receive(rrq("shimx64.efi"), (BOX[0], 1), US, 0.0)
     assert code_of(missing) == ErrorCode.NOT_FOUND
@@ -526,13 +720,13 @@ class Client:
 )
 def test_a_bad_network_never_changes_the_content(window: int, size: int, fates: list[str]) -> None:
     content = bytes(number % 251 for number in range(size))
-    server = TftpEngine(FileMap(DIGESTS), lambda entry: BytesContent(content), 1468)
+    server = TftpEngine(FileMap(DIGESTS), lambda entry: BytesContent(content), 1500)
     client, fate, now = Client(100, window), iter(fates), 0.0
     options = (("blksize", 100), ("windowsize", window))
     flying: list[tuple[bool, bytes]] = []
 
-    def put(is_to_client: bool, packets: list[bytes]) -> None:
-        for packet in packets:
+    def put(is_to_client: bool, sent: list[bytes]) -> None:
+        for packet in sent:
             what = next(fate, "pass")
             copies = {"drop": 0, "twice": 2}.get(what, 1)
             flying.extend([(is_to_client, packet)] * copies)
@@ -540,20 +734,20 @@ def test_a_bad_network_never_changes_the_content(window: int, size: int, fates: 
                 flying.insert(0, flying.pop())
 
     number = 0
-    put(True, [send.data for send in server.receive(rrq("exact", *options), BOX, US, now).sends])
+    put(True, packets(server.receive(rrq("exact", *options), BOX, US, now)))
     for _ in range(5000):
         if client.is_done and not flying:
             break
         if not flying:
             now += 0.5
-            put(True, [send.data for send in server.tick(now).sends])
+            put(True, packets(server.tick(now)))
             continue
         is_to_client, packet = flying.pop(0)
         if is_to_client:
             put(False, client.receive(packet))
         else:
-            outcome = server.receive_on(number, packet, BOX, now)
-            put(True, [send.data for send in outcome.sends])
+            outcome = answer(server, number, packet, now=now)
+            put(True, packets(outcome))
     assert content.startswith(client.content)
     assert not client.is_done or bytes(client.content) == content
     # sent at 0, 1, 3, 7 and 15 seconds: whoever loses all five is given up

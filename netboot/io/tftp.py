@@ -7,29 +7,36 @@ leaves from the address that was asked, and one for each transfer (its TID; RFC 
 from __future__ import annotations
 
 import fcntl
-import selectors
+import select
 import socket
 import struct
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import IPv4Address
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address
 
 from netboot.errors import SiteError
-from netboot.files import FileMap
+from netboot.files import Assignments, FileMap
 from netboot.io.files import FileStore, Told
 from netboot.tftp import Outcome, TftpEngine
+from netboot.tftp_transfer import Peer
+
+Address = IPv4Address | IPv6Address
 
 PORT = 69
 _DRAIN = 64
-_LONGEST = 65535
-_HEADERS = 32
-"""Bytes of IPv4, UDP and TFTP headers before a block."""
+"""Requests in one turn: transfers under way are not kept waiting by a flood of them."""
+_LONGEST = 2048
+"""Bytes of a packet that are read; a client sends 512 at most."""
+_LARGEST_SEND = 65000
+_MOST_SEGMENTS = 64
+"""What the kernel cuts in one call (udp(7), UDP_SEGMENT)."""
 _USUAL_MTU = 1500
 _SIOCGIFMTU = 0x8921
-_IP_FREEBIND = 15
-"""Linux's number; the socket module has no name for it."""
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_FREEBIND = 10, 0, 15
+_IPV6_FREEBIND = 78
+_UDP_SEGMENT = 103
+"""Linux's numbers; the socket module has no names for them."""
 
 
 def interface_mtu(name: str) -> int:
@@ -42,12 +49,11 @@ def interface_mtu(name: str) -> int:
     return int(struct.unpack_from("i", answer, 16)[0])
 
 
-def listen_udp(address: IPv4Address, port: int) -> socket.socket:
+def listen_udp(address: Address, port: int) -> socket.socket:
     """Bind a UDP socket to one of our addresses, even while its interface is down; SiteError."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = _udp_socket(address)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         sock.bind((str(address), port))
     except OSError as error:
         sock.close()
@@ -55,77 +61,143 @@ def listen_udp(address: IPv4Address, port: int) -> socket.socket:
     return sock
 
 
+def _udp_socket(address: Address) -> socket.socket:
+    is_v4 = isinstance(address, IPv4Address)
+    family = socket.AF_INET if is_v4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    if is_v4:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        # A router with a smaller MTU may cut our blocks: firmware has no other way to get them.
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
 class TftpRunner:
     """The engine with its sockets; `turn` is one turn of its thread's loop."""
 
-    def __init__(self, store: FileStore, tell: Told, port: int = PORT) -> None:
+    def __init__(
+        self,
+        store: FileStore,
+        tell: Told,
+        port: int = PORT,
+        assignments: Assignments | None = None,
+    ) -> None:
         """Serve nothing yet; `replace` says what and where."""
         self._port = port
-        self._engine = TftpEngine(FileMap({}), store.open, _USUAL_MTU - _HEADERS)
+        self._engine = TftpEngine(FileMap({}), store.open, _USUAL_MTU, assignments)
         self._tell = tell
-        self._selector = selectors.DefaultSelector()
-        self._listeners: dict[IPv4Address, socket.socket] = {}
+        self._poll = select.epoll()
+        self._listeners: dict[Address, socket.socket] = {}
+        self._locals: dict[int, Address] = {}
         self._transfers: dict[int, socket.socket] = {}
+        self._numbers: dict[int, int] = {}
+        self._can_segment = True
 
-    def replace(self, files: FileMap, addresses: Iterable[IPv4Address], mtu: int) -> None:
+    def replace(self, files: FileMap, addresses: Iterable[Address], mtu: int) -> None:
         """Serve other files on these addresses; SiteError, and the old ones stay."""
         wanted = tuple(addresses)
-        opened = {one: listen_udp(one, self._port) for one in wanted if one not in self._listeners}
+        opened: dict[Address, socket.socket] = {}
+        try:
+            for one in wanted:
+                if one not in self._listeners:
+                    opened[one] = listen_udp(one, self._port)
+        except SiteError:
+            for sock in opened.values():
+                sock.close()
+            raise
         for address in set(self._listeners) - set(wanted):
-            self._close(self._listeners.pop(address))
+            old = self._listeners.pop(address)
+            del self._locals[old.fileno()]
+            old.close()
         for address, sock in opened.items():
-            self._selector.register(sock, selectors.EVENT_READ, address)
-        self._listeners |= opened
-        self._engine.replace(files, mtu - _HEADERS)
+            self._listeners[address] = sock
+            self._locals[sock.fileno()] = address
+            self._poll.register(sock, select.EPOLLIN)
+        self._engine.replace(files, mtu)
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for packets, answer them, and repeat what is due."""
         deadline = self._engine.deadline()
         if deadline is not None:
             timeout = min(timeout, max(0.0, deadline - time.monotonic()))
-        for key, _ in self._selector.select(timeout):
-            sock: Any = key.fileobj
-            if isinstance(key.data, int):
-                self._on_transfer(key.data, sock)
-            else:
-                self._on_listener(key.data, sock)
-        self._release(self._engine.tick(time.monotonic()), None)
+        ready = self._poll.poll(timeout)
+        now = time.monotonic()
+        for descriptor, _ in ready:
+            number = self._numbers.get(descriptor)
+            if number is not None:
+                self._on_transfer(number, now)
+            elif descriptor in self._locals:
+                self._on_listener(self._locals[descriptor], now)
+        self._release(self._engine.tick(now), None)
 
-    def _on_listener(self, local: IPv4Address, sock: socket.socket) -> None:
+    def _on_listener(self, local: Address, now: float) -> None:
+        sock = self._listeners[local]
         for _ in range(_DRAIN):
             try:
                 data, peer = sock.recvfrom(_LONGEST)
             except OSError:
                 return
-            self._release(self._engine.receive(data, peer, local, time.monotonic()), local)
+            self._release(self._engine.receive(data, peer, local, now), local)
 
-    def _on_transfer(self, number: int, sock: socket.socket) -> None:
-        for _ in range(_DRAIN):
-            if number not in self._transfers:
-                return
-            try:
-                data, peer = sock.recvfrom(_LONGEST)
-            except OSError:
-                return
-            self._release(self._engine.receive_on(number, data, peer, time.monotonic()), None)
+    def _on_transfer(self, number: int, now: float) -> None:
+        """Take one packet: there is seldom a second, and the next turn comes soon."""
+        sock = self._transfers[number]
+        try:
+            data, peer = sock.recvfrom(_LONGEST)
+        except OSError:
+            return
+        packets = self._engine.follow(number, data, peer, now)
+        if packets is None:
+            self._release(self._engine.receive_on(number, data, peer, now), None)
+            return
+        self._send(sock, packets, peer, self._engine.segment(number))
+        self._engine.prepare(number)
 
-    def _release(self, outcome: Outcome, local: IPv4Address | None) -> None:
+    def _release(self, outcome: Outcome, local: Address | None) -> None:
         for send in outcome.sends:
             sock = self._socket(send.transfer, local)
-            if sock is None:
-                continue
-            try:
-                sock.sendto(send.data, send.peer)
-            except OSError:
-                continue  # no route, or a full queue: the timer repeats it
+            if sock is not None:
+                self._send(sock, send.data, send.peer, send.segment)
         if outcome.events:
             offset = time.time() - time.monotonic()
             self._tell(replace(event, at=event.at + offset) for event in outcome.events)
         for number in outcome.closed:
-            if number in self._transfers:
-                self._close(self._transfers.pop(number))
+            sock = self._transfers.pop(number, None)
+            if sock is not None:
+                del self._numbers[sock.fileno()]
+                sock.close()
 
-    def _socket(self, transfer: int | None, local: IPv4Address | None) -> socket.socket | None:
+    def _send(self, sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
+        """Send packets; what is lost here (no route, a full queue) the timer repeats."""
+        try:
+            if len(data) <= segment:
+                sock.sendto(data, peer)
+            elif self._can_segment:
+                self._send_window(sock, data, peer, segment)
+            else:
+                _send_each(sock, data, peer, segment)
+        except OSError:
+            return
+
+    def _send_window(self, sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
+        """Let the kernel cut a window into packets: one call instead of one for each."""
+        option = (socket.SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
+        size = max(1, min(_MOST_SEGMENTS, _LARGEST_SEND // segment)) * segment
+        for at in range(0, len(data), size):
+            part = data[at : at + size]
+            try:
+                sock.sendmsg([part], [option], 0, peer)
+            except BlockingIOError:
+                raise
+            except OSError:
+                # An old kernel, or an interface that cannot: then not on this machine.
+                self._can_segment = False
+                _send_each(sock, part, peer, segment)
+
+    def _socket(self, transfer: int | None, local: Address | None) -> socket.socket | None:
         """Find the socket to send from; a new transfer gets one on the address that was asked."""
         if transfer is None:
             return self._listeners[local] if local is not None else None
@@ -133,21 +205,24 @@ class TftpRunner:
         if known is not None or local is None:
             return known
         try:
-            sock = listen_udp(local, 0)
-        except SiteError:
+            sock = _udp_socket(local)
+            sock.bind((str(local), 0))
+        except OSError:
             return None  # out of descriptors: the engine forgets the transfer by itself
         self._transfers[transfer] = sock
-        self._selector.register(sock, selectors.EVENT_READ, transfer)
+        self._numbers[sock.fileno()] = transfer
+        self._poll.register(sock, select.EPOLLIN)
         return sock
-
-    def _close(self, sock: socket.socket) -> None:
-        self._selector.unregister(sock)
-        sock.close()
 
     def close(self) -> None:
         """Close all sockets."""
         for sock in (*self._listeners.values(), *self._transfers.values()):
-            self._close(sock)
-        self._listeners.clear()
-        self._transfers.clear()
-        self._selector.close()
+            sock.close()
+        for known in (self._listeners, self._locals, self._transfers, self._numbers):
+            known.clear()
+        self._poll.close()
+
+
+def _send_each(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
+    for at in range(0, len(data), segment):
+        sock.sendto(data[at : at + segment], peer)
