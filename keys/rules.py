@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
 from keys.errors import SiteError
@@ -76,6 +76,13 @@ class SiteRules:
     default_role: str | None
     secrets: Mapping[str, SecretRule]
     delivery_note: str
+    appliances6: tuple[IPv6Address, ...] = ()
+    https_boot: bool = False
+
+    @property
+    def boot_addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Addresses in the certificate of HTTPS boot."""
+        return (*self.appliances, *self.appliances6)
 
     @property
     def server_names(self) -> tuple[str, ...]:
@@ -98,6 +105,10 @@ class SiteRules:
             default_role=_default(_tables(document, "role")),
             secrets={secret.name: secret for secret in secrets},
             delivery_note=_text(trust, "trust.delivery_note", "delivery.csv"),
+            appliances6=tuple(
+                _address6(_text(one, "subnet6.appliance")) for one in _tables(document, "subnet6")
+            ),
+            https_boot=_table(document, "boot").get("https") is True,
         )
         if len(rules.roles) != len(roles) or len(rules.secrets) != len(secrets):
             raise SiteError("site.toml: two roles or two secrets have the same name")
@@ -213,3 +224,10 @@ def _address(text: str) -> IPv4Address:
         return IPv4Address(text)
     except ValueError:
         raise SiteError(f"site.toml: subnet.appliance: {text!r} is no IPv4 address") from None
+
+
+def _address6(text: str) -> IPv6Address:
+    try:
+        return IPv6Address(text)
+    except ValueError:
+        raise SiteError(f"site.toml: subnet6.appliance: {text!r} is no IPv6 address") from None

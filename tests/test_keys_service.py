@@ -10,11 +10,11 @@ from uuid import UUID
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from keys_site import (
     BOX_KEY,
     EK,
@@ -63,6 +63,7 @@ TABLE = {
     "withdraw": {"operator"},
     "ca_requests": {"operator"},
     "ca_install": {"operator"},
+    "boot_ca": {"operator"},
 }
 RENAMED = SITE_TOML.replace('"shop-0417"', '"shop-9"')
 CALLERS = USERS | {"operator": 0, "stranger": STRANGER}
@@ -106,7 +107,7 @@ def test_first_start_serves_the_authorities_only(site):
     status = site.operator("status")
     assert (status["ready"], status["reason"]) == (False, "NO-CA")
     assert "not in a TPM" in status["not_covered"]
-    for method in set(TABLE) - {"status", "events", "ca_requests", "ca_install"}:
+    for method in set(TABLE) - {"status", "events", "ca_requests", "ca_install", "boot_ca"}:
         caller = site.control if TABLE[method] == {"control"} else site.operator
         assert code(caller, method) == "NO-CA"
     assert not list((site.layout.run / "tls").iterdir())
@@ -134,6 +135,47 @@ def test_tls_files_for_nginx(shared):
     ).stdout
     leaf = x509.load_pem_x509_certificates((shared.layout.run / "tls/server.pem").read_bytes())[0]
     assert leaf.public_key() == load_pem_public_key(public)
+
+
+HTTPS = (
+    SITE_TOML
+    + """
+[boot]
+https = true
+[[subnet6]]
+appliance = "fd41:7::2"
+"""
+)
+
+
+def test_https_boot_has_an_rsa_ca_of_its_own_for_the_firmware(site):
+    site.start()
+    tls = site.layout.run / "tls"
+    assert code(site.operator, "boot_ca") == "HTTPS-OFF"
+    assert not (tls / "boot.pem").exists()
+    site.write("site.toml", HTTPS)
+    site.kill()
+    site.start()
+    authority = site.base / "boot-ca.pem"
+    authority.write_text(site.operator("boot_ca")["pem"])
+    pem = tls / "boot.pem"
+    verify = ["openssl", "verify", "-purpose", "sslserver", "-CAfile", str(authority)]
+    for name in (
+        ["-verify_hostname", "appliance.shop-0417.example.net"],
+        ["-verify_ip", "10.41.7.2"],
+        ["-verify_ip", "fd41:7::2"],
+        ["-attime", "1000000000"],
+    ):
+        subprocess.run([*verify, *name, str(pem)], check=True, capture_output=True)
+    key = load_pem_private_key((tls / "boot.key").read_bytes(), None)
+    leaf = x509.load_pem_x509_certificate(pem.read_bytes())
+    assert isinstance(key, rsa.RSAPrivateKey)
+    assert leaf.public_key() == key.public_key()
+    assert stat.S_IMODE((tls / "boot.key").stat().st_mode) == 0o640
+    site.kill()
+    site.start()
+    assert site.operator("boot_ca")["pem"] == authority.read_text()
+    assert x509.load_pem_x509_certificate(pem.read_bytes()) == leaf
 
 
 def test_only_certificates_under_the_site_root_are_installed(site):

@@ -125,6 +125,26 @@ def sign(place: Place, offline: Path | None) -> None:
         click.echo(f"installed: {kind.value} CA" + (f", until {_time(end)}" if end else ""))
 
 
+@authority.command(short_help="Write the CA of HTTPS boot, for the firmware of boxes.")
+@with_place
+@click.option("--out", type=_PATH, default=Path(), help="Directory to write into (here).")
+def boot(place: Place, out: Path) -> None:
+    """Write boot-ca.pem, and boot-ca.esl: the EFI_SIGNATURE_LIST that a firmware's TLS store takes.
+
+    The running site makes it when site.toml says `https = true` in [boot].
+    """
+    from keys.boot_ca import signature_list
+    from keys.ca import load_certificate
+
+    pem = place.ask("keys", "boot_ca")["pem"]
+    for name, content in (
+        ("boot-ca.pem", pem.encode()),
+        ("boot-ca.esl", signature_list(load_certificate(pem))),
+    ):
+        (out / name).write_bytes(content)
+        click.echo(f"wrote {out / name}")
+
+
 @authority.command(short_help="Make the root certificate again, with the same key.")
 @with_place
 @click.option("--offline", type=_PATH, help="Where the offline keys are now, unless SITE/offline.")

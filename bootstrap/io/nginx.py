@@ -1,8 +1,8 @@
-"""nginx in front of phone-home and page: its configuration, and the process that keeps it current.
+"""nginx in front of phone-home, page and HTTPS boot: its configuration, and keeping it current.
 
 It terminates TLS, bounds sizes and times, and names the peer's address in a header that nobody
 else can set. It runs without root, keeps all it writes below RUN/nginx, and logs no request.
-Sizes: docs/phone-home-v1.md, "Conventions".
+Sizes: docs/phone-home-v1.md, "Conventions". HTTPS boot is for firmware: TLS 1.2, RSA, no SNI.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from bootstrap.errors import SiteError
+from bootstrap import ffdhe
+from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.io.site_dir import load
+from bootstrap.planning import HTTPS_PORT
 from bootstrap.site import Site
 from keys.io.layout import Layout
+from netboot.http_message import RELAYED_LOCAL, RELAYED_PEER
 
 PHONE_HOME_PORT = 8443
-ADDRESS_HEADER = "X-Doorstep-Address"
+ADDRESS_HEADER = RELAYED_PEER
 MEDIA_TYPE = "application/vnd.doorstep.phone-home.v1+json"
 HTTP_SOCKET = "http"
 """Name of the socket that a service's HTTP server has in its directory."""
+SITE_FILE = "site.toml"
 _SAFE = re.compile(r"/[A-Za-z0-9._/+-]+")
 _SESSION = "^/v1/sessions/[0-9a-f][0-9a-f]*"
 _TURN = 0.5
@@ -87,6 +91,7 @@ http {{
     proxy_set_header X-Forwarded-Host "";
     proxy_set_header X-Forwarded-Proto https;
     proxy_set_header {header} $remote_addr;
+    proxy_set_header {local_header} $server_addr;
 {servers}}}
 """
 
@@ -99,18 +104,19 @@ def nginx_conf(site: Site, run: Path) -> str:
         own=run / "nginx",
         tls=run / "tls",
         header=ADDRESS_HEADER,
-        servers=_phone_home(site, run) + _page(site, run),
+        local_header=RELAYED_LOCAL,
+        servers=_phone_home(site, run) + _page(site, run) + _boot(site, run),
     )
 
 
 def main(layout: Layout) -> None:
-    """Run nginx until SIGTERM, and have it read its certificate again when that changes.
+    """Run nginx until SIGTERM; have it read its certificates and the site again when they change.
 
     SystemExit with nginx's status when nginx ends by itself.
     """
     own = layout.run / "nginx"
-    path = own / "nginx.conf"
-    path.write_text(nginx_conf(load(layout.site), layout.run))
+    (own / "dh.pem").write_bytes(ffdhe.pem())
+    configuration = _Configuration(layout, own / "nginx.conf")
     stopping: list[int] = []
 
     def told(number: int, frame: FrameType | None) -> None:
@@ -118,18 +124,16 @@ def main(layout: Layout) -> None:
 
     signal.signal(signal.SIGTERM, told)
     signal.signal(signal.SIGINT, told)
-    files = (layout.run / "tls" / "server.pem", layout.run / "tls" / "server.key")
-    seen = _wait_for(files, stopping)
+    _wait_for(configuration.files, stopping)
     if stopping:
         return
-    command = ["nginx", "-p", str(own), "-e", "stderr", "-c", str(path)]
+    configuration.has_changed()
+    command = ["nginx", "-p", str(own), "-e", "stderr", "-c", str(configuration.path)]
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command])
     try:
         while not stopping and process.poll() is None:
             time.sleep(_TURN)
-            found = _stamps(files)
-            if found is not None and found != seen:
-                seen = found
+            if configuration.has_changed():
                 process.send_signal(signal.SIGHUP)
     finally:
         process.terminate()
@@ -138,17 +142,61 @@ def main(layout: Layout) -> None:
         raise SystemExit(status or 1)
 
 
-def _wait_for(files: Sequence[Path], stopping: Sequence[int]) -> tuple[int, ...] | None:
+class _Configuration:
+    """The file that nginx reads, and the certificates that it names."""
+
+    def __init__(self, layout: Layout, path: Path) -> None:
+        """Write it for the site as it is; SiteError when that cannot be served."""
+        self.path = path
+        self._layout = layout
+        self._site = _stamps((layout.site / SITE_FILE,))
+        site = load(layout.site)
+        path.write_text(nginx_conf(site, layout.run))
+        self.files = tls_files(site, layout.run)
+        self._seen: tuple[int, ...] | None = None
+
+    def has_changed(self) -> bool:
+        """Take a site file that changed; tell whether nginx must read anything again."""
+        found = _stamps((self._layout.site / SITE_FILE,))
+        if found != self._site and self._take():
+            self._site = found
+        seen = _stamps((*self.files, self.path))
+        if seen is None or seen == self._seen:
+            return False
+        self._seen = seen
+        return True
+
+    def _take(self) -> bool:
+        """Write it again; False while certificates are missing, without which it is refused."""
+        try:
+            site = load(self._layout.site)
+            text, files = nginx_conf(site, self._layout.run), tls_files(site, self._layout.run)
+        except (BootstrapError, OSError):
+            return True  # control says what is wrong with it, and this one stays
+        if _stamps(files) is None:
+            return False
+        if text != self.path.read_text():
+            self.path.write_text(text)
+        self.files = files
+        return True
+
+
+def tls_files(site: Site, run: Path) -> tuple[Path, ...]:
+    """Name what nginx cannot start without."""
+    names = ("server", "boot") if site.boot.https else ("server",)
+    return tuple(run / "tls" / f"{name}.{kind}" for name in names for kind in ("pem", "key"))
+
+
+def _wait_for(files: Sequence[Path], stopping: Sequence[int]) -> None:
     told = False
     while not stopping:
-        if (found := _stamps(files)) is not None:
-            return found
+        if _stamps(files) is not None:
+            return
         if not told:
             sys.stderr.write(f"waiting for {files[0]}: run `doorstep ca sign`\n")
             sys.stderr.flush()
             told = True
         time.sleep(_TURN)
-    return None
 
 
 def _stamps(files: Sequence[Path]) -> tuple[int, ...] | None:
@@ -194,6 +242,30 @@ def _page(site: Site, run: Path) -> str:
             f" proxy_pass {upstream}; }}",
         ]
     )
+
+
+def _boot(site: Site, run: Path) -> str:
+    """Give boot files over TLS, unbuffered: the serve record tells what went to the box."""
+    if not site.boot.https:
+        return ""
+    boots = {subnet.appliance for subnet in site.subnets if subnet.boot}
+    listens = [f"{address}:{HTTPS_PORT}" for address in sorted(boots)]
+    if any(subnet.boot for subnet in site.subnets6):
+        listens.append(f"[::]:{HTTPS_PORT} ipv6only=on")
+    lines = [f"listen {listen} ssl;" for listen in listens]
+    lines += [
+        f"ssl_certificate {run}/tls/boot.pem;",
+        f"ssl_certificate_key {run}/tls/boot.key;",
+        f"ssl_dhparam {run}/nginx/dh.pem;",
+        "ssl_ciphers ECDHE+AESGCM:DHE+AESGCM:ECDHE+AES:DHE+AES:RSA+AESGCM:RSA+AES:!aNULL;",
+        "ssl_prefer_server_ciphers on;",
+        "keepalive_timeout 75s;",
+        "send_timeout 60s;",
+        "proxy_buffering off;",
+        "proxy_read_timeout 60s;",
+        f"location / {{ proxy_pass http://unix:{run}/netboot/{HTTP_SOCKET}; }}",
+    ]
+    return _server(lines)
 
 
 def _return(status: int, reason: str, sentence: str) -> str:

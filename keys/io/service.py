@@ -25,6 +25,7 @@ from keys.cache import Label
 from keys.envelope import b64u, unb64u
 from keys.errors import KeysError, PeerError, SiteError
 from keys.io.authority import NO_CA, Authority
+from keys.io.boot_tls import BootTls
 from keys.io.handover import Desk, Request, sized
 from keys.io.layout import OPERATOR, Layout
 from keys.io.rpc import Method, Params, Refusal, RpcServer
@@ -47,7 +48,7 @@ CONTROL = "control"
 BOTH = frozenset({CONTROL, OPERATOR})
 ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
 """Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
-ADMINISTRATIVE = frozenset({"status", "events", "ca_requests", "ca_install"})
+ADMINISTRATIVE = frozenset({"status", "events", "ca_requests", "ca_install", "boot_ca"})
 """What is served before the authorities are signed."""
 PR_SET_DUMPABLE = 4
 
@@ -84,6 +85,7 @@ class Service:
         self._store.check_audit()
         self._vault = Vault(layout, self._store, site_id)
         self._authority = Authority(layout, self._store, self._vault, site_id)
+        self._boot_tls = BootTls(layout, self._store, self._vault, site_id)
         self._clock = Clock(_float(self._store.meta(MARK)))
         self._saved = 0.0
         self._trouble: str | None = None
@@ -112,6 +114,7 @@ class Service:
             "withdraw": (self._withdraw, frozenset({OPERATOR})),
             "ca_requests": (self._ca_requests, frozenset({OPERATOR})),
             "ca_install": (self._ca_install, frozenset({OPERATOR})),
+            "boot_ca": (self._boot_ca, frozenset({OPERATOR})),
         }
         return {
             name: Method(self._guard(name, serve), users) for name, (serve, users) in table.items()
@@ -131,8 +134,9 @@ class Service:
 
     def _refresh(self, now: float) -> None:
         try:
-            if self._authority.refresh(self._files.rules, ca.at(now)):
-                LOG.info("wrote the TLS certificate: nginx must reload it")
+            files = self._files.rules, ca.at(now)
+            if any((self._authority.refresh(*files), self._boot_tls.refresh(*files))):
+                LOG.info("wrote a TLS certificate: nginx must reload it")
             self._trouble = None
         except KeysError as error:
             self._trouble = str(error)
@@ -331,6 +335,10 @@ class Service:
             self._record(now, user, "ca-installed")
         self._refresh(now)
         return {f"{kind.value}_not_after": self._authority.end(kind.value) for kind in Kind}
+
+    def _boot_ca(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        certificate = self._boot_tls.authority(self._files.rules, ca.at(now))
+        return {"pem": ca.pem([certificate])}
 
     def _events(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         after, limit = params.get("after", 0), params.get("limit", MAX_EVENTS)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -93,6 +93,14 @@ class Vault:
             raise SiteError(f"keys.db: {name} is no P-256 key")
         return key
 
+    def rsa_key(self, name: str, bits: int) -> rsa.RSAPrivateKey:
+        """Read an RSA key pair, drawn at its first use with so many bits."""
+        der = self._material(name, lambda: _draw_rsa(bits)).reveal()
+        key = load_der_private_key(der, password=None)
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise SiteError(f"keys.db: {name} is no RSA key")
+        return key
+
     def key_bytes(self, name: str) -> Secret:
         """Read a symmetric key of 32 bytes, drawn at its first use."""
         return self._material(name, lambda: os.urandom(cache.KEY_SIZE))
@@ -150,6 +158,11 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _draw_rsa(bits: int) -> bytes:
+    key = rsa.generate_private_key(65537, bits)
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _draw_key_pair() -> bytes:
