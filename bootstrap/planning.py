@@ -12,7 +12,6 @@ from ipaddress import IPv4Address, IPv6Address
 from bootstrap import planning_network as network
 from bootstrap.enrolment import Stage
 from bootstrap.rows import BoxRow
-from bootstrap.site import Site
 from bootstrap.site_netboot import NetbootSite
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
 from netboot.files import ServedSet
@@ -69,7 +68,7 @@ def make_plan(
     )
 
 
-def grub_cfg_files(site: Site, served: BootSetManifest) -> Iterator[bytes]:
+def grub_cfg_files(site: NetbootSite, served: BootSetManifest) -> Iterator[bytes]:
     """Give the contents that must be in the file store beside the set's own files."""
     if site.boot_subnet is not None:
         yield grub_cfg(served, site.boot_subnet.appliance)

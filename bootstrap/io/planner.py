@@ -52,33 +52,37 @@ class PlanWriter:
             [one.manifest for one in references.manifests if one.published.state is ACCEPTED],
             number,
         )
-        if plan == self._current():
+        if plan == read_plan(self._directory / PLAN):
             return number
         plan = replace(plan, number=number + 1)
         self._store.set_number(NUMBER, plan.number)
-        self._replace(plan.encode())
+        write_plan(self._directory, plan)
         return plan.number
 
-    def _current(self) -> Plan | None:
-        try:
-            return Plan.decode((self._directory / PLAN).read_bytes())
-        except (OSError, NetbootError):
-            return None
 
-    def _replace(self, data: bytes) -> None:
-        path, temporary = self._directory / PLAN, self._directory / "plan.new"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        if path.exists():
-            previous = self._directory / PREVIOUS
-            previous.unlink(missing_ok=True)
-            os.link(path, previous)
-        temporary.rename(path)
-        directory = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+def read_plan(path: Path) -> Plan | None:
+    """Read a plan; None where there is none, or none that this release reads."""
+    try:
+        return Plan.decode(path.read_bytes())
+    except (OSError, NetbootError):
+        return None
+
+
+def write_plan(directory: Path, plan: Plan) -> None:
+    """Make a plan durable in place of the one before, which is kept beside it."""
+    path, temporary = directory / PLAN, directory / "plan.new"
+    with temporary.open("wb") as file:
+        file.write(plan.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.chmod(0o644)
+    if path.exists():
+        previous = directory / PREVIOUS
+        previous.unlink(missing_ok=True)
+        os.link(path, previous)
+    temporary.rename(path)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
