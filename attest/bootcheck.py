@@ -213,11 +213,15 @@ def _check_sets(
         if all(index in given for given in values.values())
     )
     known = unknown_variables if variables is None else known_variables(variables)
-    matches = [compare_values(each, values, indices) for each in candidates(sets, known)]
-    whole = [match for match in matches if not match.differing]
-    whole.sort(key=lambda match: not match.candidate.reference.state.acceptable)
-    if whole:
-        _matched(checks, whole[0], indices, sets)
+    matches: list[Match] = []
+    for candidate in candidates(sets, known):
+        matches.append(compare_values(candidate, values, indices))
+        if not matches[-1].differing and candidate.reference.state.acceptable:
+            _matched(checks, matches[-1], indices, sets)
+            return
+    whole = next((match for match in matches if not match.differing), None)
+    if whole is not None:
+        _matched(checks, whole, indices, sets)
         return
     if variables is None and _boots_without_secure_boot(checks, values, sets, policy, indices):
         return

@@ -6,6 +6,7 @@ TCG PC Client Platform Firmware Profile 1.06, sections 3.3 (PCR use) and 10.4.5 
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from attest.errors import EvidenceError
@@ -51,6 +52,7 @@ def extend(value: bytes, digest: bytes, bank: str) -> bytes:
     return bytes(hash_of(bank)(value + digest).digest())
 
 
+@lru_cache(maxsize=256)
 def start_value(pcr: int, bank: str, startup_locality: int | None = None) -> bytes:
     """Give the value of a PCR right after TPM2_Startup(CLEAR), or after an H-CRTM (locality 4)."""
     size: int = hash_of(bank)(b"").digest_size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from attest.errors import EvidenceError
 from keys.errors import PeerError
@@ -190,9 +191,14 @@ def _decode_selection(reader: Reader) -> BankSelection:
     bank, width = _bank(reader.u16()), reader.u8()
     if not 1 <= width <= MAX_SELECT:
         raise EvidenceError(f"a PCR selection of {width} bytes is not accepted")
-    bits = int.from_bytes(reader.take(width), "little")
-    indices = tuple(index for index in range(8 * width) if bits >> index & 1)
-    return BankSelection(bank=bank, indices=indices, width=width)
+    return BankSelection(bank=bank, indices=_indices(reader.take(width)), width=width)
+
+
+# Nearly every quote selects PCR 0 to 15.
+@lru_cache(maxsize=64)
+def _indices(selected: bytes) -> tuple[int, ...]:
+    bits = int.from_bytes(selected, "little")
+    return tuple(index for index in range(8 * len(selected)) if bits >> index & 1)
 
 
 def _decode_certify(reader: Reader) -> CertifyInfo:
