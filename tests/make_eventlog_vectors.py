@@ -181,6 +181,8 @@ def accepted() -> Iterator[Vector]:
     yield of("accepted-startup-locality", [locality, *HONEST], lines=(42,), start=3)
     manifest = Step(pcr=0, kind=NO_ACTION, data=b"SP800-155 Event\0", digests={"sha256": b"1" * 32})
     yield of("accepted-reference-manifest", [manifest, *HONEST], lines=(42,))
+    remarks = [Step(pcr=pcr, kind=NO_ACTION, data=b"nothing measured") for pcr in (4, 7)]
+    yield of("accepted-remarks-in-pcr-4-and-7", [*HONEST, *remarks], lines=(42,))
     hcrtm = Step(pcr=0, kind=EventType.EFI_HCRTM_EVENT, data=b"HCRTM", content=b"code")
     yield of("accepted-h-crtm", [hcrtm, *HONEST], lines=(42,), start=4)
     empty = replace(SECURE_BOOT, data=record("SecureBoot", b""))
