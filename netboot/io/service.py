@@ -180,7 +180,8 @@ def main(layout: Layout) -> None:
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
-    netboot = Netboot(layout.state)
+    relay = Relay(path=layout.run / "netboot" / "http", uid=layout.users["nginx"])
+    netboot = Netboot(layout.state, relay=relay)
     server = RpcServer(layout, "netboot", netboot.methods())
     netboot.services.start()
     say("started")
