@@ -76,6 +76,9 @@ class Leases(RuleBasedStateMachine):
     def config(self) -> DhcpConfig:
         return config(*PLANS[self.plan], classes=(PXE,), reservations=self.reservations)
 
+    def is_served(self, address: object) -> bool:
+        return any(address in network.network for network in PLANS[self.plan])
+
     def send(self, data: bytes) -> Message | None:
         return self.take(self.server.send(data))
 
@@ -102,7 +105,9 @@ class Leases(RuleBasedStateMachine):
             assert self.resting.get(reply.yiaddr, 0.0) <= self.server.now
             if reply.yiaddr == ADDRESS("10.41.7.102") and self.plan != "one":
                 has = self.told.get(client, (None, 0.0))
-                assert kind or (has[0] == reply.yiaddr and has[1] > self.server.now)
+                is_kept = has[0] == reply.yiaddr and has[1] > self.server.now
+                is_reserved = reply.yiaddr in [entry.address for entry in self.reservations]
+                assert kind or is_kept or is_reserved
             self.offers[client] = (reply.yiaddr, self.server.now + 30)
 
     @rule(client=CLIENTS)
@@ -137,7 +142,7 @@ class Leases(RuleBasedStateMachine):
             wanted = (Code.REQUESTED_ADDRESS, address.packed)  # type: ignore[attr-defined]
             outcome = self.server.send(message(MessageType.DECLINE, client, OURS, wanted))
             self.take(outcome)
-            assert outcome.writes or until <= self.server.now or self.plan == "alone"
+            assert outcome.writes or until <= self.server.now or not self.is_served(address)
             if outcome.writes:
                 self.told.pop(client)
                 self.offers.pop(client, None)
@@ -167,6 +172,8 @@ class Leases(RuleBasedStateMachine):
     def replan(self, plan: str) -> None:
         self.plan = plan
         self.server.engine.replace(self.config(), self.server.now)
+        for client in [c for c, offer in self.offers.items() if not self.is_served(offer[0])]:
+            del self.offers[client]
 
     @rule(client=CLIENTS, address=st.sampled_from(EVERY[1:5]))
     def reserve(self, client: bytes, address: IPv4Address) -> None:
