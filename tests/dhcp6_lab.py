@@ -212,7 +212,7 @@ def forever(turn: Callable[[float], None]) -> None:
 
 def main(database: str, interface: str, changes: str, *files: str) -> None:
     """Serve on one interface; `changes` is a Python dict for the subnet, `files` PATH=FILE."""
-    known = {"timedelta": timedelta, "IPv6Address": IPv6Address}
+    known = {"IPv6Network": IPv6Network, "IPv6Address": IPv6Address}
     values = {"interface": interface, **eval(changes, known)}  # our own tests' text
     pairs = (one.partition("=") for one in files)
     named = {path: Path(file) for path, _, file in pairs}
@@ -280,6 +280,9 @@ class Wire6:
             self.sysctl(namespace, f"net.ipv6.conf.{end}.accept_dad=0")
             run("ip", "-n", namespace, "link", "set", end, "up")
         run("ip", "-n", self.srv, "address", "add", f"{US}/64", "dev", one, "nodad")
+        for namespace, end in ((self.srv, one), (self.cli, two)):
+            local = ("ip", "-n", namespace, "-6", "address", "show", "dev", end, "scope", "link")
+            until(lambda local=local: "fe80::" in (said := run(*local)) and "tentative" not in said)
 
     @staticmethod
     def sysctl(namespace: str, setting: str) -> None:

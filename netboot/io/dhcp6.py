@@ -25,6 +25,7 @@ from netboot.events import Event
 from netboot.io.leases import NetbootStore
 from netboot.io.leases6 import commit6, load_leases6, server_duid
 from netboot.io.ra import RaInterface
+from netboot.leases6 import LeaseWrite6
 
 _DRAIN = 256
 """Datagrams taken in one turn, and committed together; others wait their turn."""
@@ -110,6 +111,7 @@ class Dhcp6Service:
         self._interfaces: dict[str, Dhcp6Interface] = {}
         self._routers: dict[str, RaInterface] = {}
         self._selector = selectors.DefaultSelector()
+        self._unsaved: dict[IPv6Address, LeaseWrite6] = {}
         self.trouble: str | None = None
 
     @property
@@ -171,6 +173,8 @@ class Dhcp6Service:
                 key.data.on_readable(time.monotonic())
         for router in self._routers.values():
             router.tick(time.monotonic())
+        if self._unsaved:
+            self._commit([])
 
     def _on_readable(self, interface: Dhcp6Interface) -> None:
         """Drain one socket: all its datagrams to the engine, one commit, then the replies."""
@@ -192,6 +196,9 @@ class Dhcp6Service:
                     self._send(interface, reply)
             self._prepare_boot(interface, outcome)
         self._tell(event for outcome in outcomes for event in outcome.events)
+        sightings = [one for outcome in outcomes for one in outcome.sightings]
+        if sightings:
+            self._store.submit((), (), sightings, lambda error: None)
 
     def _prepare_boot(self, interface: Dhcp6Interface, outcome: Outcome6) -> None:
         """Have ready what firmware will want next: its boot set's files, and a route to us."""
@@ -204,14 +211,15 @@ class Dhcp6Service:
                 router.escort(address)
 
     def _commit(self, outcomes: list[Outcome6]) -> bool:
-        """Make leases durable; on a full or broken disk no promise leaves: clients ask again."""
-        writes = [write for outcome in outcomes for write in outcome.writes]
-        sightings = [one for outcome in outcomes for one in outcome.sightings]
+        """Make leases durable; on a full or broken disk no promise leaves: clients ask again.
+
+        What the disk refused is written with the next, so that it says what the table says.
+        """
+        self._unsaved |= {one.address: one for outcome in outcomes for one in outcome.writes}
         try:
-            if writes:
-                commit6(self._store, writes)
-            if sightings:
-                self._store.commit((), (), sightings)
+            if self._unsaved:
+                commit6(self._store, self._unsaved.values())
+                self._unsaved.clear()
         except sqlite3.Error as error:
             self.trouble = f"no lease is given: netboot.db cannot be written: {error}"
             return False

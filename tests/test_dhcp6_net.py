@@ -1,0 +1,386 @@
+"""DHCPv6 and advertisements on a real wire: namespaces, dhclient, dhcpcd, dhcrelay, the kernel."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+from dhcp6_lab import (
+    FIRST,
+    LAST,
+    US,
+    Wire6,
+    config6,
+    duid_ll,
+    ia,
+    mac,
+    message6,
+    run,
+    serving6,
+    stories,
+    subnet6,
+    until,
+)
+
+from netboot.dhcp6_message import Kind6, Packet6, Relay6
+from netboot.dhcp6_options import Code6
+from netboot.errors import SiteError
+from netboot.io.dhcp6 import Dhcp6Service
+from netboot.io.leases import NetbootStore
+from netboot.io.leases6 import load_leases6, server_duid
+from netboot.leases import LeaseState
+
+pytestmark = pytest.mark.boots
+NETWORK = IPv6Network("fd00:41:7::/64")
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire6]:
+    made = Wire6()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "netboot.db"
+
+
+def tool(name: str) -> str:
+    return shutil.which(name) or f"/usr/sbin/{name}"
+
+
+def kinds(database: Path) -> list[str]:
+    return [str(row["kind"]) for row in stories(database)]
+
+
+def rows(database: Path) -> dict[IPv6Address, LeaseState]:
+    store = NetbootStore(database)
+    try:
+        return {row.address: row.state for row in load_leases6(store)}
+    finally:
+        store.close()
+
+
+def test_dhclient_gets_confirms_and_releases(wire: Wire6, database: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(
+        '#!/bin/sh\n[ -n "$new_ip6_address" ] || exit 0\n'
+        'ip -6 address replace "$new_ip6_address/64" dev "$interface" nodad\nexit 0\n'
+    )
+    script.chmod(0o755)
+    settings = tmp_path / "dhclient.conf"
+    settings.write_text("also request dhcp6.name-servers, dhcp6.domain-search;\n")
+    files = ("-cf", str(settings), "-lf", str(tmp_path / "lf"), "-pf", str(tmp_path / "pid"))
+    common = (tool("dhclient"), "-6", "-v", "-1", *files, "-sf", str(script), wire.ends[1])
+    with serving6(wire.srv, database, wire.ends[0]):
+        first = wire.inside(*common)
+        assert "RCV: Advertise" in first
+        assert "Server selected" in first or "Reply message" in first
+        (address,) = wire.addresses()
+        assert FIRST <= address <= LAST
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        lease = (tmp_path / "lf").read_text()
+        assert f"option dhcp6.name-servers {US}" in lease
+        assert 'option dhcp6.domain-search "shop.example.net."' in lease
+        again = wire.inside(*common)  # what it holds it confirms
+        assert "Confirm" in again
+        assert "Solicit" not in again
+        assert rows(database) == {address: LeaseState.BOUND}
+        wire.inside(*common[:-1], "-r", wire.ends[1])
+        until(lambda: rows(database) == {address: LeaseState.RELEASED})
+    assert {"dhcp-discover", "dhcp-offer", "dhcp-ack", "dhcp-release"} <= set(kinds(database))
+
+
+@contextmanager
+def dhcpcd(wire: Wire6, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Run dhcpcd with databases of its own, in a mount namespace; gives what it said so far."""
+    config, state, log = tmp_path / "dhcpcd.conf", tmp_path / "dhcpcd", tmp_path / "dhcpcd.log"
+    config.write_text("noipv4\nnoipv4ll\n")
+    state.mkdir()
+    inner = (
+        f"mkdir -p /var/lib/dhcpcd /run/dhcpcd && mount --bind {state} /var/lib/dhcpcd && "
+        f"mount -t tmpfs none /run/dhcpcd && exec {tool('dhcpcd')} -6 -B -d "
+        f"-f {config} -c /bin/true {wire.ends[1]}"
+    )
+    inside = ("ip", "netns", "exec", wire.cli, "unshare", "--mount", "sh", "-c", inner)
+    with log.open("w") as out, subprocess.Popen(inside, stdout=out, stderr=out) as process:
+        try:
+            yield log.read_text
+        finally:
+            process.terminate()
+
+
+def test_dhcpcd_takes_its_address_from_a_stateful_network(
+    wire: Wire6, database: Path, tmp_path: Path
+) -> None:
+    with serving6(wire.srv, database, wire.ends[0]), dhcpcd(wire, tmp_path) as said:
+        until(lambda: "adding address" in said())
+        (address,) = rows(database)
+        assert f"adding address {address}/" in said()
+
+
+def test_dhcpcd_takes_only_settings_from_a_stateless_network(
+    wire: Wire6, database: Path, tmp_path: Path
+) -> None:
+    with (
+        serving6(wire.srv, database, wire.ends[0], "{'dhcp': 'stateless'}"),
+        dhcpcd(wire, tmp_path) as said,
+    ):
+        until(lambda: "adding address fd00:41:7:" in said())
+        until(lambda: "REPLY6 received" in said())
+        assert "INFORM6" in said()
+    assert rows(database) == {}
+    assert "dhcp-inform" in kinds(database)
+
+
+def test_v6_4_the_kernel_makes_an_address_where_dhcpv6_gives_none(
+    wire: Wire6, database: Path
+) -> None:
+    end = wire.ends[1]
+    for setting in ("accept_ra=2", "accept_ra_min_hop_limit=64"):
+        wire.sysctl(wire.cli, f"net.ipv6.conf.{end}.{setting}")
+    with serving6(wire.srv, database, wire.ends[0], "{'dhcp': 'stateless', 'router': True}"):
+        until(wire.addresses)
+        (made,) = wire.addresses()
+        assert made in NETWORK
+        assert not FIRST <= made <= LAST
+        assert "default via fe80::" in wire.inside("ip", "-6", "route")
+
+
+def test_v6_4_the_kernel_makes_no_address_where_dhcpv6_gives_them(
+    wire: Wire6, database: Path
+) -> None:
+    with serving6(wire.srv, database, wire.ends[0]):
+        until(lambda: "expires" in wire.inside("ip", "-6", "route", "show", str(NETWORK)))
+        seen = wire.inside(tool("rdisc6"), "-1", "-q", wire.ends[1], check=False)
+        heard = wire.inside(tool("rdisc6"), "-1", wire.ends[1])
+        assert wire.addresses() == []
+        assert "default" not in wire.inside("ip", "-6", "route")
+    assert str(NETWORK) in seen
+    told = dict(re.findall(r"^ *(.+?) *: +(.+)$", heard, re.MULTILINE))
+    assert told["Stateful address conf."].strip() == "Yes"
+    assert told["Stateful other conf."].strip() == "Yes"
+    assert told["Router lifetime"].startswith("0 ")
+    assert told["Recursive DNS server"].strip() == str(US)
+
+
+def test_dhcrelay_stands_between(wire: Wire6, database: Path, tmp_path: Path) -> None:
+    """Client, relay, server: the relay's namespace has a second link, fd00:99::/64."""
+    far, tag = f"d6-f{os.getpid():x}", f"{os.getpid():x}"
+    run("ip", "netns", "add", far)
+    try:
+        pair = ("type", "veth", "peer", f"g{tag}", "netns", far)
+        run("ip", "link", "add", f"f{tag}", "netns", wire.cli, *pair)
+        run("ip", "-n", wire.cli, "address", "add", "fd00:41:7::5/64", "dev", wire.ends[1], "nodad")
+        run("ip", "-n", wire.cli, "address", "add", "fd00:99::1/64", "dev", f"f{tag}", "nodad")
+        for namespace, end in ((wire.cli, f"f{tag}"), (far, f"g{tag}")):
+            wire.sysctl(namespace, f"net.ipv6.conf.{end}.accept_dad=0")
+            run("ip", "-n", namespace, "link", "set", end, "up")
+        relay = subprocess.Popen(
+            ["ip", "netns", "exec", wire.cli, tool("dhcrelay"), "-6", "-d", "-I", "--no-pid"]
+            + ["-l", f"f{tag}", "-u", f"{US}%{wire.ends[1]}"],
+            stderr=subprocess.DEVNULL,
+        )
+        changes = (
+            "{'network': IPv6Network('fd00:99::/64'), 'relayed': True, "
+            "'pools': ((IPv6Address('fd00:99::10'), IPv6Address('fd00:99::20')),)}"
+        )
+        try:
+            with serving6(wire.srv, database, wire.ends[0], changes):
+                common = (tool("dhclient"), "-6", "-v", "-1", "-sf", "/bin/true")
+                files = ("-lf", str(tmp_path / "lf"), "-pf", str(tmp_path / "pid"))
+                inside = ("ip", "netns", "exec", far)
+                run(*inside, *common, *files, f"g{tag}", check=False)
+                until(lambda: rows(database) != {})
+                pid = tmp_path / "pid"
+                os.kill(int(pid.read_text()), signal.SIGTERM) if pid.exists() else None
+        finally:
+            relay.kill()
+            relay.wait()
+    finally:
+        run("ip", "netns", "delete", far, check=False)
+    ((address, state),) = rows(database).items()
+    assert address in IPv6Network("fd00:99::/64")
+    assert state is LeaseState.BOUND
+
+
+LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_dhcp6_net import load
+load(*map(int, sys.argv[2:]))
+"""
+
+
+def load(first: int, server: int, count: int) -> None:
+    """Ask for leases as a relay does, print each that was acknowledged, and kill -9 the server.
+
+    The kill follows the last REPLY at once: a server that replied before its commit has lost it.
+    """
+    relay = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    relay.bind(("fd00:41:7::5", 547))
+    relay.settimeout(1)
+
+    def send(number: int, kind: Kind6, server_duid: bytes | None) -> None:
+        duid = duid_ll(mac(number))
+        message = Packet6.decode(message6(kind, duid, ia(number), server=server_duid)).message
+        packet = Packet6(message=message, relays=(wrapped(number),))
+        relay.sendto(packet.encode(), (str(US), 547))
+
+    for number in range(first, first + 2 * count):
+        send(number, Kind6.SOLICIT, None)
+    acknowledged = []
+    while True:
+        try:
+            reply = Packet6.decode(relay.recv(4000)).message
+        except TimeoutError:
+            break
+        (association,) = reply.options.associations
+        if reply.kind is Kind6.ADVERTISE:
+            send(association.iaid, Kind6.REQUEST, reply.options.get(Code6.SERVER_ID))
+            continue
+        acknowledged.append((association.iaid, association.addresses[0].address))
+        if len(acknowledged) == count:
+            os.kill(server, 9)
+            relay.settimeout(0.3)
+    for iaid, address in acknowledged:
+        print(iaid, address)
+
+
+def wrapped(number: int) -> Relay6:
+    peer = IPv6Address(int(IPv6Address("fe80::1:0")) + number)
+    return Relay6(kind=Kind6.RELAY_FORWARD, hops=0, link=US, peer=peer)
+
+
+def test_d39_every_acknowledged_ipv6_lease_is_there_after_kill_9(
+    wire: Wire6, database: Path
+) -> None:
+    relay = ("address", "add", "fd00:41:7::5/64", "dev", wire.ends[1], "nodad")
+    run("ip", "-n", wire.cli, *relay)
+    acknowledged: dict[IPv6Address, int] = {}
+    duids = set()
+    for turn, count in enumerate((1, 7, 30, 2, 11)):
+        with serving6(wire.srv, database, wire.ends[0]) as server:
+            numbers = (str(1000 * (turn + 1)), str(server.pid), str(count))
+            here = str(Path(__file__).parent)
+            text = wire.inside(sys.executable, "-c", LOAD, here, *numbers)
+            assert server.wait(5) == -9
+        lines = [line.split() for line in text.splitlines()]
+        assert len(lines) >= count
+        acknowledged |= {IPv6Address(address): int(iaid) for iaid, address in lines}
+        store = NetbootStore(database)
+        duids.add(server_duid(store))
+        kept = {row.address: row.iaid for row in load_leases6(store)}
+        store.close()
+        assert {address: kept.get(address) for address in acknowledged} == acknowledged
+    assert len(duids) == 1  # one server for its clients, whatever happens to the process
+
+
+RUNNER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_dhcp6_net import no_promise_without_a_disk, sockets_follow_the_plan
+no_promise_without_a_disk(sys.argv[2], sys.argv[3])
+sockets_follow_the_plan(sys.argv[2], sys.argv[3], sys.argv[4])
+print("passed")
+"""
+
+
+def exchange(service: Dhcp6Service, interface: str, data: bytes) -> Kind6 | None:
+    """Send one multicast as a client does, let the service turn, and read the answer."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        index = socket.if_nametoindex(interface)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
+        client.bind(("::", 546))
+        client.settimeout(0.2)
+        client.sendto(data, ("ff02::1:2", 547, 0, index))
+        for _ in range(5):
+            service.turn(0.05)
+        try:
+            return Packet6.decode(client.recv(2000)).message.kind
+        except TimeoutError:
+            return None
+
+
+def refuse_writes(store: NetbootStore, how: str) -> None:
+    store._db.execute(f"PRAGMA query_only = {how}")
+
+
+def no_promise_without_a_disk(database: str, interface: str) -> None:
+    store = NetbootStore(Path(database))
+    service = Dhcp6Service(store, lambda events: list(events).clear())
+    service.replace(config6(subnet6(interface=interface)))
+    duid = server_duid(store)
+    address = FIRST + 7
+    asked = message6(Kind6.REQUEST, duid_ll(mac(1)), ia(1, address), server=duid)
+    released = message6(Kind6.RELEASE, duid_ll(mac(1)), ia(1, address), server=duid)
+    refuse_writes(store, "ON")
+    assert exchange(service, interface, message6(Kind6.SOLICIT, duid_ll(mac(1)), ia())) is (
+        Kind6.ADVERTISE
+    )
+    assert exchange(service, interface, asked) is None
+    assert service.sentence is not None
+    assert "netboot.db cannot be written" in service.sentence
+    refuse_writes(store, "OFF")
+    assert exchange(service, interface, asked) is Kind6.REPLY
+    assert service.sentence is None
+    assert [row.address for row in load_leases6(store)] == [address]
+    refuse_writes(store, "ON")
+    assert exchange(service, interface, released) is None
+    refuse_writes(store, "OFF")
+    service.turn(0.0)  # what the disk refused is written when it works again
+    assert [row.state for row in load_leases6(store)] == [LeaseState.RELEASED]
+    service.close()
+    store.close()
+
+
+def sockets_follow_the_plan(database: str, interface: str, other: str) -> None:
+    store = NetbootStore(Path(database))
+    service = Dhcp6Service(store, lambda events: None)
+    asked = message6(Kind6.SOLICIT, duid_ll(mac(1)), ia())
+    service.replace(config6(subnet6(interface=interface)))
+    with pytest.raises(SiteError, match="no-such0"):
+        service.replace(config6(subnet6(interface="no-such0")))
+    with pytest.raises(SiteError, match="shorter than a minute"):
+        service.replace(config6(subnet6(interface=interface, preferred=None, lease=timedelta(0))))
+    assert exchange(service, interface, asked) is Kind6.ADVERTISE
+    service.replace(config6(subnet6(interface=other)))
+    assert exchange(service, interface, asked) is None
+    service.replace(config6(subnet6(interface=interface, dhcp="off")))
+    assert exchange(service, interface, asked) is None
+    service.close()
+    store.close()
+
+
+def test_no_reply_without_a_disk_and_sockets_follow_the_plan(wire: Wire6, database: Path) -> None:
+    one, two = wire.ends[0], f"o{wire.ends[0]}"
+    run("ip", "-n", wire.srv, "link", "add", two, "type", "veth", "peer", f"p{wire.ends[0]}")
+    here = str(Path(__file__).parent)
+    command = ("ip", "netns", "exec", wire.srv, sys.executable, "-c", RUNNER)
+    assert run(*command, here, str(database), one, two).endswith("passed\n")
+
+
+def test_a_row_that_cannot_be_read_is_named(database: Path) -> None:
+    store = NetbootStore(database)
+    store.close()
+    with sqlite3.connect(database) as db:
+        values = "'x', 's', x'00', 1, NULL, NULL, 'bound', 1.0, NULL"
+        db.execute(f"INSERT INTO leases6 VALUES ({values})")
+    store = NetbootStore(database)
+    with pytest.raises(SiteError, match="table leases6"):
+        load_leases6(store)
+    store.close()
