@@ -31,7 +31,7 @@ def run(place: Place) -> None:
 @click.option("--work", type=_PATH, help="Where the rehearsal works; kept afterwards.")
 @click.option(
     "--via",
-    type=click.Choice(["pxe", "iso"]),
+    type=click.Choice(["pxe", "http", "iso"]),
     default="pxe",
     show_default=True,
     help="How the box is started.",

@@ -46,6 +46,7 @@ READY = ("ready", "held", "refused", "trouble", "report")
 TURNED_AWAY = ("refused", "held", "ready")
 KEEP = timedelta(days=14)
 CONSOLE_SECONDS = 60.0
+_STARTED = {Boot.PXE: "", Boot.HTTP: ", by UEFI HTTP boot", Boot.ISO: ", from an ISO"}
 NAME_SECONDS = 5.0
 """How long netboot may take to run the plan that names the box."""
 
@@ -153,6 +154,7 @@ class Rehearsal:
         ends: tuple[str, ...],
         *,
         tap: str | None = None,
+        way: Boot = Boot.PXE,
         iso: Path | None = None,
     ) -> Chapter:
         """Switch a box on and follow it to one of the events `ends`; it stays on."""
@@ -160,7 +162,7 @@ class Rehearsal:
         chapter = Chapter(title=title)
         network = Network(namespace=lan.box_namespace, tap=tap or lan.add_tap())
         power_on = time.time()
-        box.start(Boot.ISO if iso else Boot.PXE, network=network, iso=iso)
+        box.start(way, network=network, iso=iso)
         teller.follow(chapter, box, ends, power_on)
         return chapter
 
@@ -188,13 +190,14 @@ def enrol(rehearsal: Rehearsal, via: str, result: Result, attacks: bool) -> None
     rehearsal.prepare_boxes()
     old, new = rehearsal.prepare_boot_sets()
     box = rehearsal.boxes[0]
-    iso = rehearsal.work / "boot.iso" if via == "iso" else None
+    way = Boot(via)
+    iso = rehearsal.work / "boot.iso" if way is Boot.ISO else None
     if iso is not None:
         build_iso(old, rehearsal.shelf.store, iso)
     with rehearsal.started() as (lan, appliance):
         teller = Storyteller(appliance, rehearsal.say)
-        title = "power on: an empty box, on the delivery note" + (", from an ISO" if iso else "")
-        chapter = rehearsal.power_on(title, box, lan, teller, READY, iso=iso)
+        title = "power on: an empty box, on the delivery note" + _STARTED[way]
+        chapter = rehearsal.power_on(title, box, lan, teller, READY, way=way, iso=iso)
         result.chapters.append(chapter)
         if chapter.end["kind"] != "ready":
             raise SiteError(f"the box was not enrolled: {chapter.end['sentence']}")
