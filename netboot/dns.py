@@ -1,236 +1,347 @@
-"""The site's DNS server as an engine: a message in, a message out.
+"""The site's DNS server as an engine: a message in; an answer, a question for others, or nothing.
 
-It answers for its own zones alone, never asks anybody, and looks at bytes before it trusts a length
-in them. RFC 1034, 1035, 6891 (EDNS), 8482 (ANY), 8906 (the battery), 9619 (one question).
+It answers for its own zones, signed where a zone has keys, and hands on what is not ours for who
+may ask that. RFC 1034, 4.3; 4035, 3.1; 6891; 7873; 8482 (ANY); 8906 (the battery); 9619.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from netboot.errors import PeerError
-from netboot.names import Labels, wire
+from netboot import cookies
+from netboot.dns_message import (
+    AA,
+    AD,
+    CD,
+    CHAOS,
+    HEADER,
+    IN,
+    NOTIFY,
+    PLAIN_SIZE,
+    QUERY,
+    RA,
+    RD,
+    TCP_SIZE,
+    UDP_SIZE,
+    UPDATE,
+    Answer,
+    ExtendedError,
+    FormatError,
+    Query,
+    bare,
+    decode_query,
+    encode,
+)
+from netboot.dnssec import ZoneSigner
+from netboot.names import Labels, read_wire
 from netboot.rdata import Rtype
-from netboot.zone import Found, Rcode, RRset, Zones
+from netboot.views import EVERYBODY, View, Views
+from netboot.zone import Found, Rcode, RRset, Zone, Zones
 
-UDP_SIZE = 1232
-"""What passes unbroken everywhere; also the most that is sent by UDP."""
-PLAIN_SIZE = 512
-TCP_SIZE = 65535
 SOFTWARE = "Doorstep"
 MAX_CACHED = 4096
 MAX_CACHED_QUERY = 300
-_MAX_RECORDS = 16
-"""Records behind a question: OPT, TSIG, the SOA of an IXFR."""
-
-_HEADER = struct.Struct("!HHHHHH")
-_RECORD = struct.Struct("!HHIH")
-_QR, _AA, _TC, _RD = 0x8000, 0x0400, 0x0200, 0x0100
-_QUERY, _NOTIFY, _UPDATE = 0, 4, 5
-_IN, _CHAOS = 1, 3
-_OPT, _IXFR, _AXFR = 41, 251, 252
-_DO = 0x8000
-_OWNER = b"\xc0\x0c"
-"""A pointer to the question's name."""
-
-
-class FormatError(PeerError):
-    """The message is not as RFC 1035 has it; the answer is FORMERR."""
+CACHED_SECONDS = 3600.0
+"""How long whole answers are kept: signatures in them stay valid much longer."""
+MAX_PEERS = 4096
+STRANGER_PER_SECOND = 10
+"""Answers by UDP to all strangers of one network in a second; none is larger than the question."""
+_REFUSED_TYPES = (Rtype.IXFR, Rtype.AXFR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edns:
-    """What an OPT record asks: UDP payload size, version, the DO flag."""
+class Generation:
+    """What is answered from: zones with their signers, who may ask what, and are others asked."""
 
-    size: int
-    version: int
-    do: bool
+    zones: Zones
+    signers: Mapping[Labels, ZoneSigner] = field(default_factory=dict)
+    views: Views = EVERYBODY
+    forwards: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """One question: `question` as it came, `name` as labels in lower case."""
+class Resolved:
+    """What others answered to an `Ask`; `is_secure` when its signatures were checked."""
 
-    question: bytes
+    rcode: Rcode
+    answers: tuple[RRset, ...] = ()
+    authority: tuple[RRset, ...] = ()
+    is_secure: bool = False
+    error: ExtendedError | None = None
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question that is not ours: `name` and `qtype` to resolve, then `DnsEngine.finish`.
+
+    `begun` is the part of a chain of CNAMEs that is ours.
+    """
+
+    query: Query
     name: Labels
     qtype: int
-    qclass: int
-    edns: Edns | None
+    begun: tuple[RRset, ...]
+    size: int
+    cookie: bytes
 
-
-def decode_query(data: bytes) -> Query:
-    """Read a message with opcode QUERY; FormatError."""
-    _, _, questions, answers, authorities, additionals = _HEADER.unpack_from(data)
-    if questions != 1 or answers or authorities + additionals > _MAX_RECORDS:
-        raise FormatError("not one question alone")
-    name, end = _read_name(data, _HEADER.size)
-    if end + 4 > len(data):
-        raise FormatError("the question is cut off")
-    qtype, qclass = struct.unpack_from("!HH", data, end)
-    position, edns = end + 4, None
-    for number in range(authorities + additionals):
-        record_type, position, opt = _read_record(data, position)
-        if record_type == _OPT:
-            if edns is not None or opt is None or number < authorities:
-                raise FormatError("OPT is misplaced")
-            edns = opt
-    if position != len(data):
-        raise FormatError("there is more than the message says")
-    question = data[_HEADER.size : end + 4]
-    lower = tuple(label.lower() for label in name)
-    return Query(question=question, name=lower, qtype=qtype, qclass=qclass, edns=edns)
-
-
-def _read_name(data: bytes, position: int) -> tuple[Labels, int]:
-    """Read a name that is not compressed: nothing before it could be pointed to."""
-    labels: list[bytes] = []
-    length = 0
-    while position < len(data):
-        size = data[position]
-        position += 1
-        if size == 0:
-            return tuple(labels), position
-        length += size + 1
-        if size > 63 or length > 254 or position + size > len(data):
-            break
-        labels.append(data[position : position + size])
-        position += size
-    raise FormatError("a name is malformed")
-
-
-def _skip_name(data: bytes, position: int) -> int:
-    """Pass over the owner name of a record, compressed or not."""
-    while position < len(data):
-        size = data[position]
-        if size >= 0xC0:
-            return position + 2
-        if size == 0:
-            return position + 1
-        if size > 63:
-            break
-        position += size + 1
-    raise FormatError("an owner name is malformed")
-
-
-def _read_record(data: bytes, start: int) -> tuple[int, int, Edns | None]:
-    """Pass over a record: its type, its end, and what it asks if it is an OPT at the root."""
-    position = _skip_name(data, start)
-    if position + _RECORD.size > len(data):
-        raise FormatError("a record is cut off")
-    rtype, rclass, ttl, length = _RECORD.unpack_from(data, position)
-    position += _RECORD.size
-    end = position + length
-    if end > len(data):
-        raise FormatError("a record is cut off")
-    if rtype != _OPT or data[start]:
-        return rtype, end, None
-    while position < end:
-        if position + 4 > end:
-            raise FormatError("an EDNS option is cut off")
-        position += 4 + int(struct.unpack_from("!H", data, position + 2)[0])
-    if position != end:
-        raise FormatError("an EDNS option is cut off")
-    return rtype, end, Edns(size=rclass, version=ttl >> 16 & 0xFF, do=bool(ttl & _DO))
+    @property
+    def skips_checks(self) -> bool:
+        """Tell whether the client checks signatures itself (CD, RFC 4035, 3.2.2)."""
+        return bool(self.query.flags & CD)
 
 
 class DnsEngine:
-    """Answers from one generation of zones; whole answers are kept until the next one."""
+    """Answers from one generation; whole answers are kept until the next one."""
 
-    def __init__(self, zones: Zones, host: str) -> None:
-        """Answer for these zones; `host` is what CHAOS hostname.bind is told."""
-        self._zones = zones
+    def __init__(self, zones: Zones, host: str, secret: bytes = bytes(32)) -> None:
+        """Answer for these zones; `host` is what CHAOS hostname.bind is told.
+
+        `secret` keys the cookies: 32 random bytes of this start.
+        """
+        self._generation = Generation(zones=zones)
         self._host = host
-        self._kept: dict[tuple[bytes, bool], bytes] = {}
+        self._secret = secret
+        self._kept: dict[tuple[bytes, bool, View], bytes] = {}
+        self._kept_until = 0.0
+        self._views: dict[str, View] = {}
+        self._strangers: dict[str, int] = {}
+        self._second = 0
 
-    def replace(self, zones: Zones) -> None:
+    def replace(self, generation: Generation) -> None:
         """Take another generation; nothing of the old one is answered any more."""
-        self._zones = zones
+        self._generation = generation
         self._kept = {}
+        self._views = {}
 
-    def receive(self, data: bytes, *, is_tcp: bool) -> bytes | None:
+    def receive(self, data: bytes, peer: str, now: float, *, is_tcp: bool) -> bytes | Ask | None:
         """Answer one message; None for what must not be answered."""
-        kept = self._kept.get((data[2:], is_tcp))
-        if kept is not None:
+        view = self._views.get(peer) or self._view(peer)
+        kept = self._kept.get((data[2:], is_tcp, view))
+        if kept is not None and now < self._kept_until:
             return data[:2] + kept
-        if len(data) < _HEADER.size or data[2] & 0x80:
+        if len(data) < HEADER.size or data[2] & 0x80:
+            return None
+        is_small = view is View.STRANGER and not is_tcp
+        if is_small and not self._may_answer(peer, now):
             return None
         opcode = data[2] >> 3 & 15
-        if opcode != _QUERY:
-            rcode = Rcode.REFUSED if opcode in (_NOTIFY, _UPDATE) else Rcode.NOTIMP
-            return _bare(data, rcode)
+        if opcode != QUERY:
+            return bare(data, Rcode.REFUSED if opcode in (NOTIFY, UPDATE) else Rcode.NOTIMP)
         try:
             query = decode_query(data)
         except FormatError:
-            return _bare(data, Rcode.FORMERR)
-        reply, is_kept = self._answer(data, query, is_tcp)
-        if is_kept and len(data) <= MAX_CACHED_QUERY:
-            if len(self._kept) >= MAX_CACHED:
-                self._kept = {}
-            self._kept[data[2:], is_tcp] = reply[2:]
-        return reply
+            return bare(data, Rcode.FORMERR)
+        size = _size(query, is_tcp)
+        answer = self._answer(query, peer, view, now, is_tcp=is_tcp)
+        if isinstance(answer, Answer):
+            reply = encode(query, answer, size)
+            if is_small and len(reply) > len(data) and not self._has_cookie(query, peer, now):
+                return _shrink(query, answer, len(data))
+            self._keep(data, is_tcp, view, query, answer, reply, now)
+            return reply
+        return replace(answer, size=size)
 
-    def _answer(self, data: bytes, query: Query, is_tcp: bool) -> tuple[bytes, bool]:
-        if query.edns is not None and query.edns.version != 0:
-            return _encode(data, query, Found(rcode=Rcode.BADVERS), TCP_SIZE, is_ours=False), False
-        found = self._find(query)
-        is_ours = found.is_authoritative and found.rcode in (Rcode.NOERROR, Rcode.NXDOMAIN)
-        size = TCP_SIZE if is_tcp else PLAIN_SIZE
-        if not is_tcp and query.edns is not None:
-            size = min(max(PLAIN_SIZE, query.edns.size), UDP_SIZE)
-        return _encode(data, query, found, size, is_ours=is_ours), is_ours
+    def _view(self, peer: str) -> View:
+        if len(self._views) >= MAX_PEERS:
+            self._views.clear()
+        view = self._generation.views.of(peer)
+        self._views[peer] = view
+        return view
 
-    def _find(self, query: Query) -> Found:
-        if query.qclass == _CHAOS:
-            return self._find_chaos(query)
-        if query.qclass != _IN or query.qtype in (_IXFR, _AXFR):
-            return Found(rcode=Rcode.REFUSED)
-        if query.qtype == _OPT:
-            return Found(rcode=Rcode.FORMERR)
-        return self._zones.lookup(query.name, query.qtype)
+    def _may_answer(self, peer: str, now: float) -> bool:
+        """Limit what strangers get: a forged source is the victim of our answers."""
+        if int(now) != self._second:
+            self._second, self._strangers = int(now), {}
+        network = peer.rpartition(".")[0] or peer[:14]
+        count = self._strangers.get(network, 0) + 1
+        self._strangers[network] = count
+        return count <= STRANGER_PER_SECOND and len(self._strangers) <= MAX_PEERS
 
-    def _find_chaos(self, query: Query) -> Found:
+    def _has_cookie(self, query: Query, peer: str, now: float) -> bool:
+        edns = query.edns
+        return edns is not None and cookies.is_good(self._secret, edns.cookie, peer, now)
+
+    def _keep(
+        self,
+        data: bytes,
+        is_tcp: bool,
+        view: View,
+        query: Query,
+        answer: Answer,
+        reply: bytes,
+        now: float,
+    ) -> None:
+        """Keep what is ours, for whoever asks the same bytes in the same view."""
+        if not answer.flags & AA or answer.cookie or len(data) > MAX_CACHED_QUERY:
+            return
+        if len(self._kept) >= MAX_CACHED or now >= self._kept_until:
+            self._kept, self._kept_until = {}, now + CACHED_SECONDS
+        self._kept[data[2:], is_tcp, view] = reply[2:]
+
+    def _answer(
+        self, query: Query, peer: str, view: View, now: float, *, is_tcp: bool
+    ) -> Answer | Ask:
+        edns = query.edns
+        if edns is not None and edns.version != 0:
+            return Answer(rcode=Rcode.BADVERS)
+        cookie = b""
+        if edns is not None and edns.cookie:
+            cookie = cookies.make(self._secret, edns.cookie, peer, now)
+            is_whole = len(edns.cookie) > cookies.CLIENT_SIZE
+            if is_whole and not is_tcp and not self._has_cookie(query, peer, now):
+                return Answer(rcode=Rcode.BADCOOKIE, cookie=cookie)
+        answer = self._find(query, view, now)
+        return replace(answer, cookie=cookie) if cookie else answer
+
+    def _find(self, query: Query, view: View, now: float) -> Answer | Ask:
+        if query.qclass == CHAOS:
+            return self._chaos(query)
+        if query.qclass != IN or query.qtype in _REFUSED_TYPES:
+            return Answer(rcode=Rcode.REFUSED)
+        if query.qtype == Rtype.OPT:
+            return Answer(rcode=Rcode.FORMERR)
+        if view is View.ENROLMENT and query.name not in self._generation.views.names:
+            return Answer(
+                rcode=Rcode.REFUSED,
+                error=ExtendedError.PROHIBITED,
+                said="this box is not enrolled yet",
+            )
+        found = self._generation.zones.lookup(query.name, query.qtype)
+        if found.left is not None:
+            return self._hand_on(query, view, found, now)
+        flags = AA if found.is_authoritative else 0
+        return self._write(query, found, flags | self._recursion(view), now)
+
+    def _recursion(self, view: View) -> int:
+        return RA if self._generation.forwards and view is View.FULL else 0
+
+    def _hand_on(self, query: Query, view: View, found: Found, now: float) -> Answer | Ask:
+        """Go on elsewhere where that may be, else say that it is not ours."""
+        recursion = self._recursion(view)
+        begun = self._signed(found.answers, now) if query.wants_signatures else found.answers
+        if recursion and query.flags & RD and found.left is not None:
+            return Ask(
+                query=query,
+                name=found.left,
+                qtype=query.qtype,
+                begun=begun,
+                size=0,
+                cookie=b"",
+            )
+        if found.answers:
+            return Answer(rcode=Rcode.NOERROR, flags=AA | recursion, answers=begun)
+        return Answer(rcode=Rcode.REFUSED, flags=recursion, error=ExtendedError.NOT_AUTHORITATIVE)
+
+    def _write(self, query: Query, found: Found, flags: int, now: float) -> Answer:
+        """Add what a client will ask for next, then the signatures."""
+        extra = (*found.additional, *self._extra(found))
+        if not query.wants_signatures or not self._generation.signers:
+            return Answer(
+                rcode=found.rcode,
+                flags=flags,
+                answers=found.answers,
+                authority=found.authority,
+                additional=extra,
+            )
+        authority = self._signed(found.authority, now)
+        proofs: dict[tuple[Labels, int], RRset] = {}
+        for origin in dict.fromkeys(missing.zone for missing in found.missing):
+            signer = self._generation.signers.get(origin)
+            if signer is not None:
+                proofs |= {(one.owner, one.rtype): one for one in signer.prove(found, now)}
+        return Answer(
+            rcode=found.rcode,
+            flags=flags,
+            answers=self._signed(found.answers, now),
+            authority=(*authority, *proofs.values()),
+            additional=self._signed(extra, now),
+        )
+
+    def _signed(self, rrsets: tuple[RRset, ...], now: float) -> tuple[RRset, ...]:
+        signed: list[RRset] = []
+        for rrset in rrsets:
+            zone = self._generation.zones.zone_of(rrset.owner, rrset.rtype)
+            signer = None if zone is None else self._generation.signers.get(zone.origin)
+            signed += [rrset] if signer is None else signer.signed([rrset], now)
+        return tuple(signed)
+
+    def _extra(self, found: Found) -> list[RRset]:
+        """Give the addresses of hosts that the answer names, where they are ours."""
+        extra: dict[tuple[Labels, int], RRset] = {}
+        for rrset in found.answers:
+            start = _TARGETS.get(rrset.rtype)
+            if start is None:
+                continue
+            for data in rrset.rdatas:
+                name = read_wire(data, start)[0]
+                zone = self._generation.zones.zone_of(name)
+                sets = {} if zone is None else zone.names.get(name, {})
+                for rtype in (Rtype.A, Rtype.AAAA):
+                    if rtype in sets:
+                        extra[name, rtype] = sets[rtype]
+        return list(extra.values())
+
+    def finish(self, ask: Ask, resolved: Resolved) -> bytes:
+        """Write the answer to a question that others have answered."""
+        flags = RA | ask.query.flags & CD
+        if (
+            resolved.is_secure
+            and not ask.begun
+            and (ask.query.flags & AD or ask.query.wants_signatures)
+        ):
+            flags |= AD
+        answer = Answer(
+            rcode=resolved.rcode,
+            flags=flags,
+            answers=(*ask.begun, *resolved.answers),
+            authority=resolved.authority,
+            error=resolved.error,
+            said=resolved.said,
+            cookie=ask.cookie,
+        )
+        return encode(ask.query, answer, ask.size)
+
+    def _chaos(self, query: Query) -> Answer:
         texts = {
             (b"version", b"bind"): SOFTWARE,
             (b"version", b"server"): SOFTWARE,
             (b"hostname", b"bind"): self._host,
             (b"id", b"server"): self._host,
         }
-        if query.name not in texts or query.qtype not in (Rtype.TXT, 255):
-            return Found(rcode=Rcode.REFUSED)
+        if query.name not in texts or query.qtype not in (Rtype.TXT, Rtype.ANY):
+            return Answer(rcode=Rcode.REFUSED)
         said = texts[query.name].encode()[:255]
-        data = bytes((len(said),)) + said
-        value = RRset(owner=query.name, rtype=Rtype.TXT, ttl=0, rdatas=(data,))
-        return Found(rcode=Rcode.NOERROR, answers=(value,))
+        value = RRset(
+            owner=query.name, rtype=Rtype.TXT, ttl=0, rdatas=(bytes((len(said),)) + said,)
+        )
+        return Answer(rcode=Rcode.NOERROR, flags=AA, answers=(value,))
 
 
-def _bare(data: bytes, rcode: Rcode) -> bytes:
-    """Answer with a header alone; opcode and RD are the query's, everything else is ours."""
-    flags = _QR | int.from_bytes(data[2:4]) & (0x7800 | _RD) | rcode
-    return data[:2] + struct.pack("!HHHHH", flags, 0, 0, 0, 0)
+_TARGETS: Mapping[int, int] = {Rtype.NS: 0, Rtype.MX: 2, Rtype.SRV: 6}
+"""Types that name a host, and where in their data."""
 
 
-def _encode(data: bytes, query: Query, found: Found, size: int, *, is_ours: bool) -> bytes:
-    """Write an answer of at most `size` bytes, or one that says that it was too long (TC)."""
-    flags = _QR | int.from_bytes(data[2:4]) & _RD | found.rcode & 15 | (_AA if is_ours else 0)
-    opt = b"" if query.edns is None else _encode_opt(query.edns, found.rcode)
-    parts = [
-        [_encode_record(query, one, data) for one in section for data in one.rdatas]
-        for section in (found.answers, found.authority, found.additional)
-    ]
-    body = b"".join(record for part in parts for record in part) + opt
-    counts = (1, len(parts[0]), len(parts[1]), len(parts[2]) + bool(opt))
-    if _HEADER.size + len(query.question) + len(body) > size:
-        flags, body, counts = flags | _TC, opt, (1, 0, 0, int(bool(opt)))
-    return data[:2] + struct.pack("!HHHHH", flags, *counts) + query.question + body
+def _size(query: Query, is_tcp: bool) -> int:
+    if is_tcp:
+        return TCP_SIZE
+    if query.edns is None:
+        return PLAIN_SIZE
+    return min(max(PLAIN_SIZE, query.edns.size), UDP_SIZE)
 
 
-def _encode_opt(edns: Edns, rcode: Rcode) -> bytes:
-    flags = _DO if edns.do else 0
-    return b"\0" + _RECORD.pack(_OPT, UDP_SIZE, rcode >> 4 << 24 | flags, 0)
+def _shrink(query: Query, answer: Answer, size: int) -> bytes:
+    """Tell a stranger to ask by TCP, in no more bytes than he sent."""
+    reply = encode(query, replace(answer, cookie=b"", error=None), 0)
+    return reply if len(reply) <= size else bare(reply, answer.rcode)
 
 
-def _encode_record(query: Query, rrset: RRset, rdata: bytes) -> bytes:
-    qclass = _CHAOS if query.qclass == _CHAOS else _IN
-    owner = _OWNER if rrset.owner == query.name else wire(rrset.owner)
-    return owner + _RECORD.pack(rrset.rtype, qclass, rrset.ttl, len(rdata)) + rdata
+def signed_zones(zones: Zones, signers: Mapping[Labels, ZoneSigner]) -> Zones:
+    """Give zones with the records that signing adds at their apex."""
+
+    def whole(zone: Zone) -> Zone:
+        signer = signers.get(zone.origin)
+        return zone if signer is None else signer.zone
+
+    return Zones(map(whole, zones))

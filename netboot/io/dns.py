@@ -1,25 +1,28 @@
 """The DNS server's sockets: UDP and TCP on port 53 of each of our addresses.
 
-It never looks into a message. TCP: RFC 7766, two bytes of length before each message; answers are
-written in the order of the questions, and a slow peer costs a connection alone.
+It never looks into a message. TCP: RFC 7766, two bytes of length before each message; what others
+are asked comes out of order, and a slow peer costs a connection alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import selectors
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from typing import Any
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Protocol
 
-from netboot.dns import DnsEngine
+from netboot.dns import Ask, DnsEngine, Generation, Resolved
 from netboot.io.listen import listen_tcp
 from netboot.io.tftp import listen_udp
-from netboot.zone import Zones
+from netboot.zone import Rcode
 
 PORT = 53
 MAX_CONNECTIONS = 128
@@ -39,15 +42,32 @@ class _Connection:
     outbound: bytearray = field(default_factory=bytearray)
 
 
+class Resolver(Protocol):
+    """Who is asked for what is not ours."""
+
+    def lookup(self, ask: Ask, now: float) -> Resolved | None:
+        """Answer at once from what is known; None when others must be asked."""
+
+    def ask(self, ask: Ask, done: Callable[[Resolved], None]) -> None:
+        """Ask others, and call `done` once, from any thread."""
+
+
+_Send = Callable[[bytes], None]
+
+
 class DnsRunner:
     """The engine with its sockets; `turn` is one turn of its thread's loop."""
 
-    def __init__(self, engine: DnsEngine, port: int = PORT) -> None:
+    def __init__(
+        self, engine: DnsEngine, port: int = PORT, resolver: Resolver | None = None
+    ) -> None:
         """Listen nowhere yet; `listen` says where."""
         self._engine = engine
+        self._resolver = resolver
+        self._resolved: queue.SimpleQueue[tuple[Ask, Resolved, _Send]] = queue.SimpleQueue()
         self._port = port
         self._selector = selectors.DefaultSelector()
-        self._listeners: dict[IPv4Address, tuple[socket.socket, socket.socket]] = {}
+        self._listeners: dict[IPv4Address | IPv6Address, tuple[socket.socket, socket.socket]] = {}
         self._connections: dict[int, _Connection] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
@@ -58,12 +78,33 @@ class DnsRunner:
 
     def _on_wake(self, descriptor: int) -> None:
         os.eventfd_read(descriptor)
+        while not self._resolved.empty():
+            ask, resolved, send = self._resolved.get()
+            send(self._engine.finish(ask, resolved))
 
-    def replace(self, zones: Zones) -> None:
-        """Answer from another generation of zones."""
-        self._engine.replace(zones)
+    def replace(self, generation: Generation) -> None:
+        """Answer from another generation."""
+        self._engine.replace(generation)
 
-    def listen(self, addresses: Iterable[IPv4Address]) -> None:
+    def _receive(self, data: bytes, peer: str, send: _Send, *, is_tcp: bool) -> bytes | None:
+        """Answer now, or later by `send`."""
+        now = time.time()
+        reply = self._engine.receive(data, peer, now, is_tcp=is_tcp)
+        if not isinstance(reply, Ask):
+            return reply
+        if self._resolver is None:
+            return self._engine.finish(reply, Resolved(rcode=Rcode.SERVFAIL))
+        known = self._resolver.lookup(reply, now)
+        if known is not None:
+            return self._engine.finish(reply, known)
+        self._resolver.ask(reply, partial(self._done, reply, send))
+        return None
+
+    def _done(self, ask: Ask, send: _Send, resolved: Resolved) -> None:
+        self._resolved.put((ask, resolved, send))
+        self.wake()
+
+    def listen(self, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
         """Listen on these addresses; SiteError, and the old ones stay."""
         wanted = tuple(addresses)
         opened = {}
@@ -95,11 +136,13 @@ class DnsRunner:
             self._drop(connection)
 
     def _on_udp(self, sock: socket.socket) -> None:
-        receive = self._engine.receive
         for _ in range(_DRAIN):
             try:
                 data, peer = sock.recvfrom(65535)
-                reply = receive(data, is_tcp=False) if peer[1] else None
+                if not peer[1]:
+                    continue
+                send = partial(_send_to, sock, peer)
+                reply = self._receive(data, peer[0], send, is_tcp=False)
                 if reply is not None:
                     sock.sendto(reply, peer)
             except OSError:
@@ -107,7 +150,7 @@ class DnsRunner:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, (peer, _) = listener.accept()
+            sock, (peer, *_) = listener.accept()
         except OSError:
             return
         sock.setblocking(False)
@@ -140,11 +183,23 @@ class DnsRunner:
         inbound = connection.inbound
         while _has_message(inbound) and len(connection.outbound) < _MAX_OUTBOUND:
             end = 2 + int.from_bytes(inbound[:2])
-            reply = self._engine.receive(bytes(inbound[2:end]), is_tcp=True)
+            send = partial(self._send_later, connection)
+            reply = self._receive(bytes(inbound[2:end]), connection.peer, send, is_tcp=True)
             del inbound[:end]
             connection.deadline = time.monotonic() + IDLE_SECONDS
             if reply is not None:
                 connection.outbound += struct.pack("!H", len(reply)) + reply
+
+    def _send_later(self, connection: _Connection, reply: bytes) -> None:
+        """Write what others answered, if the client is still there."""
+        if connection.sock.fileno() < 0 or len(connection.outbound) >= _MAX_OUTBOUND:
+            return
+        connection.outbound += struct.pack("!H", len(reply)) + reply
+        connection.deadline = time.monotonic() + IDLE_SECONDS
+        try:
+            self._write(connection)
+        except OSError:
+            self._drop(connection)
 
     def _write(self, connection: _Connection) -> None:
         try:
@@ -173,6 +228,11 @@ class DnsRunner:
         self._listeners.clear()
         self._selector.close()
         os.close(self._wake)
+
+
+def _send_to(sock: socket.socket, peer: Any, reply: bytes) -> None:
+    with contextlib.suppress(OSError):
+        sock.sendto(reply, peer)
 
 
 def _has_message(inbound: bytearray) -> bool:

@@ -14,7 +14,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from netboot.dns import DnsEngine
+from netboot.dns import DnsEngine, Generation
 from netboot.errors import SiteError
 from netboot.files import Assignments
 from netboot.io.dhcp6 import Dhcp6Service
@@ -211,7 +211,8 @@ class _NameService:
 
     def _build(self, plan: Plan) -> None:
         self._serial = max(self._serial + 1, int(time.time()))
-        self._dns.replace(build(plan, self._names, self._serial))
+        zones = build(plan, self._names, self._serial)
+        self._dns.replace(Generation(zones=zones))
 
     def close(self) -> None:
         """Close all sockets."""
