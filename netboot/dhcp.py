@@ -269,8 +269,12 @@ class DhcpEngine:
                 ("interface", request.arrival.interface),
             ),
         )
+        chose = (("server", str(server)),)
         return Outcome(
-            events=self._damping.tell(EventKind.FOREIGN, server.packed, request.now, lambda: event)
+            events=(
+                *self._damping.tell(EventKind.FOREIGN, server.packed, request.now, lambda: event),
+                *self._damped(request, EventKind.ELSEWHERE, reason="OTHER-DHCP", detail=chose),
+            )
         )
 
     def _selecting(self, request: Request, wanted: IPv4Address) -> Outcome:

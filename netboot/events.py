@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     RELEASE = "dhcp-release"
     DECLINE = "dhcp-decline"
     INFORM = "dhcp-inform"
+    ELSEWHERE = "dhcp-elsewhere"
     MALFORMED = "dhcp-malformed"
     POOL_EMPTY = "dhcp-pool-empty"
     FLOOD = "dhcp-flood"

@@ -364,10 +364,26 @@ def test_d32_a_request_to_another_server_frees_the_offer_in_silence() -> None:
     assert server.discover(mac(1)).yiaddr == FIRST
     outcome = server.send(selecting(mac(1), FIRST, server="10.41.7.66"))
     assert (outcome.sends, outcome.writes) == ((), ())
-    assert [(e.kind, e.address) for e in outcome.events] == [
-        (EventKind.FOREIGN, ADDRESS("10.41.7.66"))
-    ]
+    foreign, elsewhere = outcome.events
+    assert (foreign.kind, foreign.address) == (EventKind.FOREIGN, ADDRESS("10.41.7.66"))
+    assert (elsewhere.kind, elsewhere.mac, elsewhere.reason, elsewhere.detail) == (
+        EventKind.ELSEWHERE,
+        mac(1),
+        "OTHER-DHCP",
+        (("server", "10.41.7.66"),),
+    )
     assert server.discover(mac(2)).yiaddr == FIRST
+
+
+def test_d32_each_client_that_goes_elsewhere_is_told_of() -> None:
+    server = Server()
+    told = [
+        event.mac
+        for number in (1, 2, 1)
+        for event in server.send(selecting(mac(number), FIRST, server="10.41.7.66")).events
+        if event.kind is EventKind.ELSEWHERE
+    ]
+    assert told == [mac(1), mac(2)]
 
 
 def test_d32_our_own_address_on_another_subnet_is_no_foreign_server() -> None:
