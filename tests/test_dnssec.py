@@ -15,35 +15,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from test_zone_file import ORIGIN, zone
 
-from netboot.dnssec import (
-    FRESH_SECONDS,
-    VALID_SECONDS,
-    ZoneKeys,
-    ZoneSigner,
-    canonical,
-    dnskey,
-    ds,
-    key_tag,
-    sign,
-    signed_part,
-)
-from netboot.names import Labels, labels, text
+from keys.zone_keys import Span, ds, key_tag, point, sign_keys
+from netboot.dnssec import FRESH_SECONDS, VALID_SECONDS, ZoneKeys, ZoneSigner
+from netboot.names import Labels, labels, text, wire
 from netboot.nsec3 import bitmap, hash_of
 from netboot.rdata import Rtype, name_of, show
 from netboot.zone import RRset, Zones
 
 NOW = 1_795_000_000
-PARENT = RRset(owner=ORIGIN, rtype=Rtype.DNSKEY, ttl=3600, rdatas=())
 
 
 def zone_keys(origin: Labels = ORIGIN) -> ZoneKeys:
     """Give keys whose key-signing half is thrown away after it signed."""
     ksk, zsk = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    keys = (dnskey(ksk.public_key(), is_ksk=True), dnskey(zsk.public_key(), is_ksk=False))
-    rrset = RRset(owner=origin, rtype=Rtype.DNSKEY, ttl=3600, rdatas=tuple(sorted(keys)))
-    head = signed_part(rrset, origin, key_tag(keys[0]), NOW - 100, NOW + VALID_SECONDS)
-    rrsig = head + sign(ksk, head + canonical(rrset))
-    return ZoneKeys(dnskeys=keys, dnskey_rrsig=rrsig, private=zsk, zsk=keys[1])
+    span = Span.starting(NOW, VALID_SECONDS)
+    keys, rrsigs = sign_keys(wire(origin), [ksk], [point(zsk.public_key())], span)
+    return ZoneKeys(dnskeys=keys, rrsigs=rrsigs, private=zsk)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +150,7 @@ def _unhex(label: bytes) -> str:
 def test_signatures_are_kept_while_fresh_and_made_again_in_time(signer: ZoneSigner) -> None:
     rrset = signer.zone.names[labels("www.example.net")][Rtype.A]
     first = signer.signature(rrset, NOW)
-    assert signer.signature(rrset, NOW + VALID_SECONDS - FRESH_SECONDS - 30_000) is first
+    assert signer.signature(rrset, NOW + VALID_SECONDS - FRESH_SECONDS - 30) is first
     again = signer.signature(rrset, NOW + VALID_SECONDS - FRESH_SECONDS)
     assert again != first
     kept = ZoneSigner(zone(), signer._keys, before=signer)
@@ -183,7 +170,7 @@ def test_the_ds_is_that_of_another_library(signer: ZoneSigner) -> None:
     key = next(one for one in signer.zone.names[ORIGIN][Rtype.DNSKEY].rdatas if one[1] & 1)
     rdata = dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.DNSKEY, key, 0, len(key))
     made = dns.dnssec.make_ds(dns.name.from_text("example.net"), rdata, "SHA256")
-    assert ds(ORIGIN, key) == made.to_digestable()
+    assert ds(wire(ORIGIN), key) == made.to_digestable()
     assert key_tag(key) == dns.dnssec.key_id(rdata)
 
 

@@ -32,6 +32,7 @@ from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
 from keys.io.vault import NOT_COVERED, Vault
+from keys.io.zone_signing import ZoneSigning
 from keys.note import Floor
 from keys.rules import SecretRule, Tier
 from keys.secret import Secret
@@ -45,10 +46,13 @@ MAX_EVENTS = 1000
 MAX_ALLOWANCE = 86400
 MAX_REASONS, MAX_CLAIM = 64, 500
 CONTROL = "control"
+NETBOOT = "netboot"
 BOTH = frozenset({CONTROL, OPERATOR})
 ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
 """Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
-ADMINISTRATIVE = frozenset({"status", "events", "ca_requests", "ca_install", "boot_ca"})
+ADMINISTRATIVE = frozenset(
+    {"status", "events", "ca_requests", "ca_install", "boot_ca", "zone_sign", "zone_anchors"}
+)
 """What is served before the authorities are signed."""
 PR_SET_DUMPABLE = 4
 
@@ -86,6 +90,7 @@ class Service:
         self._vault = Vault(layout, self._store, site_id)
         self._authority = Authority(layout, self._store, self._vault, site_id)
         self._boot_tls = BootTls(layout, self._store, self._vault, site_id)
+        self._zones = ZoneSigning(self._store, self._vault)
         self._clock = Clock(_float(self._store.meta(MARK)))
         self._saved = 0.0
         self._trouble: str | None = None
@@ -115,6 +120,9 @@ class Service:
             "ca_requests": (self._ca_requests, frozenset({OPERATOR})),
             "ca_install": (self._ca_install, frozenset({OPERATOR})),
             "boot_ca": (self._boot_ca, frozenset({OPERATOR})),
+            "zone_sign": (self._zone_sign, frozenset({NETBOOT})),
+            "zone_anchors": (self._zone_anchors, BOTH),
+            "zone_roll": (self._zone_roll, frozenset({OPERATOR})),
         }
         return {
             name: Method(self._guard(name, serve), users) for name, (serve, users) in table.items()
@@ -339,6 +347,26 @@ class Service:
     def _boot_ca(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         certificate = self._boot_tls.authority(self._files.rules, ca.at(now))
         return {"pem": ca.pem([certificate])}
+
+    # zones
+
+    def _zone_sign(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        zones, keys = params["zones"], params["keys"]
+        if not isinstance(zones, list) or not isinstance(keys, list):
+            raise Refusal("MALFORMED", "zones and keys are lists")
+        return self._zones.sign(zones, keys, self._files.rules.domain, now)
+
+    def _zone_anchors(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        return {"anchors": self._zones.anchors(), "domain": self._files.rules.domain}
+
+    def _zone_roll(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        step = params["step"]
+        if step not in ("begin", "finish"):
+            raise Refusal("MALFORMED", "step is begin or finish")
+        with self._store.transaction():
+            (self._zones.roll if step == "begin" else self._zones.finish)()
+            self._record(now, user, "zone-keys-rolled", step=step)
+        return {"anchors": self._zones.anchors()}
 
     def _events(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         after, limit = params.get("after", 0), params.get("limit", MAX_EVENTS)
