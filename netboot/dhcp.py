@@ -131,10 +131,10 @@ class DhcpEngine:
 
     def _unserved(self, message: Message, arrival: Arrival) -> Outcome:
         """Refuse a REQUEST that names us and comes from a link that we do not serve."""
-        server_id = message.options.address(Code.SERVER_ID)
+        server_id = message.options.get(Code.SERVER_ID)
         for link in self._table.links.all:
             for network in link.networks:
-                if network.plan.appliance == server_id and network.plan.authoritative:
+                if network.plan.appliance.packed == server_id and network.plan.authoritative:
                     settings = Settings(network.plan, (), domain="", reservation=None)
                     text = "this network is not served"
                     refusal = nak(message, settings, server_id, text, arrival.interface)
@@ -153,13 +153,12 @@ class DhcpEngine:
             events += self._damped(request, EventKind.POOL_EMPTY)
             return Outcome(events=events, sightings=sightings)
         network = self._network(request, address)
-        if network.plan.rapid_commit and Code.RAPID_COMMIT in request.message.options:
-            return self._ack(request, address, _NOWHERE, rapid=True, told=(events, sightings))
         typed = IPv4Address(address)
+        if network.plan.rapid_commit and Code.RAPID_COMMIT in request.message.options:
+            return self._ack(request, typed, _NOWHERE, rapid=True, told=(events, sightings))
         # ciaddr of a DISCOVER is ignored: old ROMs fill it.
         grant, told = self._grant(request, network, typed, _NOWHERE)
-        message, interface = request.message, request.arrival.interface
-        offer = reply(MessageType.OFFER, message, request.facts, grant, interface)
+        offer = reply(MessageType.OFFER, request, grant)
         self._table.offer(request.client, address, request.now)
         return Outcome(
             sends=(offer,),
@@ -200,7 +199,7 @@ class DhcpEngine:
         seconds = None
         if address is not None:
             seconds = settings.seconds(request.message.options.get(Code.LEASE_TIME))
-        server_id = request.override or settings.server_id or network.plan.appliance
+        server_id = request.override or settings.server_id
         grant = Grant(
             settings=settings,
             server_id=server_id,
@@ -221,9 +220,10 @@ class DhcpEngine:
         if name is not None:
             loading = Loading.HTTP if "://" in name else Loading.TFTP
             return BootFile(loading=loading, name=name), ()
-        table, plan, facts = self._config.boot, settings.subnet, request.facts
-        if table is None or not plan.boot or not facts.wants_boot:
+        table, plan = self._config.boot, settings.subnet
+        if table is None or not plan.boot or not request.says_how_it_boots:
             return None, ()
+        facts = request.facts
         reservation = request.client.reservation
         boot_set = reservation.boot_set if reservation is not None else None
         choice = choose(facts, table, plan.appliance, boot_set)
@@ -246,7 +246,7 @@ class DhcpEngine:
             if is_for_us:
                 return self._selecting(request, request.wanted)
             return self._init_reboot(request, request.wanted)
-        if ciaddr != _NOWHERE:
+        if int(ciaddr):
             return self._renewing(request, ciaddr)
         if is_for_us:
             return self._accepting(request)
@@ -255,8 +255,8 @@ class DhcpEngine:
     def _elsewhere(self, request: Request) -> Outcome:
         """The client chose another server: free its offer and stay silent."""
         self._table.withdraw(request.client)
-        server = request.server_id
-        if server is None or any(server == subnet.appliance for subnet in self._config.subnets):
+        server = IPv4Address(request.server_id or 0)
+        if any(server == subnet.appliance for subnet in self._config.subnets):
             return _NOTHING_DONE
         mac = request.client.mac
         event = Event(
@@ -280,7 +280,7 @@ class DhcpEngine:
     def _selecting(self, request: Request, wanted: IPv4Address) -> Outcome:
         """Serve whatever the xid: U-Boot requests with the first of its four."""
         if self._may_have(request, wanted):
-            return self._ack(request, int(wanted), _NOWHERE)
+            return self._ack(request, wanted, _NOWHERE)
         return self._nak(request, wanted, "NOT-YOURS", "this address is not offered to you")
 
     def _accepting(self, request: Request) -> Outcome:
@@ -288,7 +288,7 @@ class DhcpEngine:
         address = self._table.choose(request.client, None, request.now)
         if address is None:
             return Outcome(events=self._damped(request, EventKind.POOL_EMPTY))
-        return self._ack(request, address, _NOWHERE)
+        return self._ack(request, IPv4Address(address), _NOWHERE)
 
     def _init_reboot(self, request: Request, wanted: IPv4Address) -> Outcome:
         client = request.client
@@ -310,7 +310,7 @@ class DhcpEngine:
         if reserved not in (None, address) and self._may_have(request, reserved):
             return self._nak(request, address, "RESERVED", "another address is reserved for you")
         if self._may_have(request, address):
-            return self._ack(request, int(address), ciaddr)
+            return self._ack(request, address, ciaddr)
         return self._nak(request, address, "NOT-YOURS", "this address is not yours")
 
     def _may_have(self, request: Request, address: IPv4Address | None) -> bool:
@@ -321,24 +321,23 @@ class DhcpEngine:
     def _ack(
         self,
         request: Request,
-        address: int,
+        address: IPv4Address,
         ciaddr: IPv4Address,
         *,
         rapid: bool = False,
         told: tuple[tuple[Event, ...], tuple[Sighting, ...]] = ((), ()),
     ) -> Outcome:
-        typed = IPv4Address(address)
-        network = self._network(request, address)
-        grant, events = self._grant(request, network, typed, ciaddr, rapid=rapid)
-        message, interface = request.message, request.arrival.interface
-        ack = reply(MessageType.ACK, message, request.facts, grant, interface)
+        number = int(address)
+        network = self._network(request, number)
+        grant, events = self._grant(request, network, address, ciaddr, rapid=rapid)
+        ack = reply(MessageType.ACK, request, grant)
         expires = request.now + (grant.seconds or 0)
         boot = grant.boot
         event = Event(
             at=request.now,
             kind=EventKind.ACK,
             mac=request.client.mac,
-            address=typed,
+            address=address,
             detail=(
                 ("expires", expires),
                 ("name", grant.settings.name or ""),
@@ -348,9 +347,9 @@ class DhcpEngine:
         return Outcome(
             sends=(ack,),
             events=(*told[0], *events, event),
-            writes=self._table.bind(request.client, address, expires, typed),
+            writes=self._table.bind(request.client, address, expires),
             sightings=told[1],
-            assignments=assigned(boot, typed),
+            assignments=assigned(boot, address),
         )
 
     def _nak(self, request: Request, address: IPv4Address, reason: str, text: str) -> Outcome:
@@ -362,7 +361,7 @@ class DhcpEngine:
         if not network.plan.authoritative and not is_known:
             return _NOTHING_DONE
         settings = self._book.settings(request.client, network, None)
-        server_id = request.override or settings.server_id or network.plan.appliance
+        server_id = request.override or settings.server_id
         refusal = nak(request.message, settings, server_id, text, request.arrival.interface)
         return Outcome(
             sends=(refusal,),
@@ -415,13 +414,12 @@ class DhcpEngine:
         if request.server_id is not None and not request.names(self._book.server_ids):
             return _NOTHING_DONE
         ciaddr = request.message.ciaddr
-        address = ciaddr if ciaddr != _NOWHERE else request.arrival.source
+        address = ciaddr if int(ciaddr) else request.arrival.source
         network = request.client.link.network_of(int(address))
         if network is None:
             return _NOTHING_DONE
         grant, events = self._grant(request, network, None, ciaddr, target=address)
-        message, interface = request.message, request.arrival.interface
-        ack = reply(MessageType.ACK, message, request.facts, grant, interface)
+        ack = reply(MessageType.ACK, request, grant)
         return Outcome(
             sends=(ack,),
             events=events + self._damped(request, EventKind.INFORM, address),

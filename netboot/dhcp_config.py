@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootTable, Loading
 from netboot.dhcp_levels import Settings
+from netboot.dhcp_message import LONGEST_FILE, LONGEST_SNAME
 from netboot.dhcp_options import Code
-from netboot.dhcp_reply import LONGEST_FILE, LONGEST_SNAME
 from netboot.errors import SiteError
 from netboot.leases import Client
 from netboot.links import Network, check_plan
@@ -87,7 +86,7 @@ class Book:
         self._config = config
         self._known: dict[tuple[object, ...], Settings] = {}
         self.server_ids = frozenset(
-            IPv4Address(option.data)
+            option.data
             for level in _levels(config)
             for option in level.options
             if option.code == Code.SERVER_ID and len(option.data) == 4

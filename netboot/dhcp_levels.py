@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import IPv4Address
 
-from netboot.dhcp_options import Code, encode_option, encode_uris
+from netboot.dhcp_options import Code, MessageType, encode_option, encode_uris
 from netboot.network import OptionValue, Parameters, Reservation, SubnetPlan, combine
 
 _OF_THE_PROTOCOL = frozenset(
@@ -60,11 +59,13 @@ class Told:
 class Settings:
     """What all clients are told that share subnet, pool, classes and reservation.
 
-    `lease`, `shortest` and `longest` are seconds; `server_id`, `renewal` and `rebinding` are None
-    where nobody configured them. `delay` in seconds.
+    `lease`, `shortest` and `longest` are seconds, `delay` too; `renewal` and `rebinding` are None
+    where nobody configured them; `server_id`, `appliance` and `next_server` are 4 bytes, the last
+    empty where nobody configured it.
     """
 
     __slots__ = (
+        "appliance",
         "boot_file",
         "delay",
         "lease",
@@ -78,6 +79,7 @@ class Settings:
         "shortest",
         "subnet",
         "_always",
+        "_heads",
         "_lists",
         "_options",
     )
@@ -96,12 +98,14 @@ class Settings:
         self.name = reservation.name if reservation is not None else None
         configured = {option.code: option for option in said.options}
         self._set_times(said, configured.get(Code.LEASE_TIME))
-        self.server_id = _typed(configured.get(Code.SERVER_ID))
+        self.appliance = subnet.appliance.packed
+        own = configured.get(Code.SERVER_ID)
+        self.server_id = own.data if own is not None and len(own.data) == 4 else self.appliance
         self.renewal = _seconds(configured.get(Code.RENEWAL_TIME))
         self.rebinding = _seconds(configured.get(Code.REBINDING_TIME))
         self.boot_file = said.boot_file
-        self.next_server = said.next_server
-        self.server_name = said.server_name
+        self.next_server = said.next_server.packed if said.next_server is not None else b""
+        self.server_name = (said.server_name or "").encode("ascii")
         self.delay = said.reply_delay.total_seconds() if said.reply_delay is not None else 0.0
         self._options = _standard(subnet, domain, self.name)
         self._options |= {
@@ -112,6 +116,7 @@ class Settings:
             code for code in dict.fromkeys((*_STANDARD, *forced)) if code in self._options
         )
         self._lists: dict[bytes, Told] = {}
+        self._heads = {kind: self._head(kind, self.server_id, self.lease) for kind in MessageType}
 
     def _set_times(self, said: Parameters, configured: OptionValue | None) -> None:
         lease = _whole(said.lease or self.subnet.lease)
@@ -126,6 +131,22 @@ class Settings:
         if asked is None or len(asked) != 4:
             return self.lease
         return min(max(int.from_bytes(asked, "big"), self.shortest), self.longest)
+
+    def head(self, kind: MessageType, server_id: bytes, seconds: int | None) -> bytes:
+        """Write 53, 54 and, with a lease, 51, 58, 59: 0.5 and 0.875 of it (RFC 2131, 4.4.5)."""
+        if seconds == self.lease and server_id is self.server_id:
+            return self._heads[kind]
+        return self._head(kind, server_id, seconds)
+
+    def _head(self, kind: MessageType, server_id: bytes, seconds: int | None) -> bytes:
+        items = [(Code.MESSAGE_TYPE, bytes((kind,))), (Code.SERVER_ID, server_id)]
+        if seconds is not None:
+            renewal = seconds // 2 if self.renewal is None else self.renewal
+            rebinding = seconds * 7 // 8 if self.rebinding is None else self.rebinding
+            items.append((Code.LEASE_TIME, seconds.to_bytes(4, "big")))
+            items.append((Code.RENEWAL_TIME, renewal.to_bytes(4, "big")))
+            items.append((Code.REBINDING_TIME, rebinding.to_bytes(4, "big")))
+        return b"".join(encode_option(code, data) for code, data in items)
 
     def told(self, wishes: bytes) -> Told:
         """Give the options for option 55: those asked for, in its order, then the unasked ones."""
@@ -165,7 +186,3 @@ def _seconds(option: OptionValue | None) -> int | None:
     if option is None or len(option.data) != 4:
         return None
     return int.from_bytes(option.data, "big")
-
-
-def _typed(option: OptionValue | None) -> IPv4Address | None:
-    return IPv4Address(option.data) if option is not None and len(option.data) == 4 else None

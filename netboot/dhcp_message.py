@@ -23,10 +23,28 @@ BROADCAST_FLAG = 0x8000
 MINIMUM_SIZE = 300
 """Bytes of a BOOTP message (RFC 951); some firmware drops shorter replies."""
 
+LONGEST_FILE = 127
+LONGEST_SNAME = 63
+"""Bytes of a name in the fixed fields, without its NUL."""
+
 _COOKIE = b"\x63\x82\x53\x63"
 _HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _NOWHERE = IPv4Address(0)
 _ZERO = _NOWHERE.packed
+
+
+_TYPED_KEPT = 1024
+_typed: dict[bytes, IPv4Address] = {_ZERO: _NOWHERE}
+
+
+def typed(raw: bytes) -> IPv4Address:
+    """Make an address of 4 bytes; those of relays and servers come again with every packet."""
+    found = _typed.get(raw)
+    if found is None:
+        if len(_typed) >= _TYPED_KEPT:
+            _typed.clear()
+        found = _typed[raw] = IPv4Address(raw)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +95,7 @@ class Message:
         if hlen > len(chaddr):
             raise PeerError(f"hardware address of {hlen} bytes")
         ciaddr, yiaddr, siaddr, giaddr = (
-            IPv4Address(address) if address != _ZERO else _NOWHERE for address in addresses
+            _NOWHERE if address == _ZERO else typed(address) for address in addresses
         )
         options, overload = decode_options(data[_HEADER.size :], file, sname)
         return cls(
@@ -128,7 +146,7 @@ HEADER_SIZE = _HEADER.size
 def encode_reply(
     request: Message,
     *,
-    addresses: tuple[IPv4Address, IPv4Address, IPv4Address],
+    addresses: tuple[bytes, bytes, bytes],
     flags: int,
     names: tuple[bytes, bytes],
     options: bytes,
@@ -137,7 +155,6 @@ def encode_reply(
 
     `addresses` are ciaddr, yiaddr and siaddr, `names` are sname and file, or the options in them.
     """
-    ciaddr, yiaddr, siaddr = addresses
     header = _HEADER.pack(
         BOOTREPLY,
         request.htype,
@@ -146,9 +163,7 @@ def encode_reply(
         request.xid,
         0,
         flags,
-        ciaddr.packed,
-        yiaddr.packed,
-        siaddr.packed,
+        *addresses,
         request.giaddr.packed,
         request.chaddr,
         *names,

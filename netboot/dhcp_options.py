@@ -7,7 +7,7 @@ option of the wrong size is the peer's error. RFC 2132, 3396 (long options), 300
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from ipaddress import IPv4Address
 
@@ -99,6 +99,11 @@ class Options:
     def items(self) -> tuple[tuple[int, bytes], ...]:
         """Give all options in order."""
         return tuple(self._by_code.items())
+
+    @property
+    def by_code(self) -> Mapping[int, bytes]:
+        """Give all options by their codes."""
+        return self._by_code
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Options) and self.items == other.items

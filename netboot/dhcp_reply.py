@@ -7,6 +7,7 @@ table 3; RFC 2132 (9.3 overload), 3046 (82 last), 3396 (long options), 4039 (80)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
@@ -18,18 +19,19 @@ from netboot.dhcp_message import (
     BROADCAST_FLAG,
     CLIENT_PORT,
     HEADER_SIZE,
+    LONGEST_FILE,
+    LONGEST_SNAME,
     SERVER_PORT,
     Message,
     encode_reply,
 )
-from netboot.dhcp_options import Code, MessageType, Options, encode_option
+from netboot.dhcp_options import Code, MessageType, encode_option
+from netboot.dhcp_request import Request
 from netboot.network import ClientKind
 
 LARGEST_REPLY = 1472
 """edk2 announces 65280 in option 57 and still drops what is larger than one frame."""
 SMALLEST_LIMIT = 576
-LONGEST_FILE = 127
-LONGEST_SNAME = 63
 _NOWHERE = IPv4Address(0)
 _EVERYBODY = IPv4Address("255.255.255.255")
 _PXE_NO_DISCOVERY = bytes((6, 1, 8, Code.END))
@@ -68,10 +70,13 @@ _NEVER_LEFT_OUT = frozenset(
         Code.ROUTER,
     }
 )
-_KINDS = {kind: encode_option(Code.MESSAGE_TYPE, bytes((kind,))) for kind in MessageType}
 _END = bytes((Code.END,))
 _OVERLOAD_SIZE = 3
 _NO_CODES: frozenset[int] = frozenset()
+_ZERO = bytes(4)
+_PARAMETER_LIST, _FQDN = int(Code.PARAMETER_LIST), int(Code.FQDN)
+_ECHOED = (int(Code.SUBNET_SELECTION), int(Code.CLIENT_ID), int(Code.RELAY_AGENT))
+_ECHOED_IN_NAK = _ECHOED[1:]
 
 
 class Via(Enum):
@@ -101,105 +106,103 @@ class Send:
     delay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Grant:
     """What an OFFER or ACK says: `address` and `seconds` are None for INFORM.
 
-    `target` is where INFORM is answered to, `domain` the site's, for option 81.
+    `target` is where INFORM is answered to, `domain` the site's, for option 81. Not frozen, being
+    made for each packet.
     """
 
     settings: Settings
-    server_id: IPv4Address
+    server_id: bytes
     address: IPv4Address | None
     seconds: int | None
     boot: BootFile | None
     domain: str
-    ciaddr: IPv4Address = _NOWHERE
+    ciaddr: IPv4Address
     rapid: bool = False
     target: IPv4Address | None = None
 
 
-def reply(kind: MessageType, request: Message, facts: Facts, grant: Grant, interface: str) -> Send:
+def reply(kind: MessageType, request: Request, grant: Grant) -> Send:
     """Build an OFFER or ACK. `sname` and `file` of the request are never echoed."""
-    options, settings = request.options, grant.settings
-    told = settings.told(options.get(Code.PARAMETER_LIST) or b"")
-    head = [_KINDS[kind] + encode_option(Code.SERVER_ID, grant.server_id.packed)]
-    if grant.seconds is not None:
-        head.append(_times(settings, grant.seconds))
-    tail: list[Piece] = []
-    if grant.boot is not None:
-        tail += _boot(facts, grant.boot, told.codes)
-    tail += _answers(request, grant)
-    file, sname = _header_names(options, settings, grant.boot)
-    siaddr = settings.next_server
-    if siaddr is None:
-        siaddr = settings.subnet.appliance if grant.boot is not None else _NOWHERE
+    message, settings, boot = request.message, grant.settings, grant.boot
+    said = message.options.by_code
+    told = settings.told(said.get(_PARAMETER_LIST, b""))
+    head = settings.head(kind, grant.server_id, grant.seconds)
+    tail = _answers(said, grant)
+    file, siaddr = b"", settings.next_server
+    if boot is not None:
+        tail = _boot(request.facts, boot, told.codes) + tail
+        file = _header_file(said, settings, boot)
+        siaddr = siaddr or settings.appliance
+    area, file, sname = _fit(said, head, told, tail, (file, settings.server_name))
     address = grant.address or _NOWHERE
-    room = _Room(limit=_limit(options), file=file, sname=sname)
-    area, file, sname = room.fit(b"".join(head), told, tail)
     data = encode_reply(
-        request,
-        addresses=(grant.ciaddr, address, siaddr),
-        flags=request.flags,
+        message,
+        addresses=(grant.ciaddr.packed, address.packed, siaddr or _ZERO),
+        flags=message.flags,
         names=(sname, file),
         options=area,
     )
     promises = kind is MessageType.ACK and grant.seconds is not None
-    target = grant.target or grant.ciaddr
-    return _send(request, settings, interface, data, (target, address), promises)
+    return _send(request, settings, data, (grant.target or grant.ciaddr, address), promises)
 
 
-def nak(
-    request: Message, settings: Settings, server_id: IPv4Address, text: str, interface: str
-) -> Send:
+def nak(message: Message, settings: Settings, server_id: bytes, text: str, interface: str) -> Send:
     """Build a NAK: 53, 54, 56, 61 and 82 only; through a relay it asks for broadcast."""
-    head = b"".join(
-        (
-            _KINDS[MessageType.NAK],
-            encode_option(Code.SERVER_ID, server_id.packed),
-            encode_option(Code.MESSAGE, text.encode("ascii")),
-        )
-    )
-    tail = _echoes(request.options, (Code.CLIENT_ID, Code.RELAY_AGENT))
-    room = _Room(limit=_limit(request.options), file=b"", sname=b"")
-    area, file, sname = room.fit(head, _NOTHING_TOLD, tail)
-    is_relayed = request.giaddr != _NOWHERE
+    said = message.options.by_code
+    head = settings.head(MessageType.NAK, server_id, None)
+    head += encode_option(Code.MESSAGE, text.encode("ascii"))
+    tail = _echoes(said, _ECHOED_IN_NAK)
+    area, file, sname = _fit(said, head, _NOTHING_TOLD, tail, (b"", b""))
+    is_relayed = int(message.giaddr) != 0
     data = encode_reply(
-        request,
-        addresses=(_NOWHERE, _NOWHERE, _NOWHERE),
-        flags=request.flags | (BROADCAST_FLAG if is_relayed else 0),
+        message,
+        addresses=(_ZERO, _ZERO, _ZERO),
+        flags=message.flags | (BROADCAST_FLAG if is_relayed else 0),
         names=(sname, file),
         options=area,
     )
-    return _send(request, settings, interface, data, (_NOWHERE, _NOWHERE), False)
+    return Send(
+        via=Via.UNICAST if is_relayed else Via.BROADCAST,
+        interface=interface,
+        source=settings.subnet.appliance,
+        destination=message.giaddr if is_relayed else _EVERYBODY,
+        port=SERVER_PORT if is_relayed else CLIENT_PORT,
+        mac=None,
+        data=data,
+        promises=False,
+        delay=settings.delay,
+    )
 
 
 _NOTHING_TOLD = Told(pieces=(), joined=b"", codes=_NO_CODES)
 
 
 def _send(
-    request: Message,
+    request: Request,
     settings: Settings,
-    interface: str,
     data: bytes,
     targets: tuple[IPv4Address, IPv4Address],
     promises: bool,
 ) -> Send:
     """Choose the way of RFC 2131, 4.1: relay, ciaddr, broadcast, or a frame to the client.
 
-    `targets` are ciaddr and yiaddr of the reply; a NAK has neither and is broadcast.
+    `targets` are ciaddr and yiaddr of the reply.
     """
-    ciaddr, yiaddr = targets
+    message, (ciaddr, yiaddr) = request.message, targets
     port, via, destination, mac = CLIENT_PORT, Via.BROADCAST, _EVERYBODY, None
-    if request.giaddr != _NOWHERE:
-        port, via, destination = SERVER_PORT, Via.UNICAST, request.giaddr
-    elif ciaddr != _NOWHERE:
+    if int(message.giaddr):
+        port, via, destination = SERVER_PORT, Via.UNICAST, message.giaddr
+    elif int(ciaddr):
         via, destination = Via.UNICAST, ciaddr
-    elif yiaddr != _NOWHERE and not request.flags & BROADCAST_FLAG and request.mac is not None:
-        via, destination, mac = Via.FRAME, yiaddr, request.mac
+    elif not message.flags & BROADCAST_FLAG and request.client.mac is not None:
+        via, destination, mac = Via.FRAME, yiaddr, request.client.mac
     return Send(
         via=via,
-        interface=interface,
+        interface=request.arrival.interface,
         source=settings.subnet.appliance,
         destination=destination,
         port=port,
@@ -207,20 +210,6 @@ def _send(
         data=data,
         promises=promises,
         delay=settings.delay,
-    )
-
-
-def _times(settings: Settings, seconds: int) -> bytes:
-    """Lease, T1 = 0.5 and T2 = 0.875 of it (RFC 2131, 4.4.5), unless T1 or T2 is configured."""
-    renewal = seconds // 2 if settings.renewal is None else settings.renewal
-    rebinding = seconds * 7 // 8 if settings.rebinding is None else settings.rebinding
-    return (
-        b"\x33\x04"
-        + seconds.to_bytes(4, "big")
-        + b"\x3a\x04"
-        + renewal.to_bytes(4, "big")
-        + b"\x3b\x04"
-        + rebinding.to_bytes(4, "big")
     )
 
 
@@ -236,7 +225,7 @@ def _boot(facts: Facts, boot: BootFile, told: frozenset[int]) -> list[Piece]:
     uuid = facts.options.get(Code.CLIENT_UUID)
     if uuid is not None:
         items.append((Code.CLIENT_UUID, uuid))
-    if _in_option(facts.options, boot):
+    if _in_option(facts.options.by_code, boot):
         # edk2 writes a NUL over the next option's code where the name does not end with one.
         items.append((Code.BOOT_FILE, boot.name.encode("ascii") + b"\0"))
     if facts.kind is ClientKind.IPXE:
@@ -244,43 +233,33 @@ def _boot(facts: Facts, boot: BootFile, told: frozenset[int]) -> list[Piece]:
     return [(code, encode_option(code, data)) for code, data in items if code not in told]
 
 
-def _in_option(options: Options, boot: BootFile) -> bool:
+def _in_option(said: Mapping[int, bytes], boot: BootFile) -> bool:
     """Name the file in option 67 to whom asks for it (U-Boot does not), and every URL."""
-    wishes = options.get(Code.PARAMETER_LIST) or b""
-    return Code.BOOT_FILE in wishes or boot.loading is not Loading.TFTP
+    return Code.BOOT_FILE in said.get(_PARAMETER_LIST, b"") or boot.loading is not Loading.TFTP
 
 
-def _header_names(
-    options: Options, settings: Settings, boot: BootFile | None
-) -> tuple[bytes, bytes]:
-    """Give `file` and `sname`; a file of the plan's own parameters stands there in any case."""
-    name = b""
-    if boot is not None and (settings.boot_file is not None or not _in_option(options, boot)):
-        name = boot.name.encode("ascii")
-    sname = (settings.server_name or "").encode("ascii")
-    return name if len(name) <= LONGEST_FILE else b"", sname
+def _header_file(said: Mapping[int, bytes], settings: Settings, boot: BootFile) -> bytes:
+    """Give the header's `file`; one of the plan's own parameters stands there in any case."""
+    if settings.boot_file is None and _in_option(said, boot):
+        return b""
+    name = boot.name.encode("ascii")
+    return name if len(name) <= LONGEST_FILE else b""
 
 
-def _answers(request: Message, grant: Grant) -> list[Piece]:
+def _answers(said: Mapping[int, bytes], grant: Grant) -> list[Piece]:
     """Give back what a server must: 80, 81, 118, 61 (RFC 6842) and, last, 82 (RFC 3046, 2.2)."""
-    options = request.options
     pieces: list[Piece] = []
     if grant.rapid:
         pieces.append((Code.RAPID_COMMIT, encode_option(Code.RAPID_COMMIT, b"")))
-    fqdn = options.get(Code.FQDN)
+    fqdn = said.get(_FQDN)
     if fqdn is not None and len(fqdn) >= 3:
         answer = _fqdn(fqdn, grant.settings.name, grant.domain)
         pieces.append((Code.FQDN, encode_option(Code.FQDN, answer)))
-    codes = (Code.SUBNET_SELECTION, Code.CLIENT_ID, Code.RELAY_AGENT)
-    return pieces + _echoes(options, codes)
+    return pieces + _echoes(said, _ECHOED)
 
 
-def _echoes(options: Options, codes: tuple[Code, ...]) -> list[Piece]:
-    return [
-        (code, encode_option(code, data))
-        for code in codes
-        if (data := options.get(code)) is not None
-    ]
+def _echoes(said: Mapping[int, bytes], codes: tuple[int, ...]) -> list[Piece]:
+    return [(code, encode_option(code, said[code])) for code in codes if code in said]
 
 
 def _fqdn(asked: bytes, name: str | None, domain: str) -> bytes:
@@ -301,56 +280,58 @@ def _fqdn(asked: bytes, name: str | None, domain: str) -> bytes:
     return bytes((flags, 255, 255)) + wire + b"\0"
 
 
-def _limit(options: Options) -> int:
+def _limit(said: Mapping[int, bytes]) -> int:
     """Bytes that a reply may have: what option 57 takes, one frame at most."""
-    data = options.get(Code.MAX_SIZE)
+    data = said.get(Code.MAX_SIZE)
     asked = int.from_bytes(data, "big") if data is not None and len(data) == 2 else 0
     return max(min(asked, LARGEST_REPLY), SMALLEST_LIMIT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Room:
-    """How much a reply can hold; `file` and `sname` hold options too where they are empty."""
+def _fit(
+    said: Mapping[int, bytes],
+    head: bytes,
+    told: Told,
+    tail: list[Piece],
+    names: tuple[bytes, bytes],
+) -> tuple[bytes, bytes, bytes]:
+    """Give the options area with END, `file` and `sname`, which `names` are so far."""
+    area = b"".join((head, told.joined, *[wire for _, wire in tail], _END))
+    size = HEADER_SIZE + len(area)
+    if size <= SMALLEST_LIMIT or size <= _limit(said):
+        return area, *names
+    return _overloaded(_limit(said), head, [*told.pieces, *tail], names)
 
-    limit: int
-    file: bytes
-    sname: bytes
 
-    def fit(self, head: bytes, told: Told, tail: list[Piece]) -> tuple[bytes, bytes, bytes]:
-        """Give the options area with END, `file` and `sname`."""
-        area = b"".join((head, told.joined, *(wire for _, wire in tail), _END))
-        if HEADER_SIZE + len(area) <= self.limit:
-            return area, self.file, self.sname
-        return self._overloaded(head, [*told.pieces, *tail])
+def _overloaded(
+    limit: int, head: bytes, pieces: list[Piece], names: tuple[bytes, bytes]
+) -> tuple[bytes, bytes, bytes]:
+    """Put options into `file` and `sname` (RFC 2132, 9.3), and leave out what fits nowhere.
 
-    def _overloaded(self, head: bytes, pieces: list[Piece]) -> tuple[bytes, bytes, bytes]:
-        """Put options into `file` and `sname` (RFC 2132, 9.3), and leave out what fits nowhere.
-
-        82 stays last of the options field, where relays look for it.
-        """
-        free = self.limit - HEADER_SIZE - len(head) - _OVERLOAD_SIZE - len(_END)
-        spare = [(1, LONGEST_FILE)] * (not self.file) + [(2, LONGEST_SNAME)] * (not self.sname)
-        order = sorted(pieces, key=lambda piece: _weight(piece[0]))
-        areas: dict[int, list[Piece]] = {0: [], 1: [], 2: []}
-        rooms = dict([(0, free), *spare])
-        for piece in order:
-            fitting = (area for area in rooms if len(piece[1]) <= rooms[area])
-            area = next(fitting, None)
-            if area is not None:
-                areas[area].append(piece)
-                rooms[area] -= len(piece[1])
-        overload = sum(area for area in (1, 2) if areas[area])
-        mark = bytes((Code.OVERLOAD, 1, overload)) if overload else b""
-        place = {id(piece): number for number, piece in enumerate(pieces)}
-        joined = [
-            b"".join(wire for _, wire in sorted(found, key=lambda piece: place[id(piece)]))
-            for found in areas.values()
-        ]
-        return (
-            head + mark + joined[0] + _END,
-            joined[1] + _END if areas[1] else self.file,
-            joined[2] + _END if areas[2] else self.sname,
-        )
+    82 stays last of the options field, where relays look for it.
+    """
+    free = limit - HEADER_SIZE - len(head) - _OVERLOAD_SIZE - len(_END)
+    spare = [(1, LONGEST_FILE)] * (not names[0]) + [(2, LONGEST_SNAME)] * (not names[1])
+    order = sorted(pieces, key=lambda piece: _weight(piece[0]))
+    areas: dict[int, list[Piece]] = {0: [], 1: [], 2: []}
+    rooms = dict([(0, free), *spare])
+    for piece in order:
+        fitting = (area for area in rooms if len(piece[1]) <= rooms[area])
+        area = next(fitting, None)
+        if area is not None:
+            areas[area].append(piece)
+            rooms[area] -= len(piece[1])
+    overload = sum(area for area in (1, 2) if areas[area])
+    mark = bytes((Code.OVERLOAD, 1, overload)) if overload else b""
+    place = {id(piece): number for number, piece in enumerate(pieces)}
+    joined = [
+        b"".join(wire for _, wire in sorted(found, key=lambda piece: place[id(piece)]))
+        for found in areas.values()
+    ]
+    return (
+        head + mark + joined[0] + _END,
+        joined[1] + _END if areas[1] else names[0],
+        joined[2] + _END if areas[2] else names[1],
+    )
 
 
 def _weight(code: int) -> int:

@@ -6,6 +6,7 @@ It never decides; what makes a client the same one again is said here once. RFC 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -19,14 +20,17 @@ from netboot.client import (
     uuid_of,
 )
 from netboot.dhcp_config import DhcpConfig
-from netboot.dhcp_message import Message
+from netboot.dhcp_message import ETHERNET, Message
 from netboot.dhcp_options import Code
 from netboot.errors import PeerError
 from netboot.leases import Client, Lease, LeaseTable
 from netboot.links import Place
 from netboot.network import Identify
 
-_NO_CLASSES: frozenset[str] = frozenset()
+_NO_MAC = bytes(6)
+_OF_BOOTING = frozenset({Code.VENDOR_CLASS, Code.USER_CLASS, Code.ARCHITECTURE, Code.IPXE})
+_RELAY_AGENT, _CLIENT_ID = int(Code.RELAY_AGENT), int(Code.CLIENT_ID)
+_SERVER_ID, _REQUESTED_ADDRESS = int(Code.SERVER_ID), int(Code.REQUESTED_ADDRESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,31 +41,43 @@ class Arrival:
     source: IPv4Address
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Request:
-    """A message with what belongs to it: who sent it, what it claims, where and when it came in.
+    """A message with what belongs to it, made once for each packet; nobody changes it.
 
-    `server_id` and `wanted` are options 54 and 50; `override` is sub-option 11 of 82.
+    `wanted` is option 50; `server_id` and `override` are option 54 and sub-option 11 of 82, 4 bytes
+    as they came. Not frozen, its facts made when first asked for: both would cost more than a reply.
     """
 
     message: Message
     client: Client
-    facts: Facts
     arrival: Arrival
     now: float
-    server_id: IPv4Address | None
+    server_id: bytes | None
     wanted: IPv4Address | None
-    override: IPv4Address | None
+    override: bytes | None
+    known_facts: Facts | None = None
 
-    def names(self, server_ids: frozenset[IPv4Address]) -> bool:
+    @property
+    def facts(self) -> Facts:
+        """What the message claims; PeerError where an option cannot be read."""
+        if self.known_facts is None:
+            self.known_facts = facts_of(self.message, known=self.client.reservation is not None)
+        return self.known_facts
+
+    @property
+    def says_how_it_boots(self) -> bool:
+        """Tell cheaply whether any option is there by which a client that boots is known."""
+        return not _OF_BOOTING.isdisjoint(self.message.options.by_code)
+
+    def names(self, server_ids: frozenset[bytes]) -> bool:
         """Tell whether option 54 is ours: an address of the link, or one of `server_ids`."""
         server_id = self.server_id
         if server_id is None:
             return False
-        if server_id == self.override or server_id in server_ids:
+        if server_id in self.client.place.link.server_ids:
             return True
-        networks = self.client.place.link.networks
-        return any(server_id == network.plan.appliance for network in networks)
+        return server_id == self.override or server_id in server_ids
 
     def holds(self, lease: Lease | None) -> bool:
         """Tell whether a lease is the sender's: by client-id where there is one, else by key."""
@@ -78,16 +94,18 @@ def key_of(message: Message, identify: Identify) -> bytes:
 
     PeerError when there is neither a hardware address nor a client-id.
     """
+    chaddr = message.chaddr
+    is_mac = message.htype == ETHERNET and len(chaddr) == 6
+    if is_mac and identify is Identify.MAC and chaddr != _NO_MAC:
+        return chaddr
     client_id = message.options.get(Code.CLIENT_ID) or b""
-    if len(client_id) < 2:
-        client_id = b""  # RFC 2132, 9.14: two bytes at least
-    mac = message.mac
-    if client_id and (identify is Identify.CLIENT_ID or not any(message.chaddr)):
+    # RFC 2132, 9.14: two bytes at least.
+    if len(client_id) > 1 and (identify is Identify.CLIENT_ID or not any(chaddr)):
         return b"client-id:" + client_id
-    if mac is not None:
-        return mac
-    if message.chaddr:
-        return b"hardware:" + bytes((message.htype,)) + message.chaddr
+    if is_mac:
+        return chaddr
+    if chaddr:
+        return b"hardware:" + bytes((message.htype,)) + chaddr
     raise PeerError("neither a hardware address nor a client-id")
 
 
@@ -100,37 +118,44 @@ def read_request(
     table: LeaseTable,
 ) -> Request:
     """Say who asks, and find what the plan says of it; PeerError when nobody could be told."""
-
-    key = key_of(message, config.identify)
-    options = message.options
-    agent = options.get(Code.RELAY_AGENT)
-    reservation = None
-    if config.reservations:
-        identities = _identities(message, agent)
-        reservation = table.reservation(key, identities, place.link)
-    facts = facts_of(message, known=reservation is not None)
-    classes = _NO_CLASSES
-    if config.classes:
-        found = classify(facts, config.classes)
-        classes = frozenset(known.name for known in found)
-    override = sub_option(agent, SERVER_ID_OVERRIDE) if agent else None
-    return Request(
+    said = message.options.by_code
+    agent = said.get(_RELAY_AGENT)
+    client = Client(
+        key=key_of(message, config.identify),
+        mac=message.mac,
+        place=place,
+        client_id=said.get(_CLIENT_ID),
+    )
+    request = Request(
         message=message,
-        client=Client(
-            key=key,
-            mac=message.mac,
-            place=place,
-            client_id=options.get(Code.CLIENT_ID),
-            reservation=reservation,
-            classes=classes,
-        ),
-        facts=facts,
+        client=client,
         arrival=arrival,
         now=now,
-        server_id=options.address(Code.SERVER_ID),
-        wanted=options.address(Code.REQUESTED_ADDRESS),
-        override=IPv4Address(override) if override and len(override) == 4 else None,
+        server_id=_four(said, _SERVER_ID),
+        wanted=_typed(_four(said, _REQUESTED_ADDRESS)),
+        override=None,
     )
+    if agent is not None:
+        override = sub_option(agent, SERVER_ID_OVERRIDE)
+        request.override = override if override is not None and len(override) == 4 else None
+    if config.reservations:
+        identities = _identities(message, agent)
+        client.reservation = table.reservation(client.key, identities, place.link)
+    if config.classes:
+        found = classify(request.facts, config.classes)
+        client.classes = frozenset(known.name for known in found)
+    return request
+
+
+def _four(said: Mapping[int, bytes], code: int) -> bytes | None:
+    data = said.get(code)
+    if data is not None and len(data) != 4:
+        raise PeerError(f"option {code} has {len(data)} bytes, not 4")
+    return data
+
+
+def _typed(data: bytes | None) -> IPv4Address | None:
+    return None if data is None else IPv4Address(data)
 
 
 def _identities(message: Message, agent: bytes | None) -> tuple[bytes, ...]:

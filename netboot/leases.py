@@ -72,9 +72,9 @@ class LeaseWrite:
     lease: Lease | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Client:
-    """Who asks, where, and what the plan says of it.
+    """Who asks, where, and what the plan says of it; not frozen, being made for each packet.
 
     `key` is the MAC on Ethernet, else a longer text; `classes` are names.
     """
@@ -327,13 +327,9 @@ class LeaseTable:
 
     # Leases
 
-    def bind(
-        self, client: Client, address: int, until: float, typed: IPv4Address | None = None
-    ) -> tuple[LeaseWrite, ...]:
-        """Give the address until then; the client's row before, if elsewhere, goes.
-
-        `typed` is the address once more, where the caller has it already.
-        """
+    def bind(self, client: Client, typed: IPv4Address, until: float) -> tuple[LeaseWrite, ...]:
+        """Give the address until then; the client's row before, if elsewhere, goes."""
+        address = int(typed)
         link = client.place.link.name, client.key
         offered = self._offered.get(link)
         if offered is not None:
@@ -345,7 +341,7 @@ class LeaseTable:
             is_own = reservation.address is not None and int(reservation.address) == address
         lease = Lease(
             subnet=network.plan.name,
-            address=typed or IPv4Address(address),
+            address=typed,
             key=client.key,
             mac=client.mac,
             state=LeaseState.BOUND,
@@ -400,7 +396,7 @@ class LeaseTable:
 
     def _store(self, address: int, lease: Lease, network: Network | None) -> None:
         """Put a row in; whoever held the address before holds it no more."""
-        place_name = self.links.name_of(lease.subnet)
+        holder = self.links.name_of(lease.subnet), lease.key
         before = self._leases.get(address)
         if before is not None and before.key != lease.key:
             held = self.links.name_of(before.subnet), before.key
@@ -408,9 +404,9 @@ class LeaseTable:
                 del self._held[held]
         self._leases[address] = lease
         if lease.state is not LeaseState.DECLINED:
-            self._held[place_name, lease.key] = address
-        elif self._held.get((place_name, lease.key)) == address:
-            del self._held[place_name, lease.key]
+            self._held[holder] = address
+        elif self._held.get(holder) == address:
+            del self._held[holder]
         pool = network.pool_of(address) if network is not None else None
         if pool is not None:
             pool.note(address, lease.expires, self._leases)

@@ -22,6 +22,7 @@ from netboot.pools import PoolState
 
 POOL_LIMIT = 1_048_576
 """Addresses in one subnet's pools."""
+_RELAY_AGENT, _SUBNET_SELECTION = int(Code.RELAY_AGENT), int(Code.SUBNET_SELECTION)
 SHORTEST_LEASE = timedelta(seconds=1)
 
 
@@ -39,11 +40,17 @@ class Network:
 
     def pool_of(self, address: int) -> PoolState | None:
         """Find the pool that lends an address."""
-        return next((pool for pool in self.pools if address in pool), None)
+        for pool in self.pools:
+            if address in pool:
+                return pool
+        return None
 
     def range_of(self, address: int) -> PoolState | None:
         """Find the pool whose range holds an address, though it may be reserved in it."""
-        return next((pool for pool in self.pools if pool.first <= address <= pool.last), None)
+        for pool in self.pools:
+            if pool.first <= address <= pool.last:
+                return pool
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,10 +59,14 @@ class Link:
 
     name: str
     networks: tuple[Network, ...]
+    server_ids: frozenset[bytes]
 
     def network_of(self, address: int) -> Network | None:
         """Find the subnet that an address belongs to."""
-        return next((network for network in self.networks if address in network), None)
+        for network in self.networks:
+            if network.low <= address <= network.high:
+                return network
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,7 +99,12 @@ class Links:
         for subnet in served:
             members[_link_name(subnet)].append(_network(subnet, reserved))
         self.all = tuple(
-            Link(name=name, networks=tuple(networks)) for name, networks in members.items()
+            Link(
+                name=name,
+                networks=tuple(networks),
+                server_ids=frozenset(network.plan.appliance.packed for network in networks),
+            )
+            for name, networks in members.items()
         )
         self._places = {
             network.plan.name: Place(link=link, network=network)
@@ -129,10 +145,13 @@ class Links:
         """
         relay = int(message.giaddr)
         if relay:
-            chosen = _link_selection(message) or _address(message, Code.SUBNET_SELECTION) or relay
-            return self._by_relay.get(chosen) or self.at(chosen)
+            said = message.options.by_code
+            if _RELAY_AGENT in said or _SUBNET_SELECTION in said:
+                named = _link_selection(message) or _address(message, Code.SUBNET_SELECTION)
+                relay = named or relay
+            return self._by_relay.get(relay) or self.at(relay)
         local = self._by_interface.get(interface)
-        if Code.SUBNET_SELECTION in message.options:
+        if _SUBNET_SELECTION in message.options.by_code:
             chosen = _address(message, Code.SUBNET_SELECTION)
             return self._reachable(chosen, local) or local
         ciaddr = int(message.ciaddr)
