@@ -39,8 +39,9 @@ from netboot.dhcp6_options import Code6
 from netboot.errors import SiteError
 from netboot.io.dhcp6 import Dhcp6Service
 from netboot.io.leases import NetbootStore
-from netboot.io.leases6 import load_leases6, server_duid
+from netboot.io.leases6 import commit6, current_leases6, holder6, load_leases6, server_duid
 from netboot.leases import LeaseState
+from netboot.leases6 import Lease6, LeaseWrite6
 
 pytestmark = pytest.mark.boots
 NETWORK = IPv6Network("fd00:41:7::/64")
@@ -383,4 +384,32 @@ def test_a_row_that_cannot_be_read_is_named(database: Path) -> None:
     store = NetbootStore(database)
     with pytest.raises(SiteError, match="table leases6"):
         load_leases6(store)
+    store.close()
+
+
+def test_who_has_an_address_is_known_after_its_release_too(database: Path) -> None:
+    store = NetbootStore(database)
+    kinds_of = {1: LeaseState.BOUND, 2: LeaseState.RELEASED, 3: LeaseState.DECLINED}
+    leases = [
+        Lease6(
+            subnet="tills",
+            address=FIRST + number,
+            duid=duid_ll(mac(number)),
+            iaid=1,
+            mac=mac(9) if number == 1 else None,
+            uuid=None,
+            state=state,
+            expires=100.0,
+            name=None,
+        )
+        for number, state in kinds_of.items()
+    ]
+    commit6(store, [LeaseWrite6(address=one.address, lease=one) for one in leases])
+    found = [holder6(store, FIRST + number) for number in range(4)]
+    assert found == [None, mac(9), mac(2), None]
+    assert current_leases6(store, 99.0) == (leases[0],)
+    assert current_leases6(store, 100.0) == ()
+    assert load_leases6(store) == tuple(leases)
+    commit6(store, [LeaseWrite6(address=one.address, lease=None) for one in leases])
+    assert load_leases6(store) == ()
     store.close()

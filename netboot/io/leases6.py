@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from ipaddress import IPv6Address
 
-from netboot.dhcp6_options import uuid_duid
+from netboot.dhcp6_options import duid_mac, uuid_duid
 from netboot.errors import SiteError
 from netboot.io.leases import NetbootStore
 from netboot.leases import LeaseState
@@ -47,6 +47,23 @@ def load_leases6(store: NetbootStore) -> tuple[Lease6, ...]:
         )
     except ValueError as error:
         raise SiteError(f"netboot.db: table leases6: {error}") from error
+
+
+def current_leases6(store: NetbootStore, now: float) -> tuple[Lease6, ...]:
+    """Read the leases in force, by address; SiteError."""
+    bound = (lease for lease in load_leases6(store) if lease.is_bound(now))
+    return tuple(sorted(bound, key=lambda lease: lease.address))
+
+
+def holder6(store: NetbootStore, address: IPv6Address) -> bytes | None:
+    """Give the MAC of the box that has this address, or has released it.
+
+    UEFI firmware releases its address before it fetches its loader from there.
+    """
+    rows = store.rows(
+        "SELECT duid, mac FROM leases6 WHERE address = ? AND state != 'declined'", (str(address),)
+    )
+    return (rows[0][1] or duid_mac(rows[0][0])) if rows else None
 
 
 def commit6(store: NetbootStore, writes: Iterable[LeaseWrite6]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from netboot.errors import NetbootError
 from netboot.events import Event
 from netboot.io.leases import EventLog, NetbootStore
+from netboot.io.leases6 import holder6
 
 TURN_SECONDS = 0.5
 RETRY_SECONDS = 5.0
@@ -166,9 +167,11 @@ class Recorder:
 
     def _with_mac(self, event: Event) -> Event:
         """Add whose lease the address is: one card for a box's DHCP and its boot files."""
-        if event.mac is not None or not isinstance(event.address, IPv4Address):
+        if event.mac is not None or event.address is None:
             return event
-        return replace(event, mac=self._store.holder(event.address, event.at))
+        if isinstance(event.address, IPv4Address):
+            return replace(event, mac=self._store.holder(event.address, event.at))
+        return replace(event, mac=holder6(self._store, event.address))
 
     def _print(self) -> None:
         try:
