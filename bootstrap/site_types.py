@@ -122,7 +122,8 @@ def decode_duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[found.group(2)]: int(found.group(1))})
 
 
-def _mac(text: str) -> bytes:
+def decode_mac(text: str) -> bytes:
+    """Read `02:00:00:00:00:11`; ValueError says what it should be."""
     if not _MAC.fullmatch(text.lower()):
         raise ValueError("expected six pairs of hex digits, as in 02:00:00:00:00:11")
     return bytes.fromhex(text.replace(":", ""))
@@ -253,7 +254,7 @@ Range = Annotated[AddressRange, from_text(AddressRange.decode)]
 Listen = Annotated[Endpoint, from_text(Endpoint.decode)]
 Pattern = Annotated[HostnamePattern, from_text(HostnamePattern.decode)]
 Duration = Annotated[timedelta, from_text(decode_duration)]
-Mac = Annotated[bytes, from_text(_mac)]
+Mac = Annotated[bytes, from_text(decode_mac)]
 Domain = Annotated[str, from_text(_domain)]
 RelativePath = Annotated[str, from_text(_relative)]
 Address6 = Annotated[IPv6Address, from_text(IPv6Address)]

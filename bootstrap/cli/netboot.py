@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import click
+
+from bootstrap.cli.common import as_json, print_json
+from bootstrap.site_types import (
+    decode_architecture,
+    decode_client_id,
+    decode_data,
+    decode_mac,
+    decode_uuid,
+)
+from netboot.asking import Asking
+from netboot.dhcp_options import MessageType
 
 STATE = Path("/var/lib/doorstep-netboot")
 SITE = Path("/etc/doorstep/site.toml")
@@ -26,6 +39,30 @@ _STATE = click.option(
 )
 
 
+class _Read(click.ParamType[Any]):
+    """A value that one function reads from text."""
+
+    def __init__(self, name: str, read: Any) -> None:
+        self.name, self._read = name, read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text; the error names the option."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def read_requests(text: str) -> bytes:
+    """Read option numbers with commas."""
+    try:
+        return bytes(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError("--ask: expected numbers from 0 to 255 with commas") from None
+
+
 @click.group(short_help="Run netboot alone; explain an offer.")
 def netboot() -> None:
     """DHCP, TFTP, HTTP boot files and DNS without the other services."""
@@ -44,6 +81,69 @@ def run(file: Path, state: Path, probe: bool) -> None:
     from bootstrap.io.netboot_run import serve
 
     serve(_file(file), state.absolute(), probe=probe, say=_say)
+
+
+@netboot.command(short_help="Show what a client would be told, byte by byte, and why.")
+@_SITE
+@_STATE
+@click.option("--mac", type=_Read("mac", decode_mac), required=True, help="Of the client.")
+@click.option(
+    "--arch",
+    "architectures",
+    type=_Read("architecture", decode_architecture),
+    multiple=True,
+    help="Option 93, as a name (x64-uefi) or number (7).",
+)
+@click.option("--class", "vendor_class", default="", help="Option 60; else as --arch has it.")
+@click.option("--user-class", default="", help="Option 77, as iPXE sends it.")
+@click.option("--uuid", type=_Read("uuid", decode_uuid), help="Option 97.")
+@click.option("--client-id", type=_Read("client-id", decode_client_id), help="Option 61.")
+@click.option("--hostname", help="Option 12.")
+@click.option("--relay", type=_Read("address", IPv4Address), help="giaddr.")
+@click.option("--circuit", type=_Read("data", decode_data), help="Option 82, sub-option 1.")
+@click.option("--interface", help="Where the packet comes in; else the first that is served.")
+@click.option(
+    "--message",
+    type=click.Choice(["discover", "request"]),
+    default="discover",
+    show_default=True,
+    help="The first message, or the one that takes the offer.",
+)
+@click.option("--ask", "requests", help="Option 55 as numbers with commas; else as such clients.")
+@as_json
+def explain(file: Path, state: Path, as_json: bool, **said: Any) -> None:
+    """Run a packet as this client would send it through the engine; nothing is sent or written.
+
+    Exit code 1: the client would get no answer.
+    """
+    from bootstrap.io.netboot_explain import document, explain_client, lines
+
+    found = explain_client(_file(file), state.absolute(), _asking(**said))
+    if as_json:
+        print_json(document(found))
+    else:
+        for line in lines(found):
+            click.echo(line)
+    if found.reply is None:
+        raise SystemExit(1)
+
+
+def _asking(**said: Any) -> Asking:
+    requests = said["requests"]
+    return Asking(
+        mac=said["mac"],
+        architectures=said["architectures"],
+        vendor_class=said["vendor_class"].encode(),
+        user_class=said["user_class"].encode(),
+        uuid=said["uuid"],
+        client_id=said["client_id"],
+        host_name=said["hostname"],
+        relay=said["relay"],
+        circuit_id=said["circuit"],
+        interface=said["interface"],
+        kind=MessageType[said["message"].upper()],
+        requests=None if requests is None else read_requests(requests),
+    )
 
 
 def _file(file: Path) -> Path:

@@ -68,15 +68,18 @@ class SiteCompiler:
         except SiteError as error:
             return str(error)
 
-    def compile(self) -> Plan:
-        """Make the plan, number 0; SiteFileError or SiteError with everything that is wrong."""
+    def compile(self, *, keep: bool = True) -> Plan:
+        """Make the plan, number 0; SiteFileError or SiteError with everything that is wrong.
+
+        `keep` puts the files that it names into the state, ready to be served.
+        """
         site = self.read()
         self._source = self.file.parent / site.boot.files if site.boot.files else None
         problems = [one for one in check_network(site) if one.severity is Severity.ERROR]
         if problems:
             raise SiteFileError([replace(one, file=self.file.name) for one in problems])
-        served, accepted = self._sets(site)
-        own = self._files.take(self._source)
+        served, accepted = self._sets(site, keep=keep)
+        own = self._files.take(self._source) if keep else PlanFiles.look(self._source)
         plan = make_plan(site, (), served, accepted, 0, files=own, enrols=False)
         sentences = check(plan)
         if sentences:
@@ -91,7 +94,9 @@ class SiteCompiler:
             raise SiteError(f"{self.file}: {error.strerror}: name a site file") from error
         return decode_netboot_site(data, self.file.name)
 
-    def _sets(self, site: SiteOfNetboot) -> tuple[BootSetManifest | None, list[BootSetManifest]]:
+    def _sets(
+        self, site: SiteOfNetboot, *, keep: bool
+    ) -> tuple[BootSetManifest | None, list[BootSetManifest]]:
         """Give the sets that are published in the state; verified where the site's key is there."""
         store = BootSetStore(self.state / "bootsets")
         key = self.file.parent / ROOT_PUB
@@ -103,7 +108,7 @@ class SiteCompiler:
                 manifest = store.verified_manifest(one.digest, key.read_bytes())
             else:
                 manifest = store.manifest(one.digest)
-            if site.boot_subnet is not None:
+            if keep:
                 for data in grub_cfg_files(site, manifest):
                     store.add_file(data, "grub.cfg")
             if one.state is PublishedState.SERVED:

@@ -45,6 +45,13 @@ class PlanFiles:
         self._known = known
         return found
 
+    @staticmethod
+    def look(source: Path | None) -> dict[str, bytes]:
+        """Give each path below `source` with its SHA-256, and copy nothing. SiteError."""
+        if source is None:
+            return {}
+        return {f"/{stamp[0]}": _sha256(source / stamp[0]) for stamp in stamps(source)}
+
     def keep_only(self, digests: Iterable[bytes]) -> None:
         """Remove copies that no plan names any more."""
         wanted = {digest.hex() for digest in digests}
@@ -73,6 +80,14 @@ class PlanFiles:
         except OSError as error:
             raise SiteError(f"{path}: {error.strerror}: correct it, or take it away") from error
         return hasher.digest()
+
+
+def _sha256(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise SiteError(f"{path}: {error.strerror}: correct it, or take it away") from error
 
 
 def stamps(source: Path) -> tuple[Stamp, ...]:

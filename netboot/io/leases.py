@@ -271,6 +271,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 
+def read_leases(path: Path) -> tuple[Lease, ...]:
+    """Read the leases of a database that a server may be writing; none where there is no file.
+
+    Nothing is written. SiteError names the file when it cannot be read.
+    """
+    if not path.exists():
+        return ()
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as db:
+            return tuple(_lease(row) for row in db.execute(_LEASE))
+    except (sqlite3.Error, ValueError, IndexError) as error:
+        raise SiteError(f"{path}: {error}") from error
+
+
 def _lease(row: _Row) -> Lease:
     """Read a row of `_LEASE`; ValueError or IndexError."""
     subnet, address, key, mac, state, expires, name = row
