@@ -202,31 +202,16 @@ class TftpEngine:
 
     # The socket of a transfer
 
-    def follow(self, number: int, data: bytes, peer: Peer, now: float) -> bytes | None:
-        """Give the packets that answer the usual ACK; `prepare` when they have been sent.
+    def transfer(self, number: int) -> Transfer | None:
+        """Give a transfer under way, for its `usual` ACK and what is `ready` to answer that."""
+        return self._transfers.get(number)
 
-        None for everything else: that is for `receive_on`.
-        """
-        transfer = self._transfers.get(number)
-        if (
-            transfer is None
-            or data != transfer.usual
-            or peer != transfer.peer
-            or now >= transfer.tell_at
-        ):
-            return None
-        packets = transfer.follow(now)
+    def follow(self, transfer: Transfer, now: float) -> tuple[Event, ...]:
+        """Note that the usual ACK came from the transfer's peer and `ready` was sent."""
+        transfer.follow(now)
         if transfer.due < transfer.queued:
             self._wake(transfer)
-        return packets
-
-    def segment(self, number: int) -> int:
-        """Give the size of the packets of a transfer, in bytes."""
-        return self._transfers[number].segment
-
-    def prepare(self, number: int) -> None:
-        """Make what the next usual ACK of a transfer is answered with."""
-        self._transfers[number].prepare()
+        return self._tell(transfer, now) if now >= transfer.tell_at else ()
 
     def receive_on(self, number: int, data: bytes, peer: Peer, now: float) -> Outcome:
         """Take a datagram from the socket of a transfer."""
@@ -254,26 +239,34 @@ class TftpEngine:
         if not transfer.is_fresh:
             self._fresh.pop(transfer.number, None)
         begins = transfer.has_begun and not had_begun
-        events = self._tell(transfer, now, begins=begins)
+        events = self._start(transfer, now) if begins else self._tell(transfer, now)
         if transfer.is_done:
             outcome = self._end(transfer, now)
         else:
             outcome = self._sending(transfer, packets, now)
-            transfer.prepare()
+            if packets:
+                transfer.prepare()
         return replace(outcome, events=(*events, *outcome.events)) if events else outcome
 
-    def _tell(self, transfer: Transfer, now: float, *, begins: bool) -> tuple[Event, ...]:
-        """Tell of a start when the first block was acknowledged (size probes are not told)."""
-        client, size = _address(transfer.peer), transfer.content.size
-        if begins:
-            transfer.tell_at = now + PROGRESS_SECONDS
-            return self._record.start(Transport.TFTP, client, transfer.entry, size, now)
+    def _start(self, transfer: Transfer, now: float) -> tuple[Event, ...]:
+        """Tell of a start when the first block was acknowledged: size probes are not told."""
+        transfer.tell_at = now + PROGRESS_SECONDS
+        size = transfer.content.size
+        return self._record.start(
+            Transport.TFTP, _address(transfer.peer), transfer.entry, size, now
+        )
+
+    def _tell(self, transfer: Transfer, now: float) -> tuple[Event, ...]:
         if not transfer.has_begun or now < transfer.tell_at:
             return ()
         transfer.tell_at = now + PROGRESS_SECONDS
-        arrived = transfer.arrived(is_error=True)
         return self._record.progress(
-            Transport.TFTP, client, transfer.entry, size, now, sent=arrived
+            Transport.TFTP,
+            _address(transfer.peer),
+            transfer.entry,
+            transfer.content.size,
+            now,
+            sent=transfer.arrived(is_error=True),
         )
 
     # Time

@@ -6,6 +6,7 @@ RFC 1350, 2347 to 2349; windows of RFC 7440.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from netboot.errors import SiteError
@@ -26,7 +27,7 @@ FIRST_TIMEOUT_SECONDS = 1.0
 PROGRESS_SECONDS = 2.0
 """How often it is worth telling how far a file has come."""
 READ_AHEAD = 32 << 10
-"""Bytes of the file that a client which answers holds in memory, unless its window is larger."""
+"""Bytes that are made ready for a client which answers, unless its window is larger."""
 
 Peer = tuple[Any, ...]
 """A socket's name of a peer: address and port, for IPv6 flow and scope too."""
@@ -65,22 +66,21 @@ class Transfer:
 
     What goes out is bytes: one packet, or a window of them in a row, each of `segment` bytes but
     the last. While a client does what is usual (it acknowledges a whole window, and the file has
-    not ended) `usual` is the ACK to come and `follow` gives what answers it, made beforehand.
+    not ended) `usual` is the ACK to come and `ready` answers it, made beforehand: send that, then
+    `follow`.
     """
 
     __slots__ = (
         "_acked",
+        "_ahead",
         "_block",
-        "_chunk",
-        "_chunk_at",
-        "_chunk_size",
+        "_end",
         "_first_timeout",
         "_is_open",
         "_is_size_asked",
         "_last",
         "_oack",
         "_progress",
-        "_ready",
         "_resent_at",
         "_sent",
         "_timeout",
@@ -92,6 +92,7 @@ class Transfer:
         "number",
         "peer",
         "queued",
+        "ready",
         "request",
         "segment",
         "tell_at",
@@ -118,11 +119,10 @@ class Transfer:
         self.segment = accepted.blksize + 4
         self.is_lost = False
         self.due = self.queued = self.tell_at = 0.0
-        self.usual = self._ready = self._chunk = b""
+        self.usual = self.ready = b""
         self._block, self._window = accepted.blksize, accepted.windowsize
-        window_bytes = self._block * self._window
-        self._chunk_size = max(1, READ_AHEAD // window_bytes) * window_bytes
-        self._chunk_at = 0
+        self._ahead: Iterator[tuple[int, bytes, bytes]] = iter(())
+        self._end = 0
         self._first_timeout = self._timeout = accepted.timeout or FIRST_TIMEOUT_SECONDS
         self._oack = encode_oack(accepted.answer) if accepted.answer else b""
         self._is_size_asked = accepted.asked_size
@@ -175,28 +175,48 @@ class Transfer:
         self._arm(now)
         return self._oack or self._blocks()
 
-    def follow(self, now: float) -> bytes:
-        """Take the usual ACK and give what follows; `prepare` when it has been sent."""
-        self._acked = self._sent
-        self._sent = min(self._sent + self._window, self._last)
+    def follow(self, now: float) -> None:
+        """Take the usual ACK as acknowledged and `ready` as sent; make ready what follows."""
+        self._acked, self._sent = self._sent, self._end
         self._progress = now
         self._timeout = self._first_timeout
         self.due = now + self._first_timeout
-        self.usual = b""
-        return self._ready
+        following = next(self._ahead, None)
+        if following is None:
+            self.prepare()
+        else:
+            self._end, self.usual, self.ready = following
 
     def prepare(self) -> None:
-        """Make what follows the window that was sent, while that is on its way."""
-        end = self._sent
-        if not self._acked or end >= self._last or end != self._acked + self._window:
-            self.usual = b""
+        """Make ready what follows the window that was sent, and some more of the file."""
+        self._ahead = iter(())
+        self.usual = b""
+        if not self._acked or self._sent >= self._last or self._sent != self._acked + self._window:
             return
+        count = max(1, READ_AHEAD // (self._block * self._window)) * self._window
         try:
-            self._ready = self._packets(end + 1)
+            packets = self._packets(self._sent + 1, count)
         except SiteError:
-            self.usual = b""  # the ACK will find the error again, and tell of it
-        else:
-            self.usual = encode_ack(end)
+            return  # the ACK will find the error again, and tell of it
+        self._ahead = iter(self._windows(packets))
+        self._end, self.usual, self.ready = next(self._ahead)
+
+    def _windows(self, packets: list[bytes]) -> Iterable[tuple[int, bytes, bytes]]:
+        """Give last block, the ACK that it answers, and the packets of each window from `_sent`."""
+        window, sent = self._window, self._sent
+        if window == 1:
+            return [
+                (number, encode_ack(number - 1), packet)
+                for number, packet in enumerate(packets, sent + 1)
+            ]
+        return [
+            (
+                min(sent + at + window, self._last),
+                encode_ack(sent + at),
+                b"".join(packets[at : at + window]),
+            )
+            for at in range(0, len(packets), window)
+        ]
 
     def acknowledge(self, number: int, now: float) -> bytes:
         """Take an ACK and give what follows: nothing for one that was seen before (T11)."""
@@ -240,26 +260,12 @@ class Transfer:
         """Give the window above the last acknowledged block, or an ERROR when the disk fails."""
         self._sent = max(self._sent, min(self._acked + self._window, self._last))
         try:
-            return self._packets(self._acked + 1)
+            return b"".join(self._packets(self._acked + 1, self._window))
         except SiteError as error:
             self.is_lost = True
             return encode_error(ErrorCode.UNDEFINED, str(error))
 
-    def _packets(self, first: int) -> bytes:
-        size, window = self._block, min(self._window, self._last - first + 1)
-        data = self._read((first - 1) * size, window * size)
-        if window == 1:
-            return encode_data(first, data)
-        return b"".join(
-            encode_data(first + at, data[at * size : (at + 1) * size]) for at in range(window)
-        )
-
-    def _read(self, offset: int, length: int) -> bytes:
-        """Read ahead for a client that answers; a silent one costs no memory."""
-        if not self._acked:
-            return self.content.read(offset, length)
-        at = offset - self._chunk_at
-        if not 0 <= at <= len(self._chunk) - length:
-            self._chunk = self.content.read(offset, self._chunk_size)
-            self._chunk_at, at = offset, 0
-        return self._chunk[at : at + length]
+    def _packets(self, first: int, count: int) -> list[bytes]:
+        size, count = self._block, min(count, self._last - first + 1)
+        data = self.content.read((first - 1) * size, count * size)
+        return [encode_data(first + at, data[at * size : (at + 1) * size]) for at in range(count)]

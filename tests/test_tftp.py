@@ -75,12 +75,11 @@ def numbers(data: list[bytes]) -> list[int]:
 def answer(server: TftpEngine, number: int, data: bytes, peer=None, now=0.0) -> Outcome:
     """Do as the runner does: the usual way where there is one."""
     peer = BOX if peer is None else peer
-    usual = server.follow(number, data, peer, now)
-    if usual is None:
+    transfer = server.transfer(number)
+    if transfer is None or data != transfer.usual or peer != transfer.peer:
         return server.receive_on(number, data, peer, now)
-    server.prepare(number)
-    segment = server.segment(number)
-    return Outcome(sends=(Send(transfer=number, peer=peer, data=usual, segment=segment),))
+    send = Send(transfer=number, peer=peer, data=transfer.ready, segment=transfer.segment)
+    return Outcome(sends=(send,), events=server.follow(transfer, now))
 
 
 def ack(number: int) -> bytes:

@@ -16,10 +16,11 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from netboot.errors import SiteError
+from netboot.events import Event
 from netboot.files import Assignments, FileMap
 from netboot.io.files import FileStore, Told
 from netboot.tftp import Outcome, TftpEngine
-from netboot.tftp_transfer import Peer
+from netboot.tftp_transfer import Peer, Transfer
 
 Address = IPv4Address | IPv6Address
 
@@ -93,8 +94,7 @@ class TftpRunner:
         self._listeners: dict[Address, socket.socket] = {}
         self._locals: dict[int, Address] = {}
         self._transfers: dict[int, socket.socket] = {}
-        self._numbers: dict[int, int] = {}
-        self._can_segment = True
+        self._flights: dict[int, tuple[socket.socket, Transfer]] = {}
 
     def replace(self, files: FileMap, addresses: Iterable[Address], mtu: int) -> None:
         """Serve other files on these addresses; SiteError, and the old ones stay."""
@@ -126,9 +126,9 @@ class TftpRunner:
         ready = self._poll.poll(timeout)
         now = time.monotonic()
         for descriptor, _ in ready:
-            number = self._numbers.get(descriptor)
-            if number is not None:
-                self._on_transfer(number, now)
+            flight = self._flights.get(descriptor)
+            if flight is not None:
+                self._on_transfer(*flight, now)
             elif descriptor in self._locals:
                 self._on_listener(self._locals[descriptor], now)
         self._release(self._engine.tick(now), None)
@@ -142,60 +142,36 @@ class TftpRunner:
                 return
             self._release(self._engine.receive(data, peer, local, now), local)
 
-    def _on_transfer(self, number: int, now: float) -> None:
+    def _on_transfer(self, sock: socket.socket, transfer: Transfer, now: float) -> None:
         """Take one packet: there is seldom a second, and the next turn comes soon."""
-        sock = self._transfers[number]
         try:
             data, peer = sock.recvfrom(_LONGEST)
         except OSError:
             return
-        packets = self._engine.follow(number, data, peer, now)
-        if packets is None:
-            self._release(self._engine.receive_on(number, data, peer, now), None)
+        if data != transfer.usual or peer != transfer.peer:
+            self._release(self._engine.receive_on(transfer.number, data, peer, now), None)
             return
-        self._send(sock, packets, peer, self._engine.segment(number))
-        self._engine.prepare(number)
+        _send(sock, transfer.ready, peer, transfer.segment)
+        events = self._engine.follow(transfer, now)
+        if events:
+            self._publish(events)
 
     def _release(self, outcome: Outcome, local: Address | None) -> None:
         for send in outcome.sends:
             sock = self._socket(send.transfer, local)
             if sock is not None:
-                self._send(sock, send.data, send.peer, send.segment)
+                _send(sock, send.data, send.peer, send.segment)
         if outcome.events:
-            offset = time.time() - time.monotonic()
-            self._tell(replace(event, at=event.at + offset) for event in outcome.events)
+            self._publish(outcome.events)
         for number in outcome.closed:
             sock = self._transfers.pop(number, None)
             if sock is not None:
-                del self._numbers[sock.fileno()]
+                del self._flights[sock.fileno()]
                 sock.close()
 
-    def _send(self, sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
-        """Send packets; what is lost here (no route, a full queue) the timer repeats."""
-        try:
-            if len(data) <= segment:
-                sock.sendto(data, peer)
-            elif self._can_segment:
-                self._send_window(sock, data, peer, segment)
-            else:
-                _send_each(sock, data, peer, segment)
-        except OSError:
-            return
-
-    def _send_window(self, sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
-        """Let the kernel cut a window into packets: one call instead of one for each."""
-        option = (socket.SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
-        size = max(1, min(_MOST_SEGMENTS, _LARGEST_SEND // segment)) * segment
-        for at in range(0, len(data), size):
-            part = data[at : at + size]
-            try:
-                sock.sendmsg([part], [option], 0, peer)
-            except BlockingIOError:
-                raise
-            except OSError:
-                # An old kernel, or an interface that cannot: then not on this machine.
-                self._can_segment = False
-                _send_each(sock, part, peer, segment)
+    def _publish(self, events: Iterable[Event]) -> None:
+        offset = time.time() - time.monotonic()
+        self._tell(replace(event, at=event.at + offset) for event in events)
 
     def _socket(self, transfer: int | None, local: Address | None) -> socket.socket | None:
         """Find the socket to send from; a new transfer gets one on the address that was asked."""
@@ -204,13 +180,16 @@ class TftpRunner:
         known = self._transfers.get(transfer)
         if known is not None or local is None:
             return known
+        begun = self._engine.transfer(transfer)
+        if begun is None:
+            return self._listeners[local]  # it ended with its first packet, an ERROR
         try:
             sock = _udp_socket(local)
             sock.bind((str(local), 0))
         except OSError:
             return None  # out of descriptors: the engine forgets the transfer by itself
         self._transfers[transfer] = sock
-        self._numbers[sock.fileno()] = transfer
+        self._flights[sock.fileno()] = sock, begun
         self._poll.register(sock, select.EPOLLIN)
         return sock
 
@@ -218,11 +197,33 @@ class TftpRunner:
         """Close all sockets."""
         for sock in (*self._listeners.values(), *self._transfers.values()):
             sock.close()
-        for known in (self._listeners, self._locals, self._transfers, self._numbers):
+        for known in (self._listeners, self._locals, self._transfers, self._flights):
             known.clear()
         self._poll.close()
 
 
-def _send_each(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
-    for at in range(0, len(data), segment):
-        sock.sendto(data[at : at + segment], peer)
+def _send(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
+    """Send packets; what is lost here (no route, a full queue) the timer repeats."""
+    try:
+        if len(data) <= segment:
+            sock.sendto(data, peer)
+        else:
+            _send_window(sock, data, peer, segment)
+    except OSError:
+        return
+
+
+def _send_window(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
+    """Let the kernel cut a window into packets: one call instead of one for each."""
+    option = (socket.SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
+    size = max(1, min(_MOST_SEGMENTS, _LARGEST_SEND // segment)) * segment
+    for start in range(0, len(data), size):
+        part = data[start : start + size]
+        try:
+            sock.sendmsg([part], [option], 0, peer)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # An old kernel, or a route on which each packet is cut once more.
+            for at in range(0, len(part), segment):
+                sock.sendto(part[at : at + segment], peer)
