@@ -8,12 +8,14 @@ import shutil
 import sqlite3
 import threading
 import time
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 from dhcp_lab import ADDRESS, config, mac, message, selecting, subnet
 from dhcp_wire import Box, Lan, Process, die_with_parent, ip
+from power_cut import Disk, files_of
 
 from netboot.dhcp import DhcpEngine
 from netboot.dhcp_options import Code, MessageType
@@ -27,6 +29,8 @@ KILLS = 40
 SECONDS = 14.0
 """How long the killing goes on, at most; what was seen by then counts."""
 IN_FLIGHT = 24
+WATCH_SECONDS = 4.0
+POWER_CUTS = 36
 
 SERVE = """
 import os, sys
@@ -240,3 +244,79 @@ def ask_again(clients: Clients) -> int:
         assert heard is not None
         assert (heard.kind, heard.message.yiaddr) == (MessageType.ACK, clients.bound[client])
     return len(some)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What clients relied on when so much had come to the disk."""
+
+    entries: int
+    bound: dict[bytes, IPv4Address]
+    released: dict[bytes, IPv4Address]
+    declined: set[IPv4Address]
+
+
+@pytest.mark.boots
+def test_d39_what_was_acknowledged_is_there_after_a_power_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lan = Lan()
+    process: Process | None = None
+    chance = random.Random(391)
+    disk = Disk(tmp_path)
+    try:
+        ip("-n", lan.srv, "address", "add", "10.41.7.2/16", "dev", lan.near[0])
+        with disk.mounted() as root:
+            process = Process(lan.srv, SERVE, str(root / "netboot.db"), lan.near[0])
+            process.line()
+            clients = Clients(Box(lan.cli, lan.far[0]), chance)
+            seen = load_and_watch(clients, disk)
+            process.kill()
+    finally:
+        if process is not None:
+            process.kill()
+        lan.close()
+    cuts = promises = 0
+    for entries, cut in disk.cuts(seen[0].entries, chance, POWER_CUTS):
+        moment = [one for one in seen if one.entries <= entries][-1]
+        clients.bound, clients.released = moment.bound, moment.released
+        clients.declined = moment.declined
+        copy = files_of(cut, tmp_path)
+        assert clients.broken(read(copy / "netboot.db", tmp_path / "read")) == []
+        cuts += 1
+        promises += len(moment.bound) + len(moment.released) + len(moment.declined)
+    with capsys.disabled():
+        print(
+            f" {cuts} power cuts of {clients.acks} ACKs on a disk of {len(disk.journal)} writes "
+            f"and flushes, {promises} promises looked up, 0 lost",
+            end="",
+        )
+    assert cuts >= 10
+    assert promises >= 500
+
+
+def load_and_watch(clients: Clients, disk: Disk) -> list[Seen]:
+    """Keep the server busy for a while, and note what was acknowledged when."""
+    seen: list[Seen] = []
+    for _ in range(IN_FLIGHT):
+        clients.start()
+    end = time.monotonic() + WATCH_SECONDS
+    last = time.monotonic()
+    while time.monotonic() < end:
+        taken = clients.listen()
+        if taken:
+            last = time.monotonic()
+            seen.append(
+                Seen(
+                    len(disk.journal),
+                    dict(clients.bound),
+                    dict(clients.released),
+                    set(clients.declined),
+                )
+            )
+        elif time.monotonic() > last + 0.5:
+            taken, last = IN_FLIGHT, time.monotonic()  # the socket's queue was full
+        for _ in range(taken):
+            clients.start()
+        time.sleep(0.001)
+    return seen
