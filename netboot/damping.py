@@ -5,6 +5,7 @@ A flood of made-up clients must neither fill the event log nor cost more than a 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from netboot.events import Event, EventKind
@@ -19,7 +20,7 @@ class Damping:
     """What was told of lately."""
 
     def __init__(self) -> None:
-        self._until: dict[tuple[EventKind, bytes], float] = {}
+        self._until: OrderedDict[tuple[EventKind, bytes], float] = OrderedDict()
 
     def tick(self, now: float) -> None:
         """Forget what was told more than a minute ago."""

@@ -43,6 +43,7 @@ def typed(raw: bytes) -> IPv4Address:
     if found is None:
         if len(_typed) >= _TYPED_KEPT:
             _typed.clear()
+            _typed[_ZERO] = _NOWHERE
         found = _typed[raw] = IPv4Address(raw)
     return found
 
@@ -94,9 +95,7 @@ class Message:
             raise PeerError("no DHCP magic cookie")
         if hlen > len(chaddr):
             raise PeerError(f"hardware address of {hlen} bytes")
-        ciaddr, yiaddr, siaddr, giaddr = (
-            _NOWHERE if address == _ZERO else typed(address) for address in addresses
-        )
+        ciaddr, yiaddr, siaddr, giaddr = map(typed, addresses)
         options, overload = decode_options(data[_HEADER.size :], file, sname)
         return cls(
             op=op,
@@ -110,8 +109,8 @@ class Message:
             siaddr=siaddr,
             giaddr=giaddr,
             chaddr=chaddr[:hlen],
-            sname=b"" if overload & 2 else sname.partition(b"\0")[0],
-            file=b"" if overload & 1 else file.partition(b"\0")[0],
+            sname=b"" if overload & 2 or not sname[0] else sname.partition(b"\0")[0],
+            file=b"" if overload & 1 or not file[0] else file.partition(b"\0")[0],
             options=options,
         )
 

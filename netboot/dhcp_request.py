@@ -46,7 +46,7 @@ class Request:
     """A message with what belongs to it, made once for each packet; nobody changes it.
 
     `wanted` is option 50; `server_id` and `override` are option 54 and sub-option 11 of 82, 4 bytes
-    as they came. Not frozen, its facts made when first asked for: both would cost more than a reply.
+    as they came. Not frozen, its facts made when first asked for: that costs more than a reply.
     """
 
     message: Message

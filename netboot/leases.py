@@ -6,7 +6,7 @@ file: what must be durable it returns as writes. RFC 2131, 3.1 and 4.3.1.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -106,9 +106,10 @@ class LeaseTable:
     ) -> None:
         self._leases: dict[int, Lease] = {int(lease.address): lease for lease in leases}
         self._held: dict[tuple[str, bytes], int] = {}
-        self._offers: dict[int, tuple[str, bytes, float]] = {}
+        # A plain dict walks over what was deleted before its first entry: a flood would be squared.
+        self._offers: OrderedDict[int, tuple[str, bytes, float]] = OrderedDict()
         self._offered: dict[tuple[str, bytes], int] = {}
-        self._probed: dict[int, float] = {}
+        self._probed: OrderedDict[int, float] = OrderedDict()
         self.replace(subnets, reservations)
 
     def replace(self, subnets: Iterable[SubnetPlan], reservations: Iterable[Reservation]) -> None:
@@ -122,7 +123,7 @@ class LeaseTable:
             self._by_identity[identity_of(entry)].append(entry)
         self._held.clear()
         self._offered.clear()
-        offers, self._offers = self._offers, {}
+        offers, self._offers = self._offers, OrderedDict()
         for number, (_, key, until) in offers.items():
             place = self.links.at(number)
             if place is not None:
@@ -432,4 +433,4 @@ class LeaseTable:
         self._probed.pop(address, None)
         self._probed[address] = now
         if len(self._probed) > PROBES_KEPT:
-            del self._probed[next(iter(self._probed))]
+            self._probed.popitem(last=False)

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from netboot.client import LINK_SELECTION, sub_option
 from netboot.dhcp_message import Message
-from netboot.dhcp_options import Code
+from netboot.dhcp_options import Code, MessageType
 from netboot.errors import SiteError
 from netboot.network import Reservation, SubnetPlan
 from netboot.pools import PoolState
@@ -141,7 +141,8 @@ class Links:
 
         Behind a relay: the link that option 82.5, else option 118, else giaddr names. Otherwise
         the interface's, where 118 may choose a subnet of it, or one that only relays reach; so
-        may ciaddr, because a client behind a relay renews past it.
+        may ciaddr, because a client behind a relay renews past it (in a DISCOVER it means nothing:
+        old ROMs fill it).
         """
         relay = int(message.giaddr)
         if relay:
@@ -155,7 +156,9 @@ class Links:
             chosen = _address(message, Code.SUBNET_SELECTION)
             return self._reachable(chosen, local) or local
         ciaddr = int(message.ciaddr)
-        return (self._reachable(ciaddr, local) or local) if ciaddr else local
+        if not ciaddr or message.options.message_type is MessageType.DISCOVER:
+            return local
+        return self._reachable(ciaddr, local) or local
 
     def _reachable(self, address: int, local: Place | None) -> Place | None:
         place = self.at(address)

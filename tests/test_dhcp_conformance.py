@@ -915,6 +915,11 @@ RELAYING = (
         ),
     ),
     Case(
+        "ciaddr of a DISCOVER brings nobody behind a relay",
+        BOTH,
+        (discover(header={"ciaddr": "198.51.100.50"}, has={"yiaddr": ONE}),),
+    ),
+    Case(
         "a NAK through a relay asks it to broadcast",
         BOTH,
         (
