@@ -16,6 +16,7 @@ from bootstrap.enrolment import Stage
 from bootstrap.next_steps import NEXT_STEP
 
 STAGE_WORDS: Mapping[Stage, str] = {
+    Stage.EXPECTED: "Expected",
     Stage.HEARD: "Heard",
     Stage.BOOTING: "Loading",
     Stage.CONTACTED: "Proving itself",
@@ -100,6 +101,7 @@ class Card:
     next_step: str | None
     quiet: str | None
     stopped_at: Stage | None = None
+    quiet_code: str | None = None
 
     @property
     def tone(self) -> str:
@@ -117,7 +119,7 @@ class Card:
         """The one reason code to read over the phone; None when nothing is wrong."""
         if self.reasons:
             return self.reasons[0]
-        return SILENT_CODE[self.stage] if self.quiet else None
+        return (self.quiet_code or SILENT_CODE[self.stage]) if self.quiet else None
 
     @property
     def usual(self) -> float | None:

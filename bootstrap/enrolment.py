@@ -17,6 +17,7 @@ _OID_NAMESPACE = uuid.NAMESPACE_OID
 class Stage(StrEnum):
     """Where a box is; the technician's page shows exactly these."""
 
+    EXPECTED = "expected"
     HEARD = "heard"
     BOOTING = "booting"
     CONTACTED = "contacted"

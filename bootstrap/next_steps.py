@@ -19,6 +19,8 @@ _HEADQUARTERS = "Leave the box plugged in and call: headquarters decides about i
 NEXT_STEP: Mapping[str, str] = {
     # not heard, or stopped before it could speak
     "NO-DHCP": "Check the cable and the light of its port, then the boot order.",
+    "DHCP-STALL": "Switch the box off and on, then look for another giver of addresses, or call.",
+    "POOL-EMPTY": "Call: this network has no free address left for it.",
     "DHCP-NOBOOT": "Set network boot as the first boot option, then switch the box off and on.",
     "BOOT-STALL": "Switch the box off and on once, then swap the cable, then use another port.",
     "PROOF-STALL": "Switch the box off and on once. If it stops here again, call.",
@@ -30,7 +32,7 @@ NEXT_STEP: Mapping[str, str] = {
     "FOREIGN-BOOT": "Unplug the other device that offers boot files, or call.",
     "FOREIGN-ROUTER": "Unplug the other device that acts as a router, or call.",
     "FOREIGN-FLOOD": "Call: something on this network pretends to be many servers.",
-    "GATEWAY-CHANGED": "Ask whether the router was exchanged. If nobody knows of it, call.",
+    "GATEWAY-CHANGED": "Find out whether the router was exchanged. If nobody knows of it, call.",
     "ARCH": "Call and say the model of the box: this site has no start file for it.",
     "IN-USE": "Nothing: the box is given another address. If it happens again, call.",
     "RESERVED-IN-USE": "Find the other device that uses this box's address and unplug it, or call.",

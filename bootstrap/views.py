@@ -6,14 +6,17 @@ that a box or a stranger chose passes `harmless` here, so page and command line 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from attest.evidence import Tier
 from bootstrap.cards import SILENT_CODE, Card, full_sentence, harmless, next_step, quiet
 from bootstrap.enrolment import Stage
+from bootstrap.expected import expected_cards
+from bootstrap.loading import Silence, file_name, portion, served, served_json, silence
 from bootstrap.next_steps import NEXT_STEP
 from bootstrap.rows import BoxRow, Sighting
+from keys.note import Entry
 
 _BEFORE = (Stage.HEARD, Stage.BOOTING)
 _SHORT, _NAME = 40, 63
@@ -21,12 +24,23 @@ _FIRMWARE = {Tier.VERIFIED.value: "known", Tier.PROVISIONAL.value: "not confirme
 _STOPPED = {Stage.HELD: Stage.CONTACTED, Stage.REFUSED: Stage.CONTACTED}
 
 
-def cards(boxes: Iterable[BoxRow], sightings: Iterable[Sighting], now: float) -> list[Card]:
-    """One card for each box and for each MAC that no box has claimed, newest change first."""
+def cards(
+    boxes: Iterable[BoxRow],
+    sightings: Iterable[Sighting],
+    now: float,
+    *,
+    expected: Collection[Entry] = (),
+    since: float = 0.0,
+) -> list[Card]:
+    """One card for each box and for each MAC that no box has claimed, newest change first.
+
+    After them, one for each box that is `expected` and was never heard since the site listens.
+    """
     by_mac = {sighting.mac: sighting for sighting in sightings}
     shown = [_box_card(box, by_mac.pop(box.mac or "", None), now) for box in boxes]
     shown += [_sighting_card(sighting, now) for sighting in by_mac.values()]
-    return sorted(shown, key=lambda card: card.since, reverse=True)
+    shown.sort(key=lambda card: card.since, reverse=True)
+    return [*shown, *expected_cards(expected, by_mac.values(), since, now)]
 
 
 def card_json(card: Card) -> Mapping[str, Any]:
@@ -54,14 +68,17 @@ def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
     seen = sighting if sighting is not None and _boots_again(sighting, box) else None
     stage, since = (seen.stage, seen.since) if seen else (box.stage, box.since)
     withheld = tuple(str(item["reason"]) for item in box.withheld)
-    reasons = () if seen else box.reasons + withheld
-    silence = quiet(stage, since, now) if not reasons else None
+    reasons = _told(seen, now) if seen else box.reasons + withheld
+    missing = None
+    if not reasons:
+        missing = silence(seen, now) if seen else _silence(stage, since, now)
     smbios = box.facts.get("smbios") or {}
     serial = harmless(smbios.get("product_serial") or "", _SHORT)
     product = harmless(smbios.get("product_name") or "", _SHORT)
     facts = {
         "Serial": serial,
         "Model": product,
+        "Loads": _loads(seen) if seen else "",
         "Address": harmless(box.address or "", _SHORT),
         "MAC": harmless(box.mac or "", _SHORT),
         "Role": harmless(box.role or "", _SHORT),
@@ -79,9 +96,14 @@ def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
         attempt=box.attempt + (1 if seen else 0),
         facts=_filled(facts),
         reasons=reasons,
-        sentence=None if seen else full_sentence(box.sentence or _withheld_sentence(box)),
-        next_step=next_step(stage, reasons) or _silent_step(stage, silence),
-        quiet=silence,
+        sentence=full_sentence(
+            _reason_sentence(reasons, seen.detail)
+            if seen
+            else box.sentence or _withheld_sentence(box)
+        ),
+        next_step=next_step(stage, reasons) or _silent_step(missing),
+        quiet=missing.sentence if missing else None,
+        quiet_code=missing.code if missing else None,
         stopped_at=_STOPPED.get(stage),
     )
 
@@ -101,13 +123,10 @@ def _withheld_sentence(box: BoxRow) -> str | None:
 
 
 def _sighting_card(sighting: Sighting, now: float) -> Card:
-    silence = quiet(sighting.stage, sighting.since, now)
-    told = sighting.reason and (silence or sighting.reason not in _PASSING)
-    reasons = (harmless(sighting.reason, _SHORT),) if told else ()
-    silence = None if reasons else silence
-    loading = _file_name(sighting.detail) if sighting.stage is Stage.BOOTING else ""
+    reasons = _told(sighting, now)
+    missing = None if reasons else silence(sighting, now)
     facts = {
-        "Loads": loading and f"{loading}{_portion(sighting.detail)}",
+        "Loads": _loads(sighting),
         "Address": harmless(sighting.address or "", _SHORT),
         "MAC": harmless(sighting.mac, _SHORT),
     }
@@ -120,18 +139,43 @@ def _sighting_card(sighting: Sighting, now: float) -> Card:
         attempt=1,
         facts=_filled(facts),
         reasons=reasons,
-        sentence=full_sentence(_REASON_SENTENCES.get("".join(reasons))),
-        next_step=next_step(sighting.stage, reasons) or _silent_step(sighting.stage, silence),
-        quiet=silence,
+        sentence=full_sentence(_reason_sentence(reasons, sighting.detail)),
+        next_step=next_step(sighting.stage, reasons) or _silent_step(missing),
+        quiet=missing.sentence if missing else None,
+        quiet_code=missing.code if missing else None,
     )
+
+
+def _told(sighting: Sighting, now: float) -> tuple[str, ...]:
+    """Give the reason that stands; what loaders meet on their way only when nothing follows."""
+    reason = sighting.reason
+    if reason is None or (reason in _PASSING and silence(sighting, now) is None):
+        return ()
+    return (harmless(reason, _SHORT),)
+
+
+def _loads(sighting: Sighting) -> str:
+    loading = file_name(sighting.detail) if sighting.stage is Stage.BOOTING else ""
+    return loading and f"{loading}{portion(sighting.detail)}"
 
 
 _PASSING = frozenset({"NOT-FOUND", "IN-USE", "NOT-YOURS", "RESERVED"})
 """Reasons that loaders meet on their usual way; told only when nothing follows."""
 
 
-def _silent_step(stage: Stage, silence: str | None) -> str | None:
-    return NEXT_STEP[SILENT_CODE[stage]] if silence else None
+def _silence(stage: Stage, since: float, now: float) -> Silence | None:
+    sentence = quiet(stage, since, now)
+    return Silence(sentence=sentence, code=SILENT_CODE[stage]) if sentence else None
+
+
+def _silent_step(missing: Silence | None) -> str | None:
+    return NEXT_STEP[missing.code] if missing else None
+
+
+def _reason_sentence(reasons: Sequence[str], detail: Mapping[str, Any]) -> str | None:
+    text = _REASON_SENTENCES.get("".join(reasons))
+    server = harmless(detail.get("server") or "", _SHORT)
+    return f"{text}: {server}" if text and server and reasons == ("OTHER-DHCP",) else text
 
 
 def _filled(facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -143,6 +187,8 @@ _REASON_SENTENCES = {
     "TPM-OWNED": "It says that somebody else's password locks its security chip (TPM)",
     "EK-NONE": "It says that its security chip (TPM) has no certificate of its maker",
     "ARCH": "It asked for a start file for a kind of processor that this site does not serve",
+    "OTHER-DHCP": "It took the address that another device on this network offered",
+    "POOL-EMPTY": "It asked for an address, and this network has none left",
     "NOT-FOUND": "It asked for a file that this site does not have",
     "FORBIDDEN": "It asked for a file by a name that is not allowed",
     "NOT-HERE": "It is on a network from which no box is started",
@@ -161,10 +207,19 @@ _SENTENCES = {
     "dhcp-ack": "has the address {address}",
     "dhcp-nak": "was denied the address {address}",
     "dhcp-decline": "found its address {address} in use",
+    "dhcp-elsewhere": "took the address that {server} offered",
+    "dhcp-pool-empty": "was given no address: none is left",
     "dhcp-inform": "asked for network settings",
     "dhcp-release": "gave {address} back",
     "arch-unknown": "asked for a start file that this site does not have",
     "foreign-dhcp": "another DHCP server answers on this network: {address}",
+    "foreign-proxy-dhcp": "another server offers boot files on this network: {address}",
+    "foreign-dhcp6": "another DHCPv6 server answers on this network: {address}",
+    "foreign-router": "another device acts as an IPv6 router on this network: {address}",
+    "foreign-tftp": "another TFTP server answers on this network: {address}",
+    "gateway-seen": "is the router of this network: {address}",
+    "gateway-changed": "took the place of the router {address}",
+    "watch-flood": "something pretends to be many servers on this network",
     "address-in-use": "uses {address}, which no lease gives it",
     "disk-refused": "no lease can be given, the disk refuses: {sentence}",
     "disk-works": "the disk works again, after {seconds} s",
@@ -204,24 +259,16 @@ def event_sentence(event: Mapping[str, Any]) -> str:
 
 
 def _boot_file_sentence(detail: Mapping[str, Any]) -> str:
-    name = _file_name(detail) or "a file"
+    name = file_name(detail) or "a file"
     if detail.get("phase") == "refused":
         return f"asked for {name}: {harmless(detail.get('sentence') or 'refused', 100)}"
     if detail.get("phase") == "start":
         return f"began to load {name}"
-    return f"loaded {name}{_portion(detail)}"
-
-
-def _file_name(detail: Mapping[str, Any]) -> str:
-    return harmless(str(detail.get("name") or "").rpartition("/")[2], 60)
-
-
-def _portion(detail: Mapping[str, Any]) -> str:
-    """Say how much of a file was sent, unless all of it was; a piece asked for by range is one."""
-    sent, size = detail.get("sent"), detail.get("size")
-    if detail.get("phase") != "end" or detail.get("done") or type(sent) is not int or not size:
-        return ""
-    return f" to {100 * sent // int(size)}\u00a0%"
+    if detail.get("phase") == "progress":
+        return f"is loading {name}"
+    if detail.get("offset"):
+        return f"loaded a part of {name}"
+    return f"loaded {name}{portion(detail)}"
 
 
 class _Blank(dict[str, str]):
@@ -250,6 +297,12 @@ def attempts(events: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]
         proved, last = proved or event["kind"] == "session", event["at"]
         parts[-1].append(event)
     return parts
+
+
+def last_served(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Give what the last start from the network was sent, for the socket."""
+    sent = (served(part) for part in reversed(attempts(events)))
+    return served_json(next((files for files in sent if files), ()))
 
 
 def _begins(event: Mapping[str, Any]) -> bool:

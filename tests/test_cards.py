@@ -34,7 +34,11 @@ from netboot.files import Missing
 ROOT = Path(bootstrap.__file__).parent.parent
 OPERATOR_ONLY = {
     "FORBIDDEN",
+    "HTTPS-OFF",
     "NOT-HELD",
+    "NOT-OURS",
+    "NOT-ROLLING",
+    "ROLLING",
     "SECRET-UNKNOWN",
     "TIER",
     "CHANGED",

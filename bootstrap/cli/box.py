@@ -78,6 +78,7 @@ def show(place: Place, key: str, changes: bool, as_json: bool) -> None:
     _print_findings("released by note or policy", answer["released"])
     if changes and answer["result"]:
         _print_result(answer["result"])
+    _print_served(answer["served"])
     click.echo("\nstory:")
     for event in answer["events"]:
         _print_event(event)
@@ -92,6 +93,21 @@ def _print_findings(title: str, findings: list[dict[str, Any]]) -> None:
         for label in ("detail", "releasable_by", "next_step"):
             if one[label]:
                 click.echo(f"    {label.replace('_', ' ')}: {plain(one[label])}")
+
+
+def _print_served(files: list[dict[str, Any]]) -> None:
+    """List what the last start was sent, in order, with the boot set that it was sent for."""
+    if not files:
+        return
+    for boot_set in dict.fromkeys(one["boot_set"] for one in files):
+        click.echo(f"\nwas sent, of boot set {plain(boot_set or 'unknown')}:")
+        for one in files:
+            if one["boot_set"] == boot_set:
+                whole = "whole" if one["done"] else f"{one['sent']} of"
+                about = f"{whole} {one['size']} bytes by {one['transport']}"
+                click.echo(f"  {_time(one['at'])} {plain(one['name'])}: {plain(about)}")
+                if one["sha256"]:
+                    click.echo(f"    sha256 {plain(one['sha256'])}")
 
 
 _CHANGES = ("pcr", "kind", "what", "expected", "measured", "expected text", "proven", "unproven")

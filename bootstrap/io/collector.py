@@ -15,6 +15,7 @@ from typing import Any
 from bootstrap.enrolment import Stage, Step, WrongStageError, advance
 from bootstrap.errors import PeerError
 from bootstrap.io.site_store import SiteStore
+from bootstrap.loading import HEARD_LAST
 from bootstrap.rows import Event, Sighting
 from keys.errors import KeysError
 from keys.io.rpc import RpcUnavailableError, call
@@ -23,6 +24,8 @@ BATCH = 500
 ASK_SECONDS = 1.0
 FORGET_SECONDS = 86400.0
 """A MAC that comes back after a day begins a new life on its card."""
+START_SECONDS = 120.0
+"""A box that asks again after so long is starting anew; firmware repeats itself within 32 s."""
 
 
 @dataclass(slots=True)
@@ -95,39 +98,16 @@ class Collector:
         """Say what the event makes of the MAC's sighting; None when nothing."""
         mac = event.mac or self._mac_at(event.address)
         step = _STEPS.get(event.kind)
-        if mac is None or step is None:
+        if mac is None or (step is None and event.kind not in _REMARKS):
             return None
         old = self._store.sighting(mac)
-        if old is not None and event.at - old.since > FORGET_SECONDS:
+        if old is not None and event.at - _last(old) > FORGET_SECONDS:
             old = None
-        if step is Step.LOADED_FILE and old is None:
-            return None
-        if step is Step.ASKED_FOR_ADDRESS and not _asks_to_boot(event):
-            # A system that asks for an address is no card, and moves none that is there.
-            return replace(old, address=event.address or old.address) if old else None
-        try:
-            stage = advance(old.stage if old else None, step)
-        except WrongStageError:
-            stage = Stage.HEARD
+        if step is Step.ASKED_FOR_ADDRESS:
+            return _asked(mac, old, event)
         if old is None:
-            return Sighting(
-                mac=mac,
-                stage=stage,
-                since=event.at,
-                first=event.at,
-                address=event.address,
-                reason=event.reason,
-                detail=event.detail,
-            )
-        return replace(
-            old,
-            stage=stage,
-            since=event.at,
-            first=event.at if stage is Stage.HEARD and old.stage is not stage else old.first,
-            address=event.address or old.address,
-            reason=event.reason,
-            detail={**old.detail, **event.detail},
-        )
+            return None
+        return _remarked(old, event) if step is None else _loaded(old, event)
 
     def _mac_at(self, address: str | None) -> str | None:
         if address is None:
@@ -169,9 +149,84 @@ _STEPS = {
     "arch-unknown": Step.ASKED_FOR_ADDRESS,
     "boot-file": Step.LOADED_FILE,
 }
+_REMARKS = {
+    "dhcp-elsewhere": "OTHER-DHCP",
+    "dhcp-pool-empty": "POOL-EMPTY",
+    "dhcp-nak": None,
+    "dhcp-decline": None,
+}
+"""What else is said of a box that starts, with the reason where the event has none."""
+_STAYS = "ARCH"
+"""The reason that no address takes away."""
 
 
 def _asks_to_boot(event: Event) -> bool:
     """Tell a client that asks to boot, by its vendor class or what it was given."""
     vendor = str(event.detail.get("vendor_class", ""))
-    return vendor.startswith(("PXEClient", "HTTPClient")) or bool(event.detail.get("boot_file"))
+    asks = vendor.startswith(("PXEClient", "HTTPClient")) or bool(event.detail.get("boot_file"))
+    return asks or event.kind == "arch-unknown"
+
+
+def _last(sighting: Sighting) -> float:
+    last = sighting.detail.get(HEARD_LAST)
+    return last if isinstance(last, float) else sighting.since
+
+
+def _asked(mac: str, old: Sighting | None, event: Event) -> Sighting | None:
+    """Take an event of DHCP: a new start, or one more round of the same."""
+    given = event.address if event.kind == "dhcp-ack" else None
+    if not _asks_to_boot(event):
+        # A system that asks for an address is no card, and moves none that is there.
+        return replace(old, address=given or old.address) if old else None
+    if old is None:
+        return _start(mac, event, given)
+    if old.stage is not Stage.HEARD or event.at - _last(old) > START_SECONDS:
+        return _start(mac, event, given or old.address)
+    stays = event.kind != "dhcp-ack" or old.reason == _STAYS
+    return replace(
+        old,
+        address=given or old.address,
+        reason=event.reason or (old.reason if stays else None),
+        detail={**old.detail, **event.detail, HEARD_LAST: event.at},
+    )
+
+
+def _start(mac: str, event: Event, address: str | None) -> Sighting:
+    return Sighting(
+        mac=mac,
+        stage=advance(None, Step.ASKED_FOR_ADDRESS),
+        since=event.at,
+        first=event.at,
+        address=address,
+        reason=event.reason,
+        detail={**event.detail, HEARD_LAST: event.at},
+    )
+
+
+def _loaded(old: Sighting, event: Event) -> Sighting:
+    """Take an event of the serve record; `since` stays when the box was loading before."""
+    try:
+        stage = advance(old.stage, Step.LOADED_FILE)
+    except WrongStageError:
+        stage = Stage.BOOTING
+    about = {name: old.detail[name] for name in old.detail if name not in _OF_FILE}
+    return replace(
+        old,
+        stage=stage,
+        since=old.since if old.stage is stage else event.at,
+        address=event.address or old.address,
+        reason=event.reason,
+        detail={**about, **event.detail, HEARD_LAST: event.at},
+    )
+
+
+_OF_FILE = ("name", "phase", "sent", "size", "done", "offset", "sha256", "sentence")
+
+
+def _remarked(old: Sighting, event: Event) -> Sighting:
+    """Take what is said of a box beside its way: it moves no stage."""
+    return replace(
+        old,
+        reason=event.reason or _REMARKS[event.kind] or old.reason,
+        detail={**old.detail, **event.detail, HEARD_LAST: event.at},
+    )

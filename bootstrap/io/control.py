@@ -25,9 +25,11 @@ from bootstrap.approval import (
     approve,
     offer,
 )
+from bootstrap.cards import Card
 from bootstrap.details import box_json, findings_of, offer_json, story_detail
 from bootstrap.enrolment import Stage, Step, WrongStageError, advance
 from bootstrap.errors import BootstrapError, SiteError
+from bootstrap.expected import expected
 from bootstrap.io.collector import Collector
 from bootstrap.io.decider import Decider
 from bootstrap.io.judge import ArchivingJudge
@@ -40,7 +42,7 @@ from bootstrap.io.references import PUBLISHED, References, load_references
 from bootstrap.io.report import ReportDesk
 from bootstrap.io.site_store import SiteStore
 from bootstrap.rows import BoxRow, Event
-from bootstrap.views import card_json, cards, event_sentence
+from bootstrap.views import card_json, cards, event_sentence, last_served
 from keys.io.layout import Layout
 from keys.io.rpc import Handler, Method, Params, Refusal, RpcServer
 from keys.note import Floor
@@ -190,7 +192,7 @@ class Control:
     # what people read
 
     def _boxes(self, _: str, params: Params) -> Mapping[str, Any]:
-        shown = cards(self._store.boxes(), self._store.sightings(), time.time())
+        shown = self._cards()
         site = self._settings().site.site
         return {
             "site": {
@@ -203,10 +205,19 @@ class Control:
             "cards": [card_json(card) for card in shown],
         }
 
+    def _cards(self) -> list[Card]:
+        boxes = self._store.boxes()
+        return cards(
+            boxes,
+            self._store.sightings(),
+            time.time(),
+            expected=expected(self._settings().note, boxes),
+            since=self._started,
+        )
+
     def _box(self, _: str, params: Params) -> Mapping[str, Any]:
         key = str(params["box"])
-        shown = cards(self._store.boxes(), self._store.sightings(), time.time())
-        card = next((one for one in shown if one.key == key), None)
+        card = next((one for one in self._cards() if one.key == key), None)
         if card is None:
             raise Refusal("UNKNOWN-BOX", f"this site knows no box {key[:60]}")
         row = self._store.box(key)
@@ -217,6 +228,7 @@ class Control:
             "box": box_json(row) if row else None,
             "findings": findings_of(events, "findings"),
             "released": findings_of(events, "released"),
+            "served": last_served(events),
             "approval": self._offered(row) if row else None,
             "evidence": str(self._archive / row.evidence) if row and row.evidence else None,
             "result": self._kept_result(row) if row and params.get("changes") else None,
