@@ -35,7 +35,13 @@ def test_rows_come_back_as_they_were(path: Path) -> None:
     other = replace(
         LEASE, address=ADDRESS("10.41.7.101"), key=b"hardware:\x20x", mac=None, name=None
     )
-    declined = replace(LEASE, address=ADDRESS("10.41.7.102"), state=LeaseState.DECLINED)
+    declined = replace(
+        LEASE,
+        address=ADDRESS("10.41.7.102"),
+        state=LeaseState.DECLINED,
+        client_id=b"",
+        identity=b"u" + bytes(16),
+    )
     rows = (LEASE, other, declined)
     store = NetbootStore(path)
     store.commit([LeaseWrite(address=row.address, lease=row) for row in rows], (), ())

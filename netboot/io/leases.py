@@ -42,7 +42,7 @@ _CHUNKS = (128, 16, 4, 1)
 """Rows of one statement. Each step of SQLite lets other threads run and waits for its turn."""
 _STATES = (LeaseState.BOUND, LeaseState.RELEASED, LeaseState.DECLINED)
 _NUMBERS = {state: number for number, state in enumerate(_STATES)}
-_LEASE = "SELECT subnet, address, key, mac, state, expires, name FROM leases"
+_LEASE = "SELECT subnet, address, key, mac, state, expires, name, client_id, identity FROM leases"
 
 _Row = tuple[object, ...]
 
@@ -289,7 +289,7 @@ def read_leases(path: Path) -> tuple[Lease, ...]:
 
 def _lease(row: _Row) -> Lease:
     """Read a row of `_LEASE`; ValueError or IndexError."""
-    subnet, address, key, mac, state, expires, name = row
+    subnet, address, key, mac, state, expires, name, client_id, identity = row
     return Lease(
         subnet=subnet,  # type: ignore[arg-type]  # the table is STRICT
         address=IPv4Address(address),
@@ -298,6 +298,8 @@ def _lease(row: _Row) -> Lease:
         state=_STATES[int(state)],  # type: ignore[call-overload]
         expires=expires,  # type: ignore[arg-type]
         name=name,  # type: ignore[arg-type]
+        client_id=client_id,  # type: ignore[arg-type]
+        identity=identity,  # type: ignore[arg-type]
     )
 
 
@@ -310,12 +312,15 @@ def _lease_row(lease: Lease) -> _Row:
         lease.expires,
         lease.subnet,
         lease.name,
+        lease.client_id,
+        lease.identity,
     )
 
 
 _INSERT_LEASE = (
-    "INSERT OR REPLACE INTO leases (address, key, mac, state, expires, subnet, name) VALUES ",
-    "(?, ?, ?, ?, ?, ?, ?)",
+    "INSERT OR REPLACE INTO leases (address, key, mac, state, expires, subnet, name, client_id,"
+    " identity) VALUES ",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "",
 )
 _INSERT_SIGHTING = (

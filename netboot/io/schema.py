@@ -83,6 +83,10 @@ MIGRATIONS = (
     FROM leases_before;
     DROP TABLE leases_before;
     """,
+    """
+    ALTER TABLE leases ADD COLUMN client_id BLOB;
+    ALTER TABLE leases ADD COLUMN identity BLOB;
+    """,
 )
 
 
