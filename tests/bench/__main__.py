@@ -18,7 +18,7 @@ from subprocess import SubprocessError
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
-from tests.bench import http, memory, ready, size, start, verify
+from tests.bench import http, memory, ready, size, start, tftp, verify
 from tests.bench.figure import BenchError, Figure, Measure
 from tests.bench.lab import Lab
 
@@ -27,6 +27,7 @@ FIGURES: dict[str, Measure] = {
     "start": start.measure,
     "memory": memory.measure,
     "ready": ready.measure,
+    "tftp": tftp.measure,
     "verify": verify.measure,
     "http": http.measure,
 }
