@@ -21,6 +21,7 @@ from netboot.network import (
     Subnet6Plan,
     SubnetPlan,
     combine,
+    swapped_uuid,
 )
 
 
@@ -84,18 +85,13 @@ def _match(said: written.Matching) -> Match:
         vendor_class=said.vendor_class,
         user_class=said.user_class,
         mac=said.mac,
-        uuid=tuple(order for uuid in said.uuid for order in (uuid, other_order(uuid))),
+        uuid=tuple(order for uuid in said.uuid for order in (uuid, swapped_uuid(uuid))),
         circuit_id=said.circuit_id,
         remote_id=said.remote_id,
         relays=said.relay,
         options=tuple(said.option.values()),
         known=said.known,
     )
-
-
-def other_order(uuid: bytes) -> bytes:
-    """Turn the first three fields round: makers differ in which order option 97 has them."""
-    return uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:]
 
 
 def client_class(one: written.ClientClass) -> ClientClass:

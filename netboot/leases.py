@@ -13,7 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from netboot.links import Link, Links, Network, Place, check_plan, identity_of
-from netboot.network import Reservation, SubnetPlan
+from netboot.network import Reservation, SubnetPlan, swapped_uuid
 
 OFFER_SECONDS = 30.0
 """How long an offer is held: OVMF requests 3.3 to 4.6 s after DISCOVER, repeats after 16 s."""
@@ -121,6 +121,8 @@ class LeaseTable:
         self._by_identity: dict[bytes, list[Reservation]] = defaultdict(list)
         for entry in reservations:
             self._by_identity[identity_of(entry)].append(entry)
+            if entry.uuid is not None:  # makers differ in the order of its first three fields
+                self._by_identity[b"u" + swapped_uuid(entry.uuid)].append(entry)
         self._held.clear()
         self._offered.clear()
         offers, self._offers = self._offers, OrderedDict()

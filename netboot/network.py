@@ -144,13 +144,18 @@ class SubnetPlan:
         return f"https://{self.appliance}:8443"
 
 
+def swapped_uuid(uuid: bytes) -> bytes:
+    """Turn the first three fields of 16 bytes round (SMBIOS 2.6, 7.2.1): makers differ in them."""
+    return uuid[3::-1] + uuid[5:3:-1] + uuid[7:5:-1] + uuid[8:]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """What one client always gets; it is known by exactly one of the first four.
 
-    `mac` 6 bytes; `uuid` 16 bytes as in option 97; `client_id` option 61 whole; `circuit_id`
-    sub-option 1 of 82. `address` None gives parameters alone. `boot_set` (32 bytes) is what this
-    box boots instead of the served one.
+    `mac` 6 bytes; `uuid` 16 bytes as in option 97, in either order of its first three fields;
+    `client_id` option 61 whole; `circuit_id` sub-option 1 of 82. `address` None gives parameters
+    alone. `boot_set` (32 bytes) is what this box boots instead of the served one.
     """
 
     mac: bytes | None = None

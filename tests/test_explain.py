@@ -82,6 +82,10 @@ address = "10.0.0.11"
 [[reservation]]
 circuit_id = "port 7"
 boot_file = "own.bin"
+[[reservation]]
+name = "by-uuid"
+uuid = "4c4c4544-0042-3510-8050-b7c04f4d3232"
+address = "10.0.0.12"
 [[boot.rule]]
 name = "menu"
 kind = "ipxe"
@@ -163,6 +167,15 @@ def test_why_a_client_is_told_this(said: dict[str, object], reason: str) -> None
     found = ask(**said)
     assert found.reply is not None
     assert any(reason in one for one in found.reasons), found.reasons
+
+
+@pytest.mark.parametrize(
+    "uuid", ["4c4c454400423510" + "8050b7c04f4d3232", "44454c4c42001035" + "8050b7c04f4d3232"]
+)
+def test_d36_a_reservation_knows_a_uuid_in_either_order(uuid: str) -> None:
+    found = ask(uuid=bytes.fromhex(uuid))
+    assert "reservation: by-uuid, known by its uuid" in found.reasons
+    assert "address: 10.0.0.12: reserved" in found.reasons
 
 
 SILENT = [

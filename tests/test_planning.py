@@ -12,12 +12,11 @@ from test_site import NETBOOT
 import bootstrap
 from bootstrap.enrolment import Stage
 from bootstrap.planning import grub_cfg_files, make_plan
-from bootstrap.planning_network import other_order
 from bootstrap.rows import BoxRow
 from bootstrap.site import Site, decode_netboot_site, decode_site
 from netboot.bootchoice import BootRule, Loading
 from netboot.bootset import BootFile, BootSetManifest, Role, grub_cfg
-from netboot.network import ClientKind, Identify, Match
+from netboot.network import ClientKind, Identify, Match, swapped_uuid
 from netboot.plan import Plan
 from netboot.plan_check import check
 
@@ -154,8 +153,8 @@ def test_a_box_may_be_given_another_set_by_the_start_of_its_digest() -> None:
 
 def test_both_orders_of_a_uuid_are_one_turn_apart() -> None:
     uuid = bytes(range(16))
-    assert other_order(uuid) == bytes((3, 2, 1, 0, 5, 4, 7, 6, *range(8, 16)))
-    assert other_order(other_order(uuid)) == uuid
+    assert swapped_uuid(uuid) == bytes((3, 2, 1, 0, 5, 4, 7, 6, *range(8, 16)))
+    assert swapped_uuid(swapped_uuid(uuid)) == uuid
 
 
 def test_without_a_served_set_nothing_is_booted() -> None:
