@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import sqlite3
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from netboot.dhcp_options import Code, MessageType
 from netboot.errors import SiteError
 from netboot.events import Event, EventKind
 from netboot.io.leases import EventLog, NetbootStore
+from netboot.io.schema import MIGRATIONS
 from netboot.leases import Lease, LeaseState, LeaseWrite
 
 LEASE = Lease(
@@ -64,6 +68,115 @@ def test_every_commit_is_synced(path: Path) -> None:
     store = NetbootStore(path)
     assert store.rows("PRAGMA synchronous") == [(2,)]
     assert store.rows("PRAGMA journal_mode") == [("wal",)]
+
+
+def test_leases_of_the_first_schema_are_taken_over_and_copied_before(path: Path) -> None:
+    declined = replace(LEASE, address=ADDRESS("10.41.7.102"), state=LeaseState.DECLINED)
+    other = replace(LEASE, address=ADDRESS("200.1.2.3"), key=b"client-id:x", mac=None, name=None)
+    with sqlite3.connect(path) as db:
+        db.executescript(f"{MIGRATIONS[0]} {MIGRATIONS[1]} PRAGMA user_version = 2;")
+        db.executemany(
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (str(one.address), one.subnet, one.key, one.mac, one.state, one.expires, one.name)
+                for one in (LEASE, declined, other)
+            ],
+        )
+    db.close()
+    copy = path.with_name("netboot.db.schema-2")
+    copy.with_name(copy.name + ".new").write_bytes(b"half a copy, from a power cut")
+    store = NetbootStore(path)
+    assert store.load_leases() == (LEASE, declined, other)
+    assert store.rows("PRAGMA user_version") == [(len(MIGRATIONS),)]
+    store.close()
+    assert list(path.parent.glob("*.new")) == []
+    with sqlite3.connect(copy) as db:
+        assert db.execute("SELECT address FROM leases").fetchall()[0] == ("10.41.7.100",)
+    db.close()
+
+
+def test_an_old_row_that_cannot_be_read_stops_the_migration_and_changes_nothing(
+    path: Path,
+) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(f"{MIGRATIONS[0]} {MIGRATIONS[1]} PRAGMA user_version = 2;")
+        db.execute("INSERT INTO leases VALUES ('10.0.0', 't', x'00', NULL, 'bound', 1.0, NULL)")
+    db.close()
+    with pytest.raises(SiteError, match=r"netboot\.db"):
+        NetbootStore(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("SELECT address FROM leases").fetchall() == [("10.0.0",)]
+    db.close()
+
+
+def lease(number: int, **changes: object) -> Lease:
+    values = {"address": ADDRESS("10.41.0.0") + number, "key": mac(number), "mac": mac(number)}
+    return replace(LEASE, **(values | changes))  # type: ignore[arg-type]
+
+
+def test_what_comes_during_a_commit_goes_into_the_next_together_and_in_order(path: Path) -> None:
+    store = NetbootStore(path)
+    commits: list[int] = []
+    over = threading.Event()
+    with store.transaction():  # the commit under way
+        for number in range(500):
+            last = lease(number % 100, name=f"n{number}")
+            done = partial(_told, commits, over, number)
+            store.submit([LeaseWrite(address=last.address, lease=last)], (), (), done)
+    assert over.wait(20)
+    assert commits == list(range(500))
+    names = {one.name for one in store.load_leases()}
+    assert names == {f"n{number}" for number in range(400, 500)}
+    store.close()
+
+
+def _told(commits: list[int], over: threading.Event, number: int, error: object) -> None:
+    assert error is None
+    commits.append(number)
+    if len(commits) == 500:
+        over.set()
+
+
+def test_one_bad_row_costs_only_its_own_batch(path: Path) -> None:
+    store = NetbootStore(path)
+    said: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+    good, bad = lease(1), lease(2, subnet=None)
+    with store.transaction():
+        for name, row in (("bad", bad), ("good", good), ("bad", bad)):
+            write = LeaseWrite(address=row.address, lease=row)
+            store.submit([write], (), (), partial(_say, said, name))
+    answers = [said.get(timeout=20) for _ in range(3)]
+    assert [(name, error is None) for name, error in answers] == [
+        ("bad", False),
+        ("good", True),
+        ("bad", False),
+    ]
+    assert store.load_leases() == (good,)
+    assert store.trouble is None
+    store.close()
+
+
+def _say(said: queue.SimpleQueue[tuple[str, object]], name: str, error: object) -> None:
+    said.put((name, error))
+
+
+def test_the_log_stays_bounded_and_is_long_before_it_is_needed(path: Path) -> None:
+    store = NetbootStore(path)
+    store.lengthen_log()
+    log = path.with_name("netboot.db-wal")
+    before = log.stat().st_size
+    assert before >= 8 << 20
+    event = Event(at=NOW, kind=EventKind.FLOOD, detail=(("text", "x" * 200),))
+    for start in range(0, 40_000, 400):
+        rows = [lease(number) for number in range(start, start + 400)]
+        writes = [LeaseWrite(address=row.address, lease=row) for row in rows]
+        store.commit(writes, [event] * 400, ())
+    assert path.stat().st_size > 8 << 20
+    assert log.stat().st_size <= before + (4 << 20)
+    assert len(store.load_leases()) == 40_000
+    assert store.rows("PRAGMA integrity_check") == [("ok",)]
+    store.close()
 
 
 def test_a_newer_schema_is_refused_with_a_sentence(path: Path) -> None:

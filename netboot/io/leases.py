@@ -130,7 +130,7 @@ class NetbootStore:
             return
         if is_long or room.f_bavail * room.f_frsize < _SPARE * _PADDING:
             return
-        sizes = [(1 << 20,)] * (_PADDING >> 20)
+        sizes = [(1 << 20,)] * ((_PADDING >> 20) + 3)  # SQLite keeps the last 2 MB in memory
         with contextlib.suppress(_TakenBackError), self.transaction() as db:
             db.execute("CREATE TABLE padding (filler BLOB)")
             with contextlib.suppress(sqlite3.Error):
