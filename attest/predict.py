@@ -57,7 +57,11 @@ class Transport(Enum):
 
     TFTP = "tftp"
     HTTP = "http"
+    HTTPS = "https"
     ISO = "iso"
+
+
+_BY_HTTP = (Transport.HTTP, Transport.HTTPS)
 
 
 def predict(
@@ -69,6 +73,8 @@ def predict(
     drive: int = 0,
 ) -> Prediction:
     """Predict a boot; `server` is the address as GRUB names it, a unified image needs none.
+
+    GRUB names the port too where the URL had one (seen over HTTPS: `(https,10.77.0.2:8444)`).
 
     `drive` is GRUB's number of the CD drive, which is not 0 where the firmware finds another medium
     first (seen with two drives); a verifier tries CD_DRIVES in turn.
@@ -100,7 +106,7 @@ def _profile(facts: FileFacts, transport: Transport) -> GrubProfile:
     wanted = GrubKind.MEDIUM if transport is Transport.ISO else GrubKind.NETWORK
     if facts.grub_kind is not wanted:
         raise AttestSiteError(f"this image of {name} does not boot by {transport.value}")
-    if transport is Transport.HTTP and not profile.http:
+    if transport in _BY_HTTP and not profile.http:
         raise AttestSiteError(f"{name} cannot boot over HTTP: it has no http module")
     return profile
 
@@ -174,7 +180,7 @@ def _file(label: str, subject: Subject, content: bytes | Digests) -> Step:
 
 
 def _grub_start(facts: FileFacts, prefix: str, transport: Transport) -> Iterator[Step]:
-    if transport is Transport.HTTP:
+    if transport in _BY_HTTP:
         for name in _HTTP_LISTS:
             yield _file(f"no {name}", Subject.OTHER, b"")
     for template in facts.grub_commands:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
-from netboot.bootchoice import BootRule, BootTable, rules_of_set
+from netboot.bootchoice import BootRule, BootTable, Loading, rules_of_set
 from netboot.dhcp import DhcpConfig
 from netboot.dhcp6_config import Dhcp6Config
 from netboot.files import FileMap, ServedSet
@@ -84,8 +84,11 @@ class Boot:
         return tuple(first.values())
 
     def table(self) -> BootTable:
-        """Give the rules by which DHCP chooses."""
-        of_sets = (rules_of_set(one.architecture, one.loader, one.boot_set) for one in self.sets)
+        """Give the rules by which DHCP chooses; HTTP boot of sets is by TLS where we have it."""
+        http = Loading.HTTP if self.https_port is None else Loading.HTTPS
+        of_sets = (
+            rules_of_set(one.architecture, one.loader, one.boot_set, http) for one in self.sets
+        )
         rules = (*self.rules, *(rule for rules in of_sets for rule in rules))
         return BootTable(rules=rules, https_port=self.https_port)
 

@@ -86,6 +86,21 @@ def test_prediction_equals_what_the_tpm_held(name: str) -> None:
     assert predicted == {pcr: held[pcr] for pcr in PREDICTED_PCRS}
 
 
+def test_over_https_grub_names_its_device_otherwise_and_nothing_else_differs() -> None:
+    plain = prediction_of("debian13-http").events("sha256")
+    server = f"{BOOTS['debian13-http']['server']}:8444"
+    secured = prediction_of("debian13-http", transport=Transport.HTTPS, server=server)
+    assert len(plain) == len(secured.events("sha256"))
+    differing = [
+        (one.text or "", other.text or "")
+        for one, other in zip(plain, secured.events("sha256"), strict=True)
+        if one != other
+    ]
+    assert differing
+    for one, other in differing:
+        assert other == one.replace("(http,", "(https,").replace(server[:-5], server)
+
+
 @pytest.mark.parametrize("name", [name for name, boot in BOOTS.items() if "log" in boot])
 def test_events_and_databases_equal_the_log(name: str) -> None:
     log = log_of(name)
@@ -262,6 +277,7 @@ def test_other_pcrs_are_not_predicted(pcr: int) -> None:
         ("debian12-tftp", Transport.ISO, r"image of GRUB 2\.06\S+ does not boot by iso"),
         ("debian13-cd", Transport.TFTP, r"image of GRUB 2\.12\S+ does not boot by tftp"),
         ("debian12-tftp", Transport.HTTP, r"GRUB 2\.06\S+ cannot boot over HTTP"),
+        ("debian12-tftp", Transport.HTTPS, r"GRUB 2\.06\S+ cannot boot over HTTP"),
     ],
 )
 def test_files_that_do_not_fit_the_transport(

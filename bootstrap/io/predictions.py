@@ -7,7 +7,6 @@ when one is given, and left out otherwise. Nothing here decides about a box.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 from typing import Any
 
 from attest.bootfacts import FileFacts
@@ -15,6 +14,7 @@ from attest.bootmatch import unknown_variables
 from attest.predict import PREDICTED_PCRS, Transport, predict
 from attest.variables import SecureBootVariables
 from bootstrap.io.references import iso_facts, network_facts
+from bootstrap.planning import HTTPS_PORT
 from bootstrap.site import Site
 from netboot.bootset import Role
 from netboot.io.bootsets import BootSetStore
@@ -36,23 +36,25 @@ def predictions(
     for subnet in site.subnets:
         if subnet.boot:
             facts = network_facts(store, manifest, subnet.appliance)
+            server = str(subnet.appliance)
             for transport in (Transport.TFTP, Transport.HTTP):
-                found += _values(facts, transport, subnet.appliance, variables)
+                found += _values(facts, transport, server, variables)
+            if site.boot.https:
+                found += _values(facts, Transport.HTTPS, f"{server}:{HTTPS_PORT}", variables)
     if Role.CDGRUB in manifest.roles:
-        found += _values(iso_facts(store, manifest), Transport.ISO, None, variables)
+        found += _values(iso_facts(store, manifest), Transport.ISO, "", variables)
     return found
 
 
 def _values(
     facts: FileFacts,
     transport: Transport,
-    server: IPv4Address | None,
+    server: str,
     variables: SecureBootVariables | None,
 ) -> Iterator[dict[str, Any]]:
-    text = str(server) if server else ""
     known = variables or unknown_variables(facts)
-    predicted = predict(facts, transport=transport, server=text, variables=known)
+    predicted = predict(facts, transport=transport, server=server, variables=known)
     shown = [index for index in PREDICTED_PCRS if variables is not None or index != _KEYS_PCR]
     for bank in BANKS:
         pcrs = {str(index): predicted.pcr(bank, index).hex() for index in shown}
-        yield {"transport": transport.value, "server": text, "bank": bank, "pcrs": pcrs}
+        yield {"transport": transport.value, "server": server, "bank": bank, "pcrs": pcrs}

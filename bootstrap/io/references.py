@@ -17,6 +17,7 @@ from attest.expectation import ReferenceSet, SetState
 from attest.predict import Transport
 from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.module_list import decode_modules
+from bootstrap.planning import HTTPS_PORT
 from bootstrap.published import Published, PublishedSet, PublishedState, decode_published
 from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, decode_record
 from bootstrap.site import Site
@@ -109,7 +110,7 @@ def _reference_sets(
     state = _state(one, now)
     for subnet in site.subnets:
         if subnet.boot:
-            yield ReferenceSet(
+            network = ReferenceSet(
                 digest=one.digest,
                 name=manifest.name,
                 version=manifest.version,
@@ -118,6 +119,10 @@ def _reference_sets(
                 transports=(Transport.TFTP, Transport.HTTP),
                 servers=(str(subnet.appliance),),
             )
+            yield network
+            if site.boot.https:
+                server = f"{subnet.appliance}:{HTTPS_PORT}"
+                yield replace(network, transports=(Transport.HTTPS,), servers=(server,))
     if Role.CDGRUB in manifest.roles:
         yield ReferenceSet(
             digest=one.digest,
