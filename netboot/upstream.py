@@ -1,0 +1,264 @@
+"""One question to another server, and what of its answer is believed.
+
+The question carries a random number, and random case in the name (0x20); an answer counts when both
+come back with it, from where it was asked. Only the chain that answers the question is taken, and
+for what is not there the SOA with its proofs; everything else could be about other names. Bytes are
+looked at before dnslib reads them. RFC 5452, 9.1; RFC 2181, 5.4.1; RFC 1035, 4.1.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+import dnslib
+
+from netboot.dns_cache import Known
+from netboot.dns_message import (
+    CD,
+    HEADER,
+    RD,
+    TC,
+    encode_own_opt,
+    encode_question,
+)
+from netboot.errors import PeerError
+from netboot.names import Labels, wire
+from netboot.rdata import Rtype, target
+from netboot.zone import Rcode, RRset
+
+MAX_RECORDS = 500
+MAX_MESSAGE = 65535
+_RCODES = {int(one): one for one in Rcode}
+_PROOFS = frozenset({Rtype.SOA, Rtype.NSEC, Rtype.NSEC3, Rtype.RRSIG})
+_RECORD = struct.Struct("!HHIH")
+_MAX_CHAIN = 16
+_PADDING, _BLOCK = 12, 128
+"""RFC 7830 and RFC 8467, 4.1: questions over TLS all have the same length."""
+
+
+class NotAnsweredError(PeerError):
+    """This message does not answer the question; the text says why."""
+
+
+class TruncatedError(NotAnsweredError):
+    """The answer was too long for UDP: ask again by TCP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question on its way: `cased` is the name as it is written in it."""
+
+    number: int
+    name: Labels
+    cased: tuple[bytes, ...]
+    qtype: int
+
+    def encode(self, *, pads: bool) -> bytes:
+        """Write it: recursion wanted, signatures wanted, checks are ours (RFC 4035, 3.2.2)."""
+        flags = RD | CD
+        opt = encode_own_opt(do=True)
+        data = encode_question(self.number, flags, self.cased, self.qtype, opt)
+        if not pads:
+            return data
+        room = -(len(data) + 4) % _BLOCK
+        padding = struct.pack("!HH", _PADDING, room) + bytes(room)
+        opt = encode_own_opt(do=True, options=padding)
+        return encode_question(self.number, flags, self.cased, self.qtype, opt)
+
+
+def make_question(name: Labels, qtype: int, drawn: bytes) -> Question:
+    """Make a question from random bytes: 2 for the number, the rest flips letters."""
+    number, bits = int.from_bytes(drawn[:2], "big"), int.from_bytes(drawn[2:], "big")
+    cased = []
+    for label in name:
+        letters = bytearray(label)
+        for at, byte in enumerate(letters):
+            if 0x61 <= byte <= 0x7A:
+                letters[at] = byte ^ 0x20 * (bits & 1)
+                bits >>= 1
+        cased.append(bytes(letters))
+    return Question(number=number, name=name, cased=tuple(cased), qtype=qtype)
+
+
+def read_answer(data: bytes, question: Question) -> Known:
+    """Take what answers the question; NotAnsweredError for everything else, spoofed or broken."""
+    _check_head(data, question)
+    try:
+        message = dnslib.DNSRecord.parse(data)
+    except (dnslib.DNSError, ValueError, IndexError, struct.error, UnicodeError) as error:
+        raise NotAnsweredError(f"cannot be read: {type(error).__name__}") from None
+    if len(message.rr) + len(message.auth) > MAX_RECORDS:
+        raise NotAnsweredError("has too many records")
+    rcode = _RCODES.get(_extended(message))
+    if rcode is None:
+        raise NotAnsweredError(f"answers with code {_extended(message)}")
+    answers = _chain(_rrsets(message.rr), question)
+    names = {question.name, *(target(one.rdatas[0]) for one in answers if one.rtype == Rtype.CNAME)}
+    authority = () if _is_whole(answers, question) else _proofs(_rrsets(message.auth), names)
+    return Known(rcode=rcode, answers=answers, authority=authority)
+
+
+def _check_head(data: bytes, question: Question) -> None:
+    asked = wire(question.cased) + struct.pack("!HH", question.qtype, 1)
+    if len(data) < HEADER.size + len(asked) or len(data) > MAX_MESSAGE:
+        raise NotAnsweredError("has the wrong length")
+    number, flags, questions, *counts = HEADER.unpack_from(data)
+    if number != question.number or not flags & 0x8000 or flags & 0x7800:
+        raise NotAnsweredError("is no answer, or to another question")
+    if questions != 1 or data[HEADER.size : HEADER.size + len(asked)] != asked:
+        raise NotAnsweredError("repeats another question")
+    if flags & TC:
+        raise TruncatedError("was cut off")
+    if sum(counts) > MAX_RECORDS:
+        raise NotAnsweredError("has too many records")
+
+
+def _extended(message: dnslib.DNSRecord) -> int:
+    opt = next((one for one in message.ar if one.rtype == Rtype.OPT), None)
+    upper = 0 if opt is None else opt.ttl >> 24 << 4
+    return int(message.header.rcode) | upper
+
+
+def _rrsets(records: Iterable[dnslib.RR]) -> dict[tuple[Labels, int, int], RRset]:
+    """Gather records to sets; signatures apart by what they cover."""
+    found: dict[tuple[Labels, int, int], RRset] = {}
+    for one in records:
+        if one.rclass != 1:
+            continue
+        owner = tuple(label.lower() for label in one.rname.label)
+        data = _rdata(one)
+        covered = int.from_bytes(data[:2], "big") if one.rtype == Rtype.RRSIG else 0
+        key = (owner, int(one.rtype), covered)
+        known = found.get(key)
+        rdatas = (data,) if known is None else (*known.rdatas, data)
+        ttl = int(one.ttl) if known is None else min(known.ttl, int(one.ttl))
+        found[key] = RRset(
+            owner=owner, rtype=int(one.rtype), ttl=ttl, rdatas=tuple(dict.fromkeys(rdatas))
+        )
+    return found
+
+
+def _rdata(record: dnslib.RR) -> bytes:
+    """Write a record's data again without compressed names, in lower case where RFC 4034 has it."""
+    buffer = dnslib.DNSBuffer()
+    buffer.names = _NoNames()
+    record.rdata.pack(buffer)
+    data = bytes(buffer.data)
+    if record.rtype in _WITH_NAMES:
+        data = _lower_names(int(record.rtype), data)
+    return data
+
+
+class _NoNames(dict):  # type: ignore[type-arg]
+    """Forgets every name, so that dnslib compresses none."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Keep nothing."""
+
+
+_WITH_NAMES = {
+    Rtype.NS: (0, 1),
+    Rtype.CNAME: (0, 1),
+    Rtype.PTR: (0, 1),
+    Rtype.DNAME: (0, 1),
+    Rtype.SOA: (0, 2),
+    Rtype.MX: (2, 1),
+    Rtype.SRV: (6, 1),
+}
+"""Types whose data holds names: where they begin, and how many."""
+
+
+def _lower_names(rtype: int, data: bytes) -> bytes:
+    start, count = _WITH_NAMES[Rtype(rtype)]
+    at = start
+    for _ in range(count):
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return data[:start] + data[start:at].lower() + data[at:]
+
+
+def _chain(sets: dict[tuple[Labels, int, int], RRset], question: Question) -> tuple[RRset, ...]:
+    """Follow the question through CNAMEs; signatures go with what they sign."""
+    name, taken = question.name, []
+    for _ in range(_MAX_CHAIN):
+        rrset = sets.get((name, question.qtype, 0))
+        alias = sets.get((name, Rtype.CNAME, 0)) if question.qtype != Rtype.CNAME else None
+        found = rrset or alias
+        if found is None:
+            break
+        taken.append(found)
+        signature = sets.get((name, Rtype.RRSIG, found.rtype))
+        taken += [] if signature is None else [signature]
+        if found is rrset:
+            break
+        name = target(found.rdatas[0])
+        if any(one.owner == name for one in taken):
+            break
+    return tuple(taken)
+
+
+def _is_whole(answers: tuple[RRset, ...], question: Question) -> bool:
+    return any(one.rtype == question.qtype for one in answers)
+
+
+def _proofs(sets: dict[tuple[Labels, int, int], RRset], names: set[Labels]) -> tuple[RRset, ...]:
+    """Take SOA and denial of zones that a name of the chain is in."""
+    return tuple(
+        one
+        for one in sets.values()
+        if one.rtype in _PROOFS and any(_is_above(_zone_of(one), name) for name in names)
+    )
+
+
+def _zone_of(rrset: RRset) -> Labels:
+    """Say below what a proof counts: an NSEC3's owner is a hash in its zone."""
+    is_hashed = rrset.rtype == Rtype.NSEC3 or rrset.rdatas[0][:2] == b"\0\x32"
+    if rrset.rtype in (Rtype.SOA, Rtype.NSEC) or not is_hashed:
+        return rrset.owner if rrset.rtype == Rtype.SOA else rrset.owner[1:]
+    return rrset.owner[1:]
+
+
+def _is_above(zone: Labels, name: Labels) -> bool:
+    return not zone or name[-len(zone) :] == zone
+
+
+PRIVATE = tuple(
+    (IPv6Network if ":" in text else IPv4Network)(text)
+    for text in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.168.0.0/16", "240.0.0.0/4", "::/127", "::ffff:0:0/96"),
+        *("64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10"),
+    )
+)
+"""Addresses that a public name has no business to have."""
+
+
+def without_private(known: Known, allowed: Iterable[Labels]) -> tuple[Known, bool]:
+    """Take private addresses out of an answer (N27); True when there were any.
+
+    Names at or below `allowed` keep theirs.
+    """
+    allowed = tuple(allowed)
+    kept, dropped = [], False
+    for one in known.answers:
+        if one.rtype in (Rtype.A, Rtype.AAAA) and not any(
+            _is_above(zone, one.owner) for zone in allowed
+        ):
+            rdatas = tuple(data for data in one.rdatas if not _is_private(data))
+            dropped = dropped or len(rdatas) < len(one.rdatas)
+            if not rdatas:
+                continue
+            one = replace(one, rdatas=rdatas)  # noqa: PLW2901 - what is kept of it
+        kept.append(one)
+    return (replace(known, answers=tuple(kept)), True) if dropped else (known, False)
+
+
+def _is_private(data: bytes) -> bool:
+    if len(data) not in (4, 16):
+        return True
+    address = ip_address(data)
+    return any(address.version == one.version and address in one for one in PRIVATE)
