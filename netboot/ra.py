@@ -30,6 +30,9 @@ PAUSE_SECONDS = 3.0
 ROUTER_SECONDS = 1800
 ESCORT_SECONDS = 60
 """How long firmware that boots from us believes that we are a router."""
+ESCORTED_SECONDS = 15.0
+"""How long after its lease firmware may still wait for a route."""
+MAX_ESCORTED = 256
 DNS_SECONDS = 600
 VALID_SECONDS, PREFERRED_SECONDS = 2592000, 604800
 """Lifetimes of a prefix (RFC 4861, 6.2.1)."""
@@ -158,6 +161,7 @@ class RaEngine:
         self._sent = 0
         self._last = now - PAUSE_SECONDS
         self._due = now
+        self._escorted: dict[IPv6Address, float] = {}
 
     def receive(
         self, data: bytes, source: IPv6Address, hop_limit: int, now: float
@@ -167,6 +171,8 @@ class RaEngine:
         if source == _NOWHERE:
             self._due = min(self._due, max(now, self._last + PAUSE_SECONDS))
             return ()
+        if self._escorted.get(source, now) > now:
+            return (self._as_router(source),)
         return (RaSend(data=self._said.encode(), destination=source),)
 
     def tick(self, now: float, fraction: float) -> Sequence[RaSend]:
@@ -177,18 +183,29 @@ class RaEngine:
         self._last = now
         most = FIRST_SECONDS if self._sent < FIRST_COUNT else INTERVAL_SECONDS
         self._due = now + most * (1 - fraction / 4)
-        return (RaSend(data=self._said.encode(), destination=ALL_NODES),)
+        self._escorted = {one: until for one, until in self._escorted.items() if until > now}
+        # What everybody is told takes the route back: so those who wait for one are told again.
+        return (
+            RaSend(data=self._said.encode(), destination=ALL_NODES),
+            *map(self._as_router, self._escorted),
+        )
 
-    def escort(self, destination: IPv6Address) -> RaSend:
+    def escort(self, destination: IPv6Address, now: float) -> RaSend:
         """Tell firmware alone that we are a router, for the time that it needs to fetch its loader.
 
         edk2 waits 10 s for a route through some router, even to a server on its own link
         (PxeBcCheckRouteTable, HttpBootCheckRouteTable).
         """
+        self._escorted.pop(destination, None)
+        while len(self._escorted) >= MAX_ESCORTED:
+            del self._escorted[next(iter(self._escorted))]
+        self._escorted[destination] = now + ESCORTED_SECONDS
+        return self._as_router(destination)
+
+    def _as_router(self, destination: IPv6Address) -> RaSend:
         seconds = max(self._said.router_seconds, ESCORT_SECONDS)
-        return RaSend(
-            data=replace(self._said, router_seconds=seconds).encode(), destination=destination
-        )
+        said = replace(self._said, router_seconds=seconds)
+        return RaSend(data=said.encode(), destination=destination)
 
     def deadline(self) -> float:
         """When `tick` is next due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
 
 import pytest
@@ -14,11 +15,14 @@ from netboot.errors import PeerError
 from netboot.ra import (
     ALL_NODES,
     ESCORT_SECONDS,
+    ESCORTED_SECONDS,
     INTERVAL_SECONDS,
+    MAX_ESCORTED,
     PAUSE_SECONDS,
     ROUTER_SECONDS,
     Advertisement,
     RaEngine,
+    RaSend,
     advertisement,
     check_solicitation,
 )
@@ -138,12 +142,28 @@ def test_the_first_ones_are_close_and_none_is_late() -> None:
     assert gaps == [16.0, 12.0, INTERVAL_SECONDS, INTERVAL_SECONDS * 0.75, INTERVAL_SECONDS]
 
 
-def test_firmware_alone_is_told_of_a_route() -> None:
+def lifetimes(sends: Iterable[RaSend]) -> dict[IPv6Address, int]:
+    return {one.destination: inet6.ICMPv6ND_RA(one.data).routerlifetime for one in sends}
+
+
+def test_firmware_alone_is_told_of_a_route_until_it_needs_none() -> None:
+    engine, other = RaEngine(said(), 0.0), IPv6Address("fe80::8")
+    sent = engine.escort(CLIENT, 0.0)
+    assert lifetimes([sent]) == {CLIENT: ESCORT_SECONDS}
+    assert lifetimes(engine.tick(0.0, 0.0)) == {ALL_NODES: 0, CLIENT: ESCORT_SECONDS}
+    assert lifetimes(engine.receive(ASKED, CLIENT, 255, 1.0)) == {CLIENT: ESCORT_SECONDS}
+    assert lifetimes(engine.receive(ASKED, other, 255, 1.0)) == {other: 0}
+    assert lifetimes(engine.receive(ASKED, CLIENT, 255, ESCORTED_SECONDS)) == {CLIENT: 0}
+    assert lifetimes(engine.tick(engine.deadline(), 0.0)) == {ALL_NODES: 0}
+    routed = RaEngine(said(router=True), 0.0).escort(CLIENT, 0.0)
+    assert lifetimes([routed]) == {CLIENT: ROUTER_SECONDS}
+
+
+def test_a_flood_of_firmware_is_forgotten_from_its_oldest() -> None:
     engine = RaEngine(said(), 0.0)
-    sent = engine.escort(CLIENT)
-    assert sent.destination == CLIENT
-    assert inet6.ICMPv6ND_RA(sent.data).routerlifetime == ESCORT_SECONDS
-    (to_all,) = engine.tick(0.0, 0.0)
-    assert inet6.ICMPv6ND_RA(to_all.data).routerlifetime == 0
-    routed = RaEngine(said(router=True), 0.0).escort(CLIENT)
-    assert inet6.ICMPv6ND_RA(routed.data).routerlifetime == ROUTER_SECONDS
+    clients = [IPv6Address(int(CLIENT) + number) for number in range(MAX_ESCORTED + 1)]
+    for client in clients:
+        engine.escort(client, 0.0)
+    told = lifetimes(engine.tick(0.0, 0.0))
+    assert len(told) == MAX_ESCORTED + 1
+    assert clients[0] not in told

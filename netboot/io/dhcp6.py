@@ -208,7 +208,7 @@ class Dhcp6Service:
         router = self._routers.get(interface.name)
         if router is not None:
             for address in outcome.escorted:
-                router.escort(address)
+                router.escort(address, time.monotonic())
 
     def _commit(self, outcomes: list[Outcome6]) -> bool:
         """Make leases durable; on a full or broken disk no promise leaves: clients ask again.

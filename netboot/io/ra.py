@@ -90,10 +90,10 @@ class RaInterface:
                 continue  # RFC 4861, 6.1.1: drop silently
             self._send(replies)
 
-    def escort(self, destination: IPv6Address) -> None:
+    def escort(self, destination: IPv6Address, now: float) -> None:
         """Give firmware that boots from us a route; see the engine."""
         if self._engine is not None:
-            self._send((self._engine.escort(destination),))
+            self._send((self._engine.escort(destination, now),))
 
     def tick(self, now: float) -> None:
         """Advertise when that is due."""
