@@ -33,7 +33,15 @@ from netboot.http_message import (
     send_file,
 )
 from netboot.io.files import FileStore, StoredFile, Told
-from netboot.io.listen import Relay, address_of, listen_tcp, listen_unix, most_descriptors, user_of
+from netboot.io.listen import (
+    Relay,
+    address_of,
+    listen_tcp,
+    listen_unix,
+    most_descriptors,
+    unread,
+    user_of,
+)
 
 PORT = 80
 MAX_CONNECTIONS = 4096
@@ -60,7 +68,11 @@ _STATUS = {
 
 @dataclass(slots=True, kw_only=True)
 class _Sending:
-    """A file on its way: what is left of it, and for whom."""
+    """A file on its way: what is left of it, and for whom.
+
+    It stays until the client has all of it: the kernel holds the last megabytes, and a box that
+    died there has not loaded its file.
+    """
 
     file: StoredFile
     entry: Entry
@@ -68,6 +80,7 @@ class _Sending:
     start: int
     left: int
     sent: int = 0
+    unread: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,8 +166,11 @@ class HttpRunner:
                 self._serve(key.data)
         if not 0 <= self._now - self._swept < _SWEEP_SECONDS:
             self._swept = self._now
-            for one in [one for one in self._connections.values() if one.deadline <= self._now]:
-                self._drop(one)
+            for one in tuple(self._connections.values()):
+                if one.body is not None and not one.body.left:
+                    self._drain(one, one.body)
+                if one.deadline <= self._now:
+                    self._drop(one)
 
     def _serve(self, connection: _Connection) -> None:
         try:
@@ -251,6 +267,7 @@ class HttpRunner:
         end = inbound.find(END)
         if end < 0 and len(inbound) <= MAX_HEAD:
             return False
+        self._told(connection)  # who asks for more has what was sent before
         connection.is_answering = True
         connection.deadline = self._now + STALL_SECONDS
         try:
@@ -299,14 +316,26 @@ class HttpRunner:
         if not is_sent:
             self._want(connection, selectors.EVENT_WRITE)
             return False
-        self._told(connection)
         connection.is_answering = False
         connection.deadline = self._now + (HEAD_SECONDS if connection.inbound else IDLE_SECONDS)
         if not connection.keep:
             connection.sock.shutdown(socket.SHUT_WR)
             connection.is_lingering = True
             connection.deadline = self._now + LINGER_SECONDS
+        if connection.body is not None:
+            connection.body.unread = connection.body.sent
+            self._drain(connection, connection.body)
         return True
+
+    def _drain(self, connection: _Connection, body: _Sending) -> None:
+        """See how much of what was handed to the kernel has arrived; tell when all has."""
+        waits = unread(connection.sock)
+        if not waits:
+            self._told(connection)
+        elif waits < body.unread:
+            body.unread = waits
+            connection.deadline = max(connection.deadline, self._now + STALL_SECONDS)
+            self._tell_progress(connection, body)
 
     def _send(self, connection: _Connection) -> bool:
         body = connection.body
@@ -330,36 +359,37 @@ class HttpRunner:
         body.left, body.sent = body.left - sent, body.sent + sent
         connection.deadline = self._now + STALL_SECONDS
         if body.left:
-            self._tell_progress(body)
+            self._tell_progress(connection, body)
         return not body.left
 
-    def _tell_progress(self, body: _Sending) -> None:
+    def _tell_progress(self, connection: _Connection, body: _Sending) -> None:
         events = self._record.progress(
             Transport.HTTP,
             body.peer,
             body.entry,
             body.file.size,
             time.time(),
-            sent=body.sent,
+            sent=max(0, body.sent - unread(connection.sock)),
             offset=body.start,
         )
         if events:
             self._tell(events)
 
     def _told(self, connection: _Connection) -> None:
-        """Tell how much of the file was sent."""
+        """Tell how much of the file has arrived: all, when the client asked for more after it."""
         body, connection.body = connection.body, None
         if body is None:
             return
+        waits = 0 if connection.inbound and not body.left else unread(connection.sock)
         events = self._record.end(
             Transport.HTTP,
             body.peer,
             body.entry,
             body.file.size,
             time.time(),
-            sent=body.sent,
+            sent=max(0, body.sent - waits),
             offset=body.start,
-            broke=bool(body.left),
+            broke=bool(body.left or waits),
         )
         if events:
             self._tell(events)

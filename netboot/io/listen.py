@@ -5,9 +5,11 @@ It never reads or writes data. Linux: tcp(7), ipv6(7), unix(7) for SO_PEERCRED.
 
 from __future__ import annotations
 
+import fcntl
 import resource
 import socket
 import struct
+import termios
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -72,6 +74,11 @@ def user_of(sock: socket.socket) -> int:
 def address_of(name: Any) -> Address:
     """Read one end of a TCP socket; an address of ours has no scope in a plan."""
     return ip_address(str(name[0]).partition("%")[0])
+
+
+def unread(sock: socket.socket) -> int:
+    """Count the bytes that the other end has not acknowledged (tcp(7), SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def most_descriptors(wanted: int) -> int:
