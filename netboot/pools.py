@@ -15,7 +15,8 @@ from netboot.network import Pool
 
 _SLACK = 64
 _LOOK = 256
-"""Addresses that `upcoming` looks at for each one that it is asked for, at most."""
+"""Entries that `upcoming` looks at for each one that it is asked for, at most: of a heap that is
+its beginning, where its least entries are."""
 
 
 class Ending(Protocol):
@@ -101,7 +102,9 @@ class PoolState:
         for address in found:
             rest -= 1
             yield address
-        notes = (note for note in nsmallest(2 * rest, self._ends) if note[0] <= now)
+        notes = (
+            note for note in nsmallest(2 * rest, self._ends[: wanted * _LOOK]) if note[0] <= now
+        )
         free = (note[1] for note in notes if _is_valid(note, rows) and note[1] in self)
         yield from islice((address for address in free if not is_offered(address)), rest)
 
@@ -109,7 +112,7 @@ class PoolState:
         self, wanted: int, rows: Mapping[int, Ending], is_offered: Callable[[int], bool]
     ) -> Iterator[int]:
         above = islice(count(self._mark), wanted * _LOOK)
-        for address in (*nsmallest(wanted, self._back), *above):
+        for address in (*nsmallest(wanted, self._back[: wanted * _LOOK]), *above):
             if address in self and address not in rows and not is_offered(address):
                 yield address
 
