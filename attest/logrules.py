@@ -70,9 +70,6 @@ _IN_PCR_7 = frozenset(
 )
 # Types whose data is what was measured, in whatever PCR.
 _HASHED = frozenset({_CONFIG, _SEPARATOR, _EFI_ACTION, int(EventType.EFI_GPT_EVENT)})
-# In every other PCR all other types may stand, whatever their data.
-_RULED = _HASHED | {_BOOT}
-_RULED_PCRS = frozenset({4, 7})
 # These configure; as the key that let a program start one could only be a relabelled event.
 _NO_AUTHORITY = frozenset({"SecureBoot", "PK", "KEK", "dbx"})
 
@@ -92,7 +89,7 @@ def check_events(log: EventLog, banks: Sequence[str]) -> EventChecks:
         if not bank.known:
             walk.refuse(Reason.LOG_BANK, f"the log declares the unknown hash {bank.name}")
     for number, event in enumerate(log.events):
-        if event.type in _RULED or (event.pcr in _RULED_PCRS and event.type != _NO_ACTION):
+        if event.type != _NO_ACTION:
             _check_event(walk, number, event)
     workarounds = dict.fromkeys((*log.workarounds, *walk.workarounds))
     return EventChecks(findings=tuple(walk.findings), workarounds=tuple(workarounds))
