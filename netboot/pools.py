@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush, nsmallest
-from itertools import count, islice
+from itertools import islice
 from typing import Protocol
 
 from netboot.network import Pool
@@ -111,7 +111,7 @@ class PoolState:
     def _next_fresh(
         self, wanted: int, rows: Mapping[int, Ending], is_offered: Callable[[int], bool]
     ) -> Iterator[int]:
-        above = islice(count(self._mark), wanted * _LOOK)
+        above = range(self._mark, min(self._mark + wanted * _LOOK, self.last + 1))
         for address in (*nsmallest(wanted, self._back[: wanted * _LOOK]), *above):
             if address in self and address not in rows and not is_offered(address):
                 yield address
