@@ -34,9 +34,9 @@ LARGEST_REPLY = 1472
 SMALLEST_LIMIT = 576
 _NOWHERE = IPv4Address(0)
 _EVERYBODY = IPv4Address("255.255.255.255")
-_PXE_NO_DISCOVERY = bytes((6, 1, 8, Code.END))
+PXE_NO_DISCOVERY = bytes((6, 1, 8, Code.END))
 """Option 43: PXE_DISCOVERY_CONTROL, take the boot file named here and ask no port 4011."""
-_PI_BOOT = b"".join(
+PI_BOOT = b"".join(
     (
         bytes((6, 1, 8)),
         bytes((9, 20, 0, 0, 17)) + b"Raspberry Pi Boot",
@@ -217,11 +217,11 @@ def _boot(facts: Facts, boot: BootFile, told: frozenset[int]) -> list[Piece]:
     """Say what belongs to a boot file, but for what the plan's own options say already."""
     items: list[tuple[int, bytes]] = []
     if facts.kind is ClientKind.RASPBERRY_PI:
-        items = [(Code.VENDOR_CLASS, b"PXEClient"), (Code.VENDOR_SPECIFIC, _PI_BOOT)]
+        items = [(Code.VENDOR_CLASS, b"PXEClient"), (Code.VENDOR_SPECIFIC, PI_BOOT)]
     elif facts.vendor_class.startswith(b"HTTPClient"):
         items = [(Code.VENDOR_CLASS, b"HTTPClient")]
     elif facts.vendor_class.startswith(b"PXEClient"):
-        items = [(Code.VENDOR_CLASS, b"PXEClient"), (Code.VENDOR_SPECIFIC, _PXE_NO_DISCOVERY)]
+        items = [(Code.VENDOR_CLASS, b"PXEClient"), (Code.VENDOR_SPECIFIC, PXE_NO_DISCOVERY)]
     uuid = facts.options.get(Code.CLIENT_UUID)
     if uuid is not None:
         items.append((Code.CLIENT_UUID, uuid))
