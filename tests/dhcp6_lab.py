@@ -261,6 +261,16 @@ def until(happened: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+def until_local(namespace: str, end: str) -> None:
+    """Wait until an interface has its link-local address."""
+
+    def is_there() -> bool:
+        said = run("ip", "-n", namespace, "-6", "address", "show", "dev", end, "scope", "link")
+        return "fe80::" in said and "tentative" not in said
+
+    until(is_there)
+
+
 class Wire6:
     """Two namespaces joined by a veth pair; `srv` has our address, `cli` only its link-local."""
 
@@ -281,8 +291,7 @@ class Wire6:
             run("ip", "-n", namespace, "link", "set", end, "up")
         run("ip", "-n", self.srv, "address", "add", f"{US}/64", "dev", one, "nodad")
         for namespace, end in ((self.srv, one), (self.cli, two)):
-            local = ("ip", "-n", namespace, "-6", "address", "show", "dev", end, "scope", "link")
-            until(lambda local=local: "fe80::" in (said := run(*local)) and "tentative" not in said)
+            until_local(namespace, end)
 
     @staticmethod
     def sysctl(namespace: str, setting: str) -> None:

@@ -32,6 +32,7 @@ from dhcp6_lab import (
     stories,
     subnet6,
     until,
+    until_local,
 )
 
 from netboot.dhcp6_message import Kind6, Packet6, Relay6
@@ -190,6 +191,7 @@ def test_dhcrelay_stands_between(wire: Wire6, database: Path, tmp_path: Path) ->
         for namespace, end in ((wire.cli, f"f{tag}"), (far, f"g{tag}")):
             wire.sysctl(namespace, f"net.ipv6.conf.{end}.accept_dad=0")
             run("ip", "-n", namespace, "link", "set", end, "up")
+            until_local(namespace, end)
         relay = subprocess.Popen(
             ["ip", "netns", "exec", wire.cli, tool("dhcrelay"), "-6", "-d", "-I", "--no-pid"]
             + ["-l", f"f{tag}", "-u", f"{US}%{wire.ends[1]}"],
@@ -201,13 +203,17 @@ def test_dhcrelay_stands_between(wire: Wire6, database: Path, tmp_path: Path) ->
         )
         try:
             with serving6(wire.srv, database, wire.ends[0], changes):
-                common = (tool("dhclient"), "-6", "-v", "-1", "-sf", "/bin/true")
+                common = (tool("dhclient"), "-6", "-d", "-1", "-sf", "/bin/true")
                 files = ("-lf", str(tmp_path / "lf"), "-pf", str(tmp_path / "pid"))
                 inside = ("ip", "netns", "exec", far)
-                run(*inside, *common, *files, f"g{tag}", check=False)
-                until(lambda: rows(database) != {})
-                pid = tmp_path / "pid"
-                os.kill(int(pid.read_text()), signal.SIGTERM) if pid.exists() else None
+                client = subprocess.Popen(
+                    [*inside, *common, *files, f"g{tag}"], stderr=subprocess.DEVNULL
+                )
+                try:
+                    until(lambda: rows(database) != {})
+                finally:
+                    client.kill()
+                    client.wait()
         finally:
             relay.kill()
             relay.wait()
