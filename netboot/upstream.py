@@ -97,7 +97,9 @@ def read_answer(data: bytes, question: Question) -> Known:
         raise NotAnsweredError(f"answers with code {_extended(message)}")
     answers = _chain(_rrsets(message.rr), question)
     names = {question.name, *(target(one.rdatas[0]) for one in answers if one.rtype == Rtype.CNAME)}
-    authority = () if _is_whole(answers, question) else _proofs(_rrsets(message.auth), names)
+    authority = _proofs(_rrsets(message.auth), names)
+    if _is_whole(answers, question):  # a wildcard answers with the proof that it may
+        authority = tuple(one for one in authority if _covers_denial(one))
     return Known(rcode=rcode, answers=answers, authority=authority)
 
 
@@ -212,6 +214,11 @@ def _proofs(sets: dict[tuple[Labels, int, int], RRset], names: set[Labels]) -> t
         for one in sets.values()
         if one.rtype in _PROOFS and any(_is_above(_zone_of(one), name) for name in names)
     )
+
+
+def _covers_denial(rrset: RRset) -> bool:
+    covered = int.from_bytes(rrset.rdatas[0][:2], "big") if rrset.rtype == Rtype.RRSIG else 0
+    return bool({rrset.rtype, covered} & {Rtype.NSEC, Rtype.NSEC3})
 
 
 def _zone_of(rrset: RRset) -> Labels:

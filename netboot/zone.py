@@ -147,7 +147,7 @@ class Zones:
         return None
 
     def _above(self, name: Labels) -> bool:
-        return any(name[start:] in self._zones for start in range(1, len(name)))
+        return any(name[start:] in self._zones for start in range(1, len(name) + 1))
 
     def lookup(self, name: Labels, qtype: int) -> Found:
         """Answer a question for names in lower case; 255 is any type."""

@@ -1,0 +1,223 @@
+"""Signatures of others: a root, a zone below it and one below that, each lie refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from test_dnssec import NOW
+from test_zone_file import ZONE as EXAMPLE
+
+from keys.zone_keys import Span, dnskey, ds, point, sign_keys
+from netboot.dns import DnsEngine, Generation, signed_zones
+from netboot.dns_cache import Known, Trust
+from netboot.dnssec import VALID_SECONDS, ZoneKeys, ZoneSigner
+from netboot.names import Labels, labels, text, wire
+from netboot.rdata import Rtype, show
+from netboot.upstream import make_question, read_answer
+from netboot.validate import ROOT_ANCHORS, BogusError, Validator
+from netboot.zone import RRset, Zones
+from netboot.zone_file import decode_zone
+
+HEAD = (
+    "$TTL 300\n@ SOA ns.nic hostmaster.nic 7 3600 600 604800 30\n@ NS ns.nic\nns.nic A 192.0.2.1\n"
+)
+NET = HEAD + "plain NS ns.nic\nexample NS ns.nic\n"
+ROOT = HEAD + "net NS ns.nic\n"
+PLAIN = HEAD + "www A 192.0.2.20\n"
+
+
+def key_pair() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+class World:
+    """Three signed zones and an unsigned one, and a resolver of somebody else in front."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+        self.signers: dict[Labels, ZoneSigner] = {}
+        example = self.sign(EXAMPLE, labels("example.net"))
+        net = self.sign(NET + f"example DS {show(Rtype.DS, example)}\n", labels("net"))
+        root = self.sign(ROOT + f"net DS {show(Rtype.DS, net)}\n", ())
+        self.anchors = {(): [root]}
+        plain = decode_zone(PLAIN.encode(), labels("plain.net"), "plain")
+        zones = Zones([*(one.zone for one in self.signers.values()), plain])
+        self.engine = DnsEngine(Zones(()), "resolver")
+        self.engine.replace(Generation(zones=signed_zones(zones, {}), signers=self.signers))
+        self.lies: dict[tuple[Labels, int], Known] = {}
+
+    def sign(self, content: str, origin: Labels) -> bytes:
+        """Sign a zone and give the DS for its parent."""
+        ksk, zsk = key_pair(), key_pair()
+        span = Span.starting(self.now, VALID_SECONDS)
+        keys, rrsigs = sign_keys(wire(origin), [ksk], [point(zsk.public_key())], span)
+        zone = decode_zone(content.encode(), origin, text(origin))
+        self.signers[origin] = ZoneSigner(zone, ZoneKeys(dnskeys=keys, rrsigs=rrsigs, private=zsk))
+        return ds(wire(origin), dnskey(point(ksk.public_key()), is_ksk=True))
+
+    def fetch(self, name: Labels, qtype: int) -> Known:
+        lie = self.lies.get((name, qtype))
+        if lie is not None:
+            return lie
+        question = make_question(name, qtype, bytes(40))
+        query = question.encode(pads=False)
+        reply = self.engine.receive(query, "127.0.0.1", self.now, is_tcp=True)
+        assert isinstance(reply, bytes)
+        return read_answer(reply, question)
+
+    def check(self, name: str, qtype: int = Rtype.A, known: Known | None = None, **how) -> Trust:
+        options = {"now": NOW, "blind": False, "anchors": self.anchors} | how
+        validator = Validator(self.fetch, **options)
+        found = self.fetch(labels(name), qtype) if known is None else known
+        return validator.check(found, labels(name), qtype)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype"),
+    [
+        ("www.example.net", Rtype.A),
+        ("alias.example.net", Rtype.A),
+        ("any.thing.example.net", Rtype.TXT),
+        ("nothing.example.net", Rtype.MX),
+        ("www.example.net", Rtype.AAAA),
+        ("exact.wild.example.net", Rtype.A),
+        ("nothing.exact.wild.example.net", Rtype.A),
+        ("example.net", Rtype.DS),
+        ("plain.net", Rtype.DS),
+        ("nothing.net", Rtype.A),
+        ("nothing", Rtype.A),
+        ("", Rtype.DNSKEY),
+    ],
+)
+def test_what_is_signed_to_the_root_is_secure(world: World, name: str, qtype: int) -> None:
+    assert world.check(name, qtype) is Trust.SECURE
+
+
+@pytest.mark.parametrize("name", ["www.plain.net", "nothing.plain.net"])
+def test_below_a_delegation_that_is_proved_unsigned_it_is_insecure(world: World, name: str) -> None:
+    assert world.check(name) is Trust.INSECURE
+
+
+def test_without_an_anchor_nothing_is_secure_and_nothing_bogus(world: World) -> None:
+    assert world.check("www.example.net", anchors={}) is Trust.INSECURE
+    island = {labels("example.net"): world.anchors[()]}
+    assert world.check("www.plain.net", anchors=island) is Trust.INSECURE
+
+
+def changed(known: Known, rtype: int, **changes: object) -> Known:
+    answers = tuple(
+        replace(one, **changes) if one.rtype == rtype else one  # type: ignore[arg-type]
+        for one in known.answers
+    )
+    return replace(known, answers=answers)
+
+
+def without(known: Known, *types: int) -> Known:
+    def keep(rrsets: tuple[RRset, ...]) -> tuple[RRset, ...]:
+        return tuple(one for one in rrsets if one.rtype not in types)
+
+    return replace(known, answers=keep(known.answers), authority=keep(known.authority))
+
+
+def test_other_data_under_the_same_signature_is_bogus(world: World) -> None:
+    known = world.fetch(labels("www.example.net"), Rtype.A)
+    with pytest.raises(BogusError, match="www.example.net"):
+        world.check("www.example.net", known=changed(known, Rtype.A, rdatas=(b"\1\2\3\4",)))
+
+
+def test_a_signature_taken_away_is_bogus_in_a_signed_zone_alone(world: World) -> None:
+    known = world.fetch(labels("www.example.net"), Rtype.A)
+    with pytest.raises(BogusError, match="no signature, though its zone is signed"):
+        world.check("www.example.net", known=without(known, Rtype.RRSIG))
+
+
+@pytest.mark.parametrize("name", ["nothing.example.net", "nothing.exact.wild.example.net"])
+def test_an_absence_without_its_proof_is_bogus(world: World, name: str) -> None:
+    known = world.fetch(labels(name), Rtype.A)
+    bare = replace(known, authority=tuple(one for one in known.authority if one.rtype == Rtype.SOA))
+    with pytest.raises(BogusError, match="no proof|no signature"):
+        world.check(name, known=bare)
+
+
+def test_the_proof_for_another_name_proves_nothing(world: World) -> None:
+    other = world.fetch(labels("nothing.exact.wild.example.net"), Rtype.A)
+    with pytest.raises(BogusError, match="proof"):
+        world.check("www.example.net", known=other)
+    no_type = world.fetch(labels("www.example.net"), Rtype.AAAA)
+    with pytest.raises(BogusError, match="no such type"):
+        world.check("www.example.net", Rtype.A, known=no_type)
+
+
+def test_a_wildcards_answer_for_a_name_that_exists_is_bogus(world: World) -> None:
+    known = world.fetch(labels("any.example.net"), Rtype.TXT)
+    www = labels("www.example.net")
+    moved = replace(known, answers=tuple(replace(one, owner=www) for one in known.answers))
+    with pytest.raises(BogusError, match="a wildcard without its proof"):
+        world.check("www.example.net", Rtype.TXT, known=moved)
+
+
+def test_a_zone_whose_delegation_is_hidden_is_not_believed_unsigned(world: World) -> None:
+    example = labels("example.net")
+    lies = world.lies
+    try:
+        lies[example, Rtype.DS] = without(world.fetch(example, Rtype.DS), Rtype.DS, Rtype.RRSIG)
+        with pytest.raises(BogusError):
+            world.check("www.example.net")
+        lies[example, Rtype.DS] = world.fetch(labels("plain.net"), Rtype.DS)
+        with pytest.raises(BogusError):
+            world.check("www.example.net")
+        lies[example, Rtype.DS] = world.fetch(labels("nothing.net"), Rtype.DS)
+        with pytest.raises(BogusError):
+            world.check("www.example.net")
+    finally:
+        lies.clear()
+
+
+def test_keys_that_the_parent_does_not_name_are_not_believed(world: World) -> None:
+    other = World()
+    example = labels("example.net")
+    try:
+        world.lies[example, Rtype.DNSKEY] = other.fetch(example, Rtype.DNSKEY)
+        with pytest.raises(BogusError, match="none of its keys"):
+            world.check("www.example.net")
+    finally:
+        world.lies.clear()
+
+
+def test_a_parent_cannot_sign_what_is_its_childs(world: World) -> None:
+    known = world.fetch(labels("www.example.net"), Rtype.A)
+    rrset = next(one for one in known.answers if one.rtype == Rtype.A)
+    forged = world.signers[labels("net")].signature(rrset, NOW)
+    assert world.check("www.example.net", known=replace(known, answers=(rrset, forged)))
+    sibling = labels("www.plain.net")
+    moved = replace(rrset, owner=sibling)
+    foreign = world.signers[labels("example.net")].signature(rrset, NOW)
+    answers = (moved, replace(foreign, owner=sibling))
+    with pytest.raises(BogusError, match="signed by example.net"):
+        world.check("www.plain.net", known=replace(known, answers=answers))
+
+
+def test_dates_count_unless_the_clock_is_not_trusted(world: World) -> None:
+    late = NOW + 2 * VALID_SECONDS
+    with pytest.raises(BogusError, match="time is over") as caught:
+        world.check("www.example.net", now=late)
+    assert caught.value.is_expired
+    assert world.check("www.example.net", now=late, blind=True) is Trust.TIME_BLIND
+    known = world.fetch(labels("www.example.net"), Rtype.A)
+    forged = changed(known, Rtype.A, rdatas=(b"\1\2\3\4",))
+    with pytest.raises(BogusError) as caught:
+        world.check("www.example.net", known=forged, now=late, blind=True)
+    assert not caught.value.is_expired
+
+
+def test_the_roots_own_anchors_are_of_algorithm_8_and_sha_256() -> None:
+    tags = [int.from_bytes(one[:2], "big") for one in ROOT_ANCHORS[()]]
+    assert tags == [20326, 38696]
+    assert all(one[2:4] == b"\x08\x02" and len(one) == 36 for one in ROOT_ANCHORS[()])
