@@ -191,7 +191,8 @@ def test_dhcrelay_stands_between(wire: Wire6, database: Path, tmp_path: Path) ->
         for namespace, end in ((wire.cli, f"f{tag}"), (far, f"g{tag}")):
             wire.sysctl(namespace, f"net.ipv6.conf.{end}.accept_dad=0")
             run("ip", "-n", namespace, "link", "set", end, "up")
-            until_local(namespace, end)
+        until_local(wire.cli, f"f{tag}")
+        until_local(far, f"g{tag}")
         relay = subprocess.Popen(
             ["ip", "netns", "exec", wire.cli, tool("dhcrelay"), "-6", "-d", "-I", "--no-pid"]
             + ["-l", f"f{tag}", "-u", f"{US}%{wire.ends[1]}"],
