@@ -34,6 +34,10 @@ _DRAIN = 64
 _HELD = 8192
 """Replies that wait for the disk, or for their delay; clients of others ask again."""
 _TICK_SECONDS = 0.05
+_BUSY_SECONDS = 0.002
+_FEW = 8
+_NAP_SECONDS = 0.001
+"""When turns for few packets follow each other closely, let some gather: a turn costs as much."""
 _LOOK_SECONDS = 1.0
 """Between looks whether an interface came, went, or is another one by the same name."""
 _PROBE_SECONDS = 0.5
@@ -87,6 +91,7 @@ class DhcpRunner:
         self._tick_at = self._look_at = self._probe_at = 0.0
         self._verdicts: deque[tuple[Candidate, bytes | None]] = deque()
         self._heard = 0
+        self._is_busy, self._moment = False, 0.0
         self._open(config)
         self._prober = ArpProber(self._judged) if probe else None
         store.lengthen_log()
@@ -136,13 +141,19 @@ class DhcpRunner:
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for something to do, and do it."""
-        for key, _ in self._selector.select(self._patience(timeout)):
+        ready = self._selector.select(self._patience(timeout))
+        if self._is_busy:
+            time.sleep(_NAP_SECONDS)
+        heard = self._heard
+        for key, _ in ready:
             if key.data is None:
                 self._woken.recv(4096)
             else:
                 self._receive(key.data, time.time())
             self._send_released()
         moment = time.monotonic()
+        self._is_busy = 0 < self._heard - heard < _FEW and moment < self._moment + _BUSY_SECONDS
+        self._moment = moment
         while self._delayed and self._delayed[0][0] <= moment:
             self._send(heapq.heappop(self._delayed)[2])
         self._take_verdicts()

@@ -47,6 +47,7 @@ class DhcpInterface:
         self.is_closed = False
         self._arrivals: dict[str, Arrival] = {}
         self._origins: dict[bytes, Origin] = {}
+        self._pins: dict[IPv4Address, list[tuple[int, int, bytes]]] = {}
         self._broadcast = Origin(interface=self, asked=None)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
@@ -115,9 +116,10 @@ class DhcpInterface:
             if reply.via is Via.FRAME and reply.mac is not None:
                 self._frame(reply, reply.mac)
             elif reply.via is Via.UNICAST:
-                self._datagram(reply, str(reply.destination), reply.port, asked or reply.source)
+                address = socket.inet_ntoa(reply.destination.packed)
+                self._datagram(reply, address, reply.port, asked or reply.source)
             else:
-                self._datagram(reply, str(_EVERYBODY), CLIENT_PORT, reply.source)
+                self._datagram(reply, "255.255.255.255", CLIENT_PORT, reply.source)
         except OSError as error:
             self._send_somehow(reply, error)
         else:
@@ -145,9 +147,11 @@ class DhcpInterface:
 
     def _datagram(self, reply: Send, address: str, port: int, source: IPv4Address) -> None:
         """Send by UDP from an address of ours (IP_PKTINFO, ip(7))."""
-        info = struct.pack("=I4s4s", 0, source.packed, b"\0\0\0\0")
-        ancillary = [(socket.IPPROTO_IP, _IP_PKTINFO, info)]
-        self.udp.sendmsg([reply.data], ancillary, 0, (address, port))
+        pin = self._pins.get(source)
+        if pin is None:
+            info = struct.pack("=I4s4s", 0, source.packed, b"\0\0\0\0")
+            pin = self._pins[source] = [(socket.IPPROTO_IP, _IP_PKTINFO, info)]
+        self.udp.sendmsg([reply.data], pin, 0, (address, port))
 
     def close(self) -> None:
         """Close both sockets."""
