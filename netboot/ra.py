@@ -207,6 +207,18 @@ class RaEngine:
         said = replace(self._said, router_seconds=seconds)
         return RaSend(data=said.encode(), destination=destination)
 
+    def postpone(self, now: float) -> None:
+        """Try again soon what could not be sent: a link that comes up has no address at first."""
+        self._sent = max(0, self._sent - 1)
+        self._due = now + PAUSE_SECONDS
+
+    def farewell(self) -> Sequence[RaSend]:
+        """Say to everybody that we are a router no longer (RFC 4861, 6.2.5)."""
+        if not self._said.router_seconds:
+            return ()
+        said = replace(self._said, router_seconds=0)
+        return (RaSend(data=said.encode(), destination=ALL_NODES),)
+
     def deadline(self) -> float:
         """When `tick` is next due."""
         return self._due

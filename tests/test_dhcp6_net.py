@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import shutil
 import signal
 import socket
@@ -177,6 +178,37 @@ def test_v6_4_the_kernel_makes_no_address_where_dhcpv6_gives_them(
     assert told["Stateful other conf."].strip() == "Yes"
     assert told["Router lifetime"].startswith("0 ")
     assert told["Recursive DNS server"].strip() == str(US)
+
+
+def test_a_default_route_ends_with_the_service(wire: Wire6, database: Path) -> None:
+    wire.sysctl(wire.cli, f"net.ipv6.conf.{wire.ends[1]}.accept_ra=2")
+    here = str(Path(__file__).parent)
+    inside = ["ip", "netns", "exec", wire.srv, sys.executable, "-c", ROUTER]
+    command = [*inside, here, str(database), wire.ends[0]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        until(lambda: "default via fe80::" in wire.inside("ip", "-6", "route"))
+        process.communicate(b"end\n")
+    until(lambda: "default" not in wire.inside("ip", "-6", "route"))
+
+
+ROUTER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_dhcp6_net import route_until_told
+route_until_told(sys.argv[2], sys.argv[3])
+"""
+
+
+def route_until_told(database: str, interface: str) -> None:
+    store = NetbootStore(Path(database))
+    service = Dhcp6Service(store, lambda events: None)
+    service.replace(config6(subnet6(interface=interface, router=True)))
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while not selector.select(0.0):
+            service.turn(0.05)
+    service.close()
+    store.close()
 
 
 def test_dhcrelay_stands_between(wire: Wire6, database: Path, tmp_path: Path) -> None:

@@ -167,3 +167,17 @@ def test_a_flood_of_firmware_is_forgotten_from_its_oldest() -> None:
     told = lifetimes(engine.tick(0.0, 0.0))
     assert len(told) == MAX_ESCORTED + 1
     assert clients[0] not in told
+
+
+def test_what_could_not_be_sent_is_tried_again_soon() -> None:
+    engine = RaEngine(said(), 0.0)
+    engine.tick(0.0, 0.0)
+    engine.postpone(0.0)
+    assert engine.deadline() == PAUSE_SECONDS
+    assert engine.tick(PAUSE_SECONDS, 0.0)
+    assert engine.deadline() == PAUSE_SECONDS + 16.0  # still one of the first three
+
+
+def test_a_router_takes_its_leave() -> None:
+    assert RaEngine(said(), 0.0).farewell() == ()
+    assert lifetimes(RaEngine(said(router=True), 0.0).farewell()) == {ALL_NODES: 0}

@@ -16,7 +16,15 @@ from netboot.dhcp6_config import Dhcp6Config
 from netboot.errors import PeerError, SiteError
 from netboot.io.frame import interface_mac
 from netboot.io.tftp import interface_mtu
-from netboot.ra import ALL_ROUTERS, HOP_LIMIT, SOLICITATION, RaEngine, RaSend, advertisement
+from netboot.ra import (
+    ALL_ROUTERS,
+    HOP_LIMIT,
+    PAUSE_SECONDS,
+    SOLICITATION,
+    RaEngine,
+    RaSend,
+    advertisement,
+)
 
 _ICMP6_FILTER = 1
 _DRAIN = 64
@@ -35,13 +43,13 @@ class RaInterface:
             )
         except OSError as error:
             raise SiteError(f"interface {name}: {error.strerror}") from error
+        self._engine: RaEngine | None = None
+        self.trouble: str | None = None
         try:
             self._prepare()
         except OSError as error:
             self.close()
             raise SiteError(f"interface {name}, ICMPv6: {error.strerror}") from error
-        self._engine: RaEngine | None = None
-        self.trouble: str | None = None
         self.replace(config, now)
 
     def _prepare(self) -> None:
@@ -97,8 +105,11 @@ class RaInterface:
 
     def tick(self, now: float) -> None:
         """Advertise when that is due."""
-        if self._engine is not None:
-            self._send(self._engine.tick(now, random.random()))
+        if self._engine is None:
+            return
+        self._send(self._engine.tick(now, random.random()))
+        if self.trouble is not None and self._engine.deadline() > now + PAUSE_SECONDS:
+            self._engine.postpone(now)
 
     def deadline(self) -> float | None:
         """When `tick` is next due, monotonic; None for never."""
@@ -114,5 +125,7 @@ class RaInterface:
                 self.trouble = None
 
     def close(self) -> None:
-        """Close the socket."""
+        """Take leave as a router, and close the socket."""
+        if self._engine is not None:
+            self._send(self._engine.farewell())
         self.socket.close()
