@@ -18,12 +18,14 @@ from attest.firmwarefile import verify_baseline
 from attest.policy import Policy
 from bootstrap.check_network import check_network, is_host, span_text, twice, worth, wrong
 from bootstrap.errors import SiteError
+from bootstrap.planning import make_plan
 from bootstrap.published import decode_published
 from bootstrap.site import Problem, Role, Severity, Site
 from bootstrap.templates import BoxNetwork, BoxValues, render
 from keys.ca import check_root, load_certificate
 from keys.errors import PeerError
 from keys.note import DeliveryNote
+from netboot.plan_check import check as check_plan
 
 ROOT = "trust/root.pem"
 PUBLISHED = "bootsets/published.json"
@@ -35,7 +37,8 @@ class SiteFiles:
     """What lies beside the site file; None for what is not there.
 
     `templates` and `anchors` by path relative to the site, `boot_sets` the digests in the store,
-    `published` None when nothing was published yet.
+    `published` None when nothing was published yet. `boot_files` are the operator's own, each path
+    with a slash before it, or why they cannot be read.
     """
 
     templates: Mapping[str, str | None]
@@ -51,6 +54,7 @@ class SiteFiles:
     policy: bytes | None = None
     firmware: bytes | None = None
     firmware_signature: bytes | None = None
+    boot_files: frozenset[str] | str = frozenset()
 
 
 def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
@@ -69,7 +73,17 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
         *_firmware(files),
         *_published(files),
     ]
+    if not any(one.severity is Severity.ERROR for one in found):
+        found += _plan(site, files)
     return tuple(sorted(found, key=lambda one: one.severity is not Severity.ERROR))
+
+
+def _plan(site: Site, files: SiteFiles) -> Iterator[Problem]:
+    """Say what netboot would not take of a plan made of this."""
+    own = files.boot_files if isinstance(files.boot_files, frozenset) else frozenset()
+    plan = make_plan(site, (), None, (), 1, files=dict.fromkeys(own, bytes(32)))
+    for sentence in check_plan(plan):
+        yield wrong("", f"netboot cannot serve it: {sentence}", "correct it")
 
 
 def _identity(site: Site, files: SiteFiles) -> Iterator[Problem]:
@@ -79,6 +93,8 @@ def _identity(site: Site, files: SiteFiles) -> Iterator[Problem]:
 
 
 def _boot(site: Site, files: SiteFiles) -> Iterator[Problem]:
+    if isinstance(files.boot_files, str):
+        yield wrong("boot.files", files.boot_files, "name a directory beside this file")
     if site.boot_subnet is None:
         yield wrong("subnet", "no subnet has boot = true", "set it where the boxes are")
     named = [

@@ -244,6 +244,16 @@ def test_networks_that_do_not_agree(made: Path, files: SiteFiles) -> None:
         assert expected in found, (expected, found)
 
 
+def test_what_netboot_could_not_serve_is_found_before(made: Path, files: SiteFiles) -> None:
+    text = (made / "site.toml").read_text()
+    text = text.replace("[boot]", '[boot]\nfiles = "files"\nrule = [{name = "a", file = "a.efi"}]')
+    site = decode_site(text.encode())
+    (problem,) = site_dir.errors_of(check(site, files))
+    assert "netboot cannot serve it: boot rule 1: there is no file a.efi" in problem.what
+    there = replace(files, boot_files=frozenset({"/a.efi"}))
+    assert site_dir.errors_of(check(site, there)) == []
+
+
 def test_tables_that_do_not_agree(made: Path, files: SiteFiles) -> None:
     text = (made / "site.toml").read_text()
     start = text.index("[[role]]")
@@ -272,6 +282,7 @@ def change(**changes: object) -> Callable[[SiteFiles], SiteFiles]:
 TEMPLATE = "templates/pos.yaml.j2"
 POLICY = b'type = "doorstep/policy/v1"\n'
 FILES = [
+    (change(boot_files="files: No such file or directory"), "site.toml", "No such file"),
     (change(time_zone_known=False), "site.toml", "no time zone"),
     (change(templates={TEMPLATE: "#\n{{ box.nme }}"}), TEMPLATE, "line 2"),
     (change(templates={TEMPLATE: "hello"}), TEMPLATE, "ignore it"),

@@ -19,7 +19,8 @@ from bootstrap.agent.errors import PeerError
 from bootstrap.io import site_dir
 from bootstrap.phonehome import from_b64u
 from keys.io.rpc import RpcError
-from netboot.plan import Plan, check
+from netboot.plan import Plan
+from netboot.plan_check import check
 
 pytestmark = pytest.mark.boots
 
@@ -145,7 +146,7 @@ def test_the_plan_has_reservation_and_names(site, box):
     names = {(one.name, one.value) for one in plan.records}
     assert ("pos-01.shop-0417.example.net", "10.41.7.20") in names
     assert ("20.7.41.10.in-addr.arpa", "pos-01.shop-0417.example.net") in names
-    assert plan.boot.boot_set == site.manifest.digest
+    assert plan.boot.sets[0].boot_set == site.manifest.digest
 
 
 def test_everything_that_the_verdict_rests_on_is_kept(site, box):

@@ -216,7 +216,28 @@ def test_a_bad_published_json_changes_nothing(site, box, kept, data):
     assert "kept the boot sets before" in site.reload()["kept"]
     assert "kept the boot sets before" in notices(site)
     assert box.enrol().status == "ready"
-    assert site.plan()["boot"]["set"] == site.manifest.digest.hex()
+    assert site.plan()["boot"]["sets"][0]["boot_set"] == site.manifest.digest.hex()
+
+
+def test_the_operators_boot_files_are_taken_and_those_before_stay(site, box, kept):
+    files = site.layout.site / "files"
+    files.mkdir(mode=0o755)
+    (files / "menu.ipxe").write_text("#!ipxe")
+    path = site.layout.site / "site.toml"
+    path.write_bytes(path.read_bytes().replace(b"[boot]", b'[boot]\nfiles = "files"'))
+    assert site.reload()["kept"] is None
+    first = site.plan()["boot"]["files"]["/menu.ipxe"]
+    assert (site.layout.state / "plan" / "files" / first).read_text() == "#!ipxe"
+    (files / "menu.ipxe").write_text("#!ipxe again")
+    end = time.monotonic() + 20
+    while site.plan()["boot"]["files"]["/menu.ipxe"] == first:
+        assert time.monotonic() < end, "the plan stayed as it was"
+        time.sleep(0.05)
+    (files / "a name").write_text("")
+    site.reload()
+    assert "no client can ask for this name" in notices(site)
+    assert "/menu.ipxe" in site.plan()["boot"]["files"]
+    assert box.enrol().status == "ready"
 
 
 def test_a_bad_published_json_at_start(site, box, kept):
@@ -266,7 +287,7 @@ def test_a_set_that_does_not_hold_is_not_used_and_named(site, box, what):
         site.reload()
         name = site.manifest.digest.hex()[:12]
         assert f"boot set {name} is not used" in notices(site)
-        assert site.plan()["boot"] is None
+        assert "boot" not in site.plan()
         _, answer = box.attest()
         assert answer.status == "refused"
     finally:
@@ -293,8 +314,8 @@ def test_an_older_set_is_accepted_until_its_time_is_over(site, world, kept):
     new = site.build(2)
     site.publish(new, keep=3)
     site.reload()
-    assert site.plan()["boot"]["set"] == new.digest.hex()
-    assert f"/f/{new.roles['anchor'].sha256[:8].hex()}/anchor.img" in site.plan()["boot"]["names"]
+    assert site.plan()["boot"]["sets"][0]["boot_set"] == new.digest.hex()
+    assert f"/f/{new.roles['anchor'].sha256[:8].hex()}/anchor.img" in site.plan()["boot"]["files"]
     box.boot(site.log_of_boot)
     assert box.attest()[1].status == "enrolled"
     other.boot(boot_log(site, new))

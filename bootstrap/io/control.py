@@ -79,7 +79,11 @@ class Control:
         self._kept: str | None = None
         self._load_references()
         self._planner = PlanWriter(
-            layout.state / "plan", self._settings, lambda: self._references, self._store
+            layout.state / "plan",
+            self._settings,
+            lambda: self._references,
+            self._store,
+            layout.site,
         )
         self._archive = layout.state / "evidence"
         judge = ArchivingJudge(
@@ -136,6 +140,7 @@ class Control:
 
     def _take_changes(self, *, force: bool) -> bool:
         changed = self._settings.refresh() or self._published_stamp() != self._published
+        changed = changed or self._planner.files_changed()
         self._keep_floor()
         ended = self._references.is_outdated(self._loaded, time.time())
         if changed or ended or force:
@@ -273,7 +278,7 @@ class Control:
             notices += [str(text) for text in status.get("sentences", []) if text]
             notices += [str(status[key]) for key in ("kept", "not_covered") if status.get(key)]
         settings = self._settings()
-        kept = (*settings.problems, self._settings.kept, self._kept)
+        kept = (*settings.problems, self._settings.kept, self._kept, self._planner.trouble)
         notices += [text for text in kept if text]
         if self._references.served() is None:
             notices.append("No boot set is served: publish one with `doorstep bootset publish`.")

@@ -19,7 +19,7 @@ from pathlib import Path
 from bootstrap.check_network import check_network
 from bootstrap.errors import SiteError
 from bootstrap.io.plan_files import PlanFiles, Stamp, stamps
-from bootstrap.io.planner import PLAN, PREVIOUS, read_plan, write_plan
+from bootstrap.io.planner import PLAN, keep_files, read_plan, write_plan
 from bootstrap.io.references import load_published
 from bootstrap.io.site_dir import ROOT_PUB
 from bootstrap.planning import grub_cfg_files, make_plan
@@ -124,9 +124,7 @@ class SiteCompiler:
         if last is not None and replace(plan, number=last.number) == last:
             return
         write_plan(directory, replace(plan, number=1 + (last.number if last else 0)))
-        kept = [read_plan(directory / name) for name in (PLAN, PREVIOUS)]
-        named = (one.boot.files.values() for one in kept if one is not None and one.boot)
-        self._files.keep_only(digest for digests in named for digest in digests)
+        keep_files(directory, self._files)
 
 
 def serve(file: Path, state: Path, *, probe: bool, say: Say) -> None:

@@ -7,10 +7,12 @@ reload. docs/architecture.md, "The plan".
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bootstrap.errors import SiteError
+from bootstrap.io.plan_files import PlanFiles, Stamp, stamps
 from bootstrap.io.references import References
 from bootstrap.io.site_store import SiteStore
 from bootstrap.planning import make_plan
@@ -34,15 +36,46 @@ class PlanWriter:
         settings: Callable[[], Settings],
         references: Callable[[], References],
         store: SiteStore,
+        site: Path,
     ) -> None:
-        """Write into `directory` what follows from these."""
+        """Write into `directory` what follows from these; `site` is where the site file is."""
         self._directory = directory
+        self._site = site
+        self._files = PlanFiles(directory / "files")
+        self._own: Mapping[str, bytes] = {}
+        self._looked: tuple[Stamp, ...] | str = ()
+        self.trouble: str | None = None
         self._settings = settings
         self._references = references
         self._store = store
 
+    def files_changed(self) -> bool:
+        """Tell whether the operator's boot files are others than when they were last taken."""
+        return self._look() != self._looked
+
+    def _look(self) -> tuple[Stamp, ...] | str:
+        source = self._source()
+        try:
+            return () if source is None else stamps(source)
+        except SiteError as error:
+            return str(error)
+
+    def _source(self) -> Path | None:
+        files = self._settings().site.boot.files
+        return None if files is None else self._site / files
+
+    def _take_files(self) -> None:
+        """Take the operator's files; those before stay where these cannot be read."""
+        self._looked = self._look()
+        try:
+            self._own = self._files.take(self._source())
+            self.trouble = None
+        except SiteError as error:
+            self.trouble = f"the boot files before stay: {error}"
+
     def write(self, boxes: Sequence[BoxRow]) -> int:
         """Make the plan of these boxes durable and return its number."""
+        self._take_files()
         number, references = self._store.number(NUMBER), self._references()
         served = references.served()
         plan = make_plan(
@@ -51,13 +84,22 @@ class PlanWriter:
             served.manifest if served else None,
             [one.manifest for one in references.manifests if one.published.state is ACCEPTED],
             number,
+            files=self._own,
         )
         if plan == read_plan(self._directory / PLAN):
             return number
         plan = replace(plan, number=number + 1)
         self._store.set_number(NUMBER, plan.number)
         write_plan(self._directory, plan)
+        keep_files(self._directory, self._files)
         return plan.number
+
+
+def keep_files(directory: Path, files: PlanFiles) -> None:
+    """Remove the copies of files that neither the plan nor the one before names."""
+    plans = [read_plan(directory / name) for name in (PLAN, PREVIOUS)]
+    named = (one.boot.files.values() for one in plans if one is not None and one.boot)
+    files.keep_only(digest for digests in named for digest in digests)
 
 
 def read_plan(path: Path) -> Plan | None:

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bootstrap.check import FIRMWARE, POLICY, SiteFiles, check
 from bootstrap.errors import SiteError
+from bootstrap.io.plan_files import stamps
 from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
 from keys import ca, manifest, note
@@ -139,11 +140,21 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
         policy=_read(directory / POLICY),
         firmware=_read(directory / FIRMWARE),
         firmware_signature=_read(directory / f"{FIRMWARE}.minisig"),
+        boot_files=_boot_files(directory, site),
         time_zone_known=site.site.time_zone in zoneinfo.available_timezones(),
         offline_keys=tuple(
             name.rpartition("/")[2] for name in (ROOT_KEY, SIGN_KEY) if (directory / name).exists()
         ),
     )
+
+
+def _boot_files(directory: Path, site: Site) -> frozenset[str] | str:
+    if site.boot.files is None:
+        return frozenset()
+    try:
+        return frozenset(f"/{name}" for name, *_ in stamps(directory / site.boot.files))
+    except SiteError as error:
+        return str(error)
 
 
 def check_site(directory: Path, state: Path) -> tuple[Site, tuple[Problem, ...]]:
