@@ -24,6 +24,8 @@ from bootstrap.rehearsal.lan import Lan, inside
 from tests.bench.figure import BenchError, Figure
 from tests.bench.lab import Lab
 
+Processes = dict[int, subprocess.Popen[bytes]]
+
 SERVER = IPv4Interface("10.77.9.1/24")
 CLIENT = IPv4Interface("10.77.9.2/24")
 OURS, NGINX = 8088, 8089
@@ -91,25 +93,51 @@ def measure(lab: Lab) -> list[Figure]:
         processes[NGINX] = stack.enter_context(_running(lan, command))
         for port in processes:
             _wait(lan, port)
-        figures = [_figure(lab, lan, program, load, peer) for load in LOADS]
+        figures = [
+            figure
+            for load in LOADS
+            for figure in _figures(lab, lan, program, load, processes, peer)
+        ]
         return [*figures, *_memory(lan, processes, peer)]
 
 
-def _figure(lab: Lab, lan: Lan, program: Path, load: Load, peer: str) -> Figure:
-    seconds: dict[int, list[float]] = {OURS: [], NGINX: []}
+def _figures(
+    lab: Lab, lan: Lan, program: Path, load: Load, processes: Processes, peer: str
+) -> list[Figure]:
+    """Give seconds of the clock, and of the processor (which others on the machine change less)."""
+    clock: dict[int, list[float]] = {OURS: [], NGINX: []}
+    processor: dict[int, list[float]] = {OURS: [], NGINX: []}
     for number in range(lab.runs + 1):
-        for port, taken in seconds.items():
-            one = _ask(lan, program, port, load)
+        for port, process in processes.items():
+            before = _processor_seconds(process.pid)
+            taken = _ask(lan, program, port, load)
             if number:  # the first warms both
-                taken.append(one)
+                clock[port].append(taken)
+                processor[port].append(_processor_seconds(process.pid) - before)
     lab.say(f"           {load.title}")
-    return Figure(
-        name=f"HTTP: {load.title}",
-        unit="s",
-        ours=tuple(seconds[OURS]),
-        peer=tuple(seconds[NGINX]),
-        peer_name=peer,
-    )
+    return [
+        Figure(
+            name=f"HTTP: {load.title}{what}",
+            unit="s",
+            ours=tuple(seconds[OURS]),
+            peer=tuple(seconds[NGINX]),
+            peer_name=peer,
+        )
+        for what, seconds in (("", clock), (", processor of the server", processor))
+    ]
+
+
+def _processor_seconds(pid: int) -> float:
+    """Add up what a process and its children used of the processor (proc(5), stat)."""
+    ticks = 0
+    for one in _with_children(pid):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return max(1, ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def _with_children(pid: int) -> list[str]:
+    return [str(pid), *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _ask(lan: Lan, program: Path, port: int, load: Load) -> float:
@@ -126,7 +154,7 @@ def _ask(lan: Lan, program: Path, port: int, load: Load) -> float:
     return float(seconds)
 
 
-def _memory(lan: Lan, processes: dict[int, subprocess.Popen[bytes]], peer: str) -> list[Figure]:
+def _memory(lan: Lan, processes: Processes, peer: str) -> list[Figure]:
     """Give PSS after the load, and what idle connections add to it."""
     loaded = {port: _pss(process.pid) for port, process in processes.items()}
     held = {}
@@ -169,9 +197,8 @@ def _idle(lan: Lan, port: int) -> Iterator[None]:
 
 def _pss(pid: int) -> int:
     """Add up the PSS of a process and its children, in bytes (proc(5), smaps_rollup)."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     total = 0
-    for one in (str(pid), *children):
+    for one in _with_children(pid):
         found = re.search(r"^Pss:\s+(\d+) kB$", Path(f"/proc/{one}/smaps_rollup").read_text(), re.M)
         if found is None:
             raise BenchError(f"process {one} has no PSS")
