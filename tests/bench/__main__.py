@@ -18,7 +18,7 @@ from subprocess import SubprocessError
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
-from tests.bench import http, memory, ready, size, start, tftp, verify
+from tests.bench import dhcp, dhcp_boxes, http, memory, ready, size, start, tftp, verify
 from tests.bench.figure import BenchError, Figure, Measure
 from tests.bench.lab import Lab
 
@@ -27,6 +27,8 @@ FIGURES: dict[str, Measure] = {
     "start": start.measure,
     "memory": memory.measure,
     "ready": ready.measure,
+    "dhcp": dhcp.measure,
+    "power-on": dhcp_boxes.measure,
     "tftp": tftp.measure,
     "verify": verify.measure,
     "http": http.measure,
