@@ -521,3 +521,84 @@ def test_d9_no_plan_and_no_client_makes_a_reply_too_large(
 def test_malformed_sizes_of_optional_wishes_are_passed_over() -> None:
     reply = Server().discover(mac(1), (Code.MAX_SIZE, b"\1"), (Code.LEASE_TIME, b"\1"))
     assert reply.options.number(Code.LEASE_TIME, 4) == 43200
+
+
+# What many share is written once, and not for ever
+
+
+def test_a_server_id_and_a_lease_of_the_plans_own_options_count() -> None:
+    ours = ADDRESS("10.41.7.222")
+    own = Parameters(
+        options=(
+            OptionValue(code=Code.SERVER_ID, data=ours.packed),
+            OptionValue(code=Code.LEASE_TIME, data=(300).to_bytes(4, "big")),
+        )
+    )
+    server = Server(config(parameters=own))
+    offer = server.discover(mac(1))
+    assert offer.options.address(Code.SERVER_ID) == ours
+    assert offer.options.number(Code.LEASE_TIME, 4) == 300
+    outcome = server.send(selecting(mac(1), offer.yiaddr, server=str(ours)))
+    (write,) = outcome.writes
+    assert write.lease is not None
+    assert write.lease.expires == server.now + 300
+    assert server.select(mac(1), offer.yiaddr).options.address(Code.SERVER_ID) == ours
+    assert server.send(selecting(mac(2), offer.yiaddr, server="10.41.7.223")).sends == ()
+
+
+def test_a_lease_that_is_asked_for_is_the_one_that_is_written() -> None:
+    limits = Parameters(lease_min=timedelta(minutes=1), lease_max=timedelta(days=1))
+    server = Server(config(parameters=limits))
+    asked = (Code.LEASE_TIME, (600).to_bytes(4, "big"))
+    offer = server.discover(mac(1), asked)
+    (write,) = server.send(selecting(mac(1), offer.yiaddr, asked)).writes
+    assert write.lease is not None
+    assert write.lease.expires == server.now + 600
+    times = [offer.options.number(code, 4) for code in (51, 58, 59)]  # type: ignore[arg-type]
+    assert times == [600, 300, 525]
+
+
+def test_more_lists_of_wishes_than_are_kept_are_all_answered() -> None:
+    server = Server(config(parameters=Parameters(options=(OptionValue(code=17, data=b"/r"),))))
+    for number in range(300):
+        wishes = bytes((17, 1 + number % 250, number // 250))
+        reply = server.discover(mac(1), (Code.PARAMETER_LIST, wishes))
+        assert reply.options.get(17) == b"/r"
+        assert reply.options.address(Code.SUBNET_MASK) == ADDRESS("255.255.255.0")
+
+
+def test_more_relays_and_servers_than_are_kept_keep_their_addresses() -> None:
+    far = subnet(
+        name="far",
+        network=IPv4Network("10.64.0.0/10"),
+        pools=(Pool(first=ADDRESS("10.64.1.0"), last=ADDRESS("10.64.1.255")),),
+        relayed=True,
+    )
+    server = Server(config(subnet(), far))
+    for number in range(1500):
+        relay = ADDRESS("10.65.0.1") + number
+        (sent,) = server.send(message(MessageType.DISCOVER, mac(1), giaddr=relay)).sends
+        assert (sent.destination, Message.decode(sent.data).giaddr) == (relay, relay)
+
+
+def test_each_reservation_has_its_own_settings() -> None:
+    named = tuple(
+        Reservation(mac=mac(number), address=None, name=f"box-{number}") for number in range(20)
+    )
+    server = Server(config(reservations=named))
+    for number in (*range(20), *range(20)):
+        reply = server.discover(mac(number))
+        assert reply.options.text(Code.HOST_NAME) == f"box-{number}"
+        server.now += 31
+
+
+def test_events_say_what_was_asked_and_given() -> None:
+    server = Server()
+    outcome = server.send(message(MessageType.DISCOVER, mac(1), *pxe(0)))
+    (missing,) = [event for event in outcome.events if event.kind is EventKind.ARCHITECTURE]
+    assert dict(missing.detail)["vendor_class"] == "PXEClient:Arch:00000:UNDI:003000"
+    address = Message.decode(outcome.sends[0].data).yiaddr
+    (ack,) = server.send(selecting(mac(1), address)).events
+    assert dict(ack.detail) == {"expires": server.now + 43200, "name": "", "boot_file": ""}
+    (again,) = server.send(selecting(mac(1), address, *pxe())).events
+    assert dict(again.detail)["boot_file"] == "shimx64.efi"
