@@ -292,11 +292,14 @@ class DnsEngine:
             and (ask.query.flags & AD or ask.query.wants_signatures)
         ):
             flags |= AD
+        answers, authority = resolved.answers, resolved.authority
+        if not ask.query.wants_signatures:
+            answers, authority = _without_proofs(answers, ask), _without_proofs(authority, ask)
         answer = Answer(
             rcode=resolved.rcode,
             flags=flags,
-            answers=(*ask.begun, *resolved.answers),
-            authority=resolved.authority,
+            answers=(*ask.begun, *answers),
+            authority=authority,
             error=resolved.error,
             said=resolved.said,
             cookie=ask.cookie,
@@ -319,6 +322,7 @@ class DnsEngine:
         return Answer(rcode=Rcode.NOERROR, flags=AA, answers=(value,))
 
 
+_PROOFS = frozenset({Rtype.RRSIG, Rtype.NSEC, Rtype.NSEC3})
 _TARGETS: Mapping[int, int] = {Rtype.NS: 0, Rtype.MX: 2, Rtype.SRV: 6}
 """Types that name a host, and where in their data."""
 
@@ -335,6 +339,11 @@ def _shrink(query: Query, answer: Answer, size: int) -> bytes:
     """Tell a stranger to ask by TCP, in no more bytes than he sent."""
     reply = encode(query, replace(answer, cookie=b"", error=None), 0)
     return reply if len(reply) <= size else bare(reply, answer.rcode)
+
+
+def _without_proofs(rrsets: tuple[RRset, ...], ask: Ask) -> tuple[RRset, ...]:
+    """Leave out what only who set DO understands, unless it was asked for (RFC 4035, 3.2.1)."""
+    return tuple(one for one in rrsets if one.rtype not in _PROOFS or one.rtype == ask.qtype)
 
 
 def signed_zones(zones: Zones, signers: Mapping[Labels, ZoneSigner]) -> Zones:

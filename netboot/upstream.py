@@ -83,6 +83,13 @@ def make_question(name: Labels, qtype: int, drawn: bytes) -> Question:
     return Question(number=number, name=name, cased=tuple(cased), qtype=qtype)
 
 
+def is_reply(data: bytes, query: bytes) -> bool:
+    """Tell what may answer a question from what somebody else sent to the same port (N25)."""
+    end = query.find(b"\0", HEADER.size) + 5
+    is_same = data[:2] == query[:2] and data[HEADER.size : end] == query[HEADER.size : end]
+    return is_same and len(data) >= end and bool(data[2] & 0x80)
+
+
 def read_answer(data: bytes, question: Question) -> Known:
     """Take what answers the question; NotAnsweredError for everything else, spoofed or broken."""
     _check_head(data, question)

@@ -43,7 +43,7 @@ _OPT_OUT = 1
 Fetch = Callable[[Labels, int], Known]
 """Asks for a type of a name; PeerError when nobody answers."""
 
-ROOT_ANCHORS = {
+ROOT_ANCHORS: Mapping[Labels, tuple[bytes, ...]] = {
     (): (
         bytes.fromhex("4f660802e06d44b80b8f1d39a95c0b0d7c65d08458e880409bbc683457104237c7f8ec8d"),
         bytes.fromhex("97280802683d2d0acb8c9b712a1948b27f741219298d0a450d612c483af444a4c0fb2b16"),
