@@ -56,9 +56,8 @@ _LEFT_OUT_FIRST = (
     Code.HOST_NAME,
     Code.SZTP_REDIRECT,
     Code.DOMAIN_NAME,
-    Code.RELAY_AGENT,
 )
-"""What gives way when a reply grows too large; the client chooses the size of 61, 81, 82, 97."""
+"""What gives way when a reply grows too large; the client chooses the size of 61, 81 and 97."""
 _NEVER_LEFT_OUT = frozenset(
     {
         Code.MESSAGE_TYPE,
@@ -68,6 +67,7 @@ _NEVER_LEFT_OUT = frozenset(
         Code.REBINDING_TIME,
         Code.SUBNET_MASK,
         Code.ROUTER,
+        Code.RELAY_AGENT,
     }
 )
 _END = bytes((Code.END,))
@@ -315,7 +315,8 @@ def _overloaded(
     areas: dict[int, list[Piece]] = {0: [], 1: [], 2: []}
     rooms = dict([(0, free), *spare])
     for piece in order:
-        fitting = (area for area in rooms if len(piece[1]) <= rooms[area])
+        within = (0,) if piece[0] == Code.RELAY_AGENT else tuple(rooms)
+        fitting = (area for area in within if len(piece[1]) <= rooms[area])
         area = next(fitting, None)
         if area is not None:
             areas[area].append(piece)

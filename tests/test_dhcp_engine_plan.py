@@ -467,6 +467,18 @@ def test_d9_what_does_not_fit_goes_into_file_and_sname() -> None:
     assert data[end - 3 : end] == b"\1\1x"
 
 
+@pytest.mark.parametrize("size", [1, 100, 251])
+def test_d2_a_relays_option_stays_last_of_the_options_field_however_full(size: int) -> None:
+    agent = (Code.RELAY_AGENT, bytes((1, size)) + bytes(size))
+    relayed = {"giaddr": ADDRESS("10.41.7.3")}
+    data = message(MessageType.DISCOVER, mac(1), agent, (Code.CLIENT_ID, bytes(200)), **relayed)
+    (sent,) = Server(config(parameters=big(100, 60, 60, 60))).send(data).sends
+    area = sent.data[240:]
+    end = area_length(area)
+    assert area[end - size - 4 : end] == bytes((82, size + 2, 1, size)) + bytes(size)
+    assert len(sent.data) <= 576
+
+
 def area_length(area: bytes) -> int:
     at = 0
     while area[at] != 255:
