@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from bootstrap.build import apt, tree
 from bootstrap.build.lock import Lock, Package, decode_lock, encode_lock
+from bootstrap.build.machines import MACHINES
 from bootstrap.build.measure import ConsoleError, parse_console
 from bootstrap.build.parts import committed_lock
 from bootstrap.errors import SiteError
+from netboot.bootset import AMD64, ARM64, Architecture
 
 
 def package(**changes: object) -> Package:
@@ -28,14 +30,32 @@ def package(**changes: object) -> Package:
     return Package(**{**values, **changes})
 
 
-def test_the_committed_lock_names_all_that_a_set_needs() -> None:
-    lock = committed_lock()
-    assert lock.suite == "trixie"
-    for name in (*tree.RUNTIME, *tree.TOOLS, *tree.LOADERS):
+@pytest.mark.parametrize(
+    ("architecture", "file"), [(AMD64, "bootset.lock"), (ARM64, "bootset-arm64.lock")]
+)
+def test_the_committed_lock_names_all_that_a_set_needs(
+    architecture: Architecture, file: str
+) -> None:
+    lock, machine = committed_lock(architecture), MACHINES[architecture]
+    assert (lock.suite, lock.architecture) == ("trixie", architecture)
+    for name in (*tree.RUNTIME, *tree.TOOLS, *machine.loaders):
         assert lock.package(name).size > 0
+        assert lock.package(name).path.endswith((f"_{architecture}.deb", "_all.deb"))
     assert sum(p.name.startswith("linux-image-6.") for p in lock.packages) == 1
-    text = (Path(apt.__file__).parents[2] / "netboot" / "bootset.lock").read_text()
+    text = (Path(apt.__file__).parents[2] / "netboot" / file).read_text()
     assert encode_lock(lock) == text
+
+
+def test_both_architectures_run_the_same_python_on_the_same_tpm_stack() -> None:
+    """Bytecode for one is compiled by the other's Python where sets are built."""
+    amd64, arm64 = (committed_lock(architecture) for architecture in (AMD64, ARM64))
+    for name in (*tree.RUNTIME, *tree.TOOLS):
+        versions = {lock.package(name).version.partition("+b")[0] for lock in (amd64, arm64)}
+        assert len(versions) == 1, name
+
+
+def test_a_lock_that_names_no_architecture_is_for_amd64() -> None:
+    assert decode_lock(GOOD.replace('architecture = "amd64"\n', "")) == decode_lock(GOOD)
 
 
 GOOD = encode_lock(Lock(suite="trixie", packages=(package(),)))
@@ -43,6 +63,8 @@ BAD_LOCKS = [
     ("bootset.lock:", "x ="),
     ("exactly `suite`", ""),
     ("exactly `suite`", GOOD + "[other]\n"),
+    ("neither amd64 nor arm64", GOOD.replace('"amd64"', '"riscv64"')),
+    ("neither amd64 nor arm64", GOOD.replace('"amd64"', "[]")),
     ("exactly the keys", GOOD + 'extra = "x"\n'),
     ("malformed", GOOD.replace("pool/", "../")),
     ("malformed", GOOD.replace("libz/", "../")),
@@ -151,7 +173,23 @@ def test_modules_come_after_what_they_need() -> None:
     ],
 )
 def test_what_is_kept_of_a_package(name: str, kept: bool) -> None:
-    assert tree.keep(name) is kept
+    assert tree.keep(name, MACHINES[AMD64]) is kept
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("usr/lib/ld-linux-aarch64.so.1", True),
+        ("usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1", True),
+        ("usr/lib/aarch64-linux-gnu/libssl.so.3", True),
+        ("usr/lib/aarch64-linux-gnu/libthread_db.so.1", False),
+        ("usr/lib/aarch64-linux-gnu/engines-3/afalg.so", False),
+        ("usr/lib/x86_64-linux-gnu/libssl.so.3", False),
+        ("usr/lib/python3.13/ssl.py", True),
+    ],
+)
+def test_what_is_kept_for_another_architecture(name: str, kept: bool) -> None:
+    assert tree.keep(name, MACHINES[ARM64]) is kept
 
 
 def console(log: bytes, digest: bytes | None = None) -> bytes:

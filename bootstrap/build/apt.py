@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 
 from bootstrap.build.lock import Lock, Package
 from bootstrap.errors import SiteError
+from netboot.bootset import AMD64, Architecture
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _DEFAULT_MIRRORS = {
@@ -49,19 +50,25 @@ def find_mirrors() -> dict[str, str]:
     return mirrors
 
 
-def resolve_lock(names: Iterable[str], suite: str, mirrors: Mapping[str, str]) -> Lock:
+def resolve_lock(
+    names: Iterable[str],
+    suite: str,
+    mirrors: Mapping[str, str],
+    architecture: Architecture = AMD64,
+) -> Lock:
     """Ask the archive for the newest version of each package; SiteError names what is missing.
 
-    A name `linux-image-*-amd64` without a version stands for the image it depends on.
+    A name `linux-image-*` without a version stands for the image it depends on.
     """
     with tempfile.TemporaryDirectory(prefix="doorstep-apt-") as directory:
-        environment = _private_root(Path(directory), suite, mirrors)
+        environment = _private_root(Path(directory), suite, mirrors, architecture)
         _apt(["apt-get", "-qq", "update"], environment)
         packages = {}
         for name in names:
             package = _newest(name, mirrors, environment)
             packages[package.name] = package
-    return Lock(suite=suite, packages=tuple(packages[name] for name in sorted(packages)))
+    found = tuple(packages[name] for name in sorted(packages))
+    return Lock(suite=suite, packages=found, architecture=architecture)
 
 
 def fetch(
@@ -104,7 +111,9 @@ def _download(packages: list[Package], directory: Path, mirrors: Mapping[str, st
         raise SiteError(f"apt-helper failed: {done.stderr.strip()[-600:]}")
 
 
-def _private_root(root: Path, suite: str, mirrors: Mapping[str, str]) -> dict[str, str]:
+def _private_root(
+    root: Path, suite: str, mirrors: Mapping[str, str], architecture: Architecture
+) -> dict[str, str]:
     if not KEYRING.exists():
         raise SiteError(f"{KEYRING} is missing: apt-get install debian-archive-keyring")
     for part in ("etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/cache/apt/archives"):
@@ -116,7 +125,7 @@ def _private_root(root: Path, suite: str, mirrors: Mapping[str, str]) -> dict[st
     (root / "etc/apt/sources.list").write_text("".join(lines))
     (root / "apt.conf").write_text(
         f'Dir "{root}";\nDir::State::status "{root}/status";\n'
-        'APT::Architecture "amd64";\nAPT::Architectures { "amd64"; };\n'
+        f'APT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n'
         'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
     )
     return {**os.environ, "APT_CONFIG": str(root / "apt.conf"), "LC_ALL": "C.UTF-8"}

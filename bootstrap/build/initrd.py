@@ -2,6 +2,7 @@
 
 Built from locked packages with the locked packages' own Python and zstd, so two builds on two hosts
 give the same bytes. It runs nothing of the packages but those two programs; no maintainer script.
+For another architecture the programs are those of this one's lock, of the same Python version.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from bootstrap.build import tree
 from bootstrap.build.init import INIT
+from bootstrap.build.machines import MACHINES, Machine, own_machine
 from bootstrap.errors import SiteError
+from netboot.bootset import AMD64
 from netboot.cpio import (
     CpioEntry,
     directory_entry,
@@ -27,33 +30,41 @@ from netboot.cpio import (
 )
 
 AGENT = "bootstrap.agent.main"
-_LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _IMAGE = "image"
 _LEVEL = 12
 """12 MB in 2 s; level 19 takes 14 s and saves a tenth."""
 
 
 def build_generic(
-    packages: Mapping[str, Path], kernel: str, source: Path, *, agent: str = AGENT
+    packages: Mapping[str, Path],
+    kernel: str,
+    source: Path,
+    *,
+    agent: str = AGENT,
+    machine: Machine = MACHINES[AMD64],
+    tools: Mapping[str, Path] | None = None,
 ) -> bytes:
     """Build the generic initrd from package files (by name) and our packages below `source`.
 
-    `kernel` is the name of the kernel package; its modules are for that kernel alone.
+    `kernel` is the name of the kernel package; its modules are for that kernel alone. `tools` are
+    this machine's own packages where the initrd is for another.
     """
-    runtime, tools = (_contents(packages, names) for names in (tree.RUNTIME, tree.TOOLS))
-    files = {name: entry for name, entry in runtime.items() if tree.keep(name)}
+    runtime = _contents(packages, tree.RUNTIME)
+    programs = _contents(packages if tools is None else tools, (*tree.RUNTIME, *tree.TOOLS))
+    files = {name: entry for name, entry in runtime.items() if tree.keep(name, machine)}
     own = _own_sources(source, agent)
     with tempfile.TemporaryDirectory(prefix="doorstep-initrd-") as directory:
         root = Path(directory)
-        _write_tree(root, _programs({**runtime, **tools}))
+        _write_tree(root, _programs(programs))
         image = {**files, **{tree.OWN + path: _source(path, text) for path, text in own.items()}}
         _write_tree(root / _IMAGE, image)
         compiled = _compile(root, sorted(name for name in image if name.endswith(".py")))
-        _check_imports(root, tree.find_foreign_imports(own))
+        if tools is None:  # what is for another machine cannot be loaded here; a rehearsal does
+            _check_imports(root, tree.find_foreign_imports(own))
         entries = [
             *_system_entries(image, compiled),
             *_module_entries(packages[kernel]),
-            *_fixed_entries(agent),
+            *_fixed_entries(agent, machine),
         ]
         return _compress(root, encode_cpio(with_parents(entries)))
 
@@ -102,7 +113,8 @@ def _contents(packages: Mapping[str, Path], names: Iterable[str]) -> dict[str, C
 
 def _programs(entries: Mapping[str, CpioEntry]) -> dict[str, CpioEntry]:
     """Choose what the building programs and the compiled files need, pruned or not."""
-    wanted = ("usr/bin/", "usr/lib64/", tree.LIBRARIES, tree.PYTHON, tree.SITE)
+    own = own_machine()
+    wanted = ("usr/bin/", own.interpreter, own.libraries, tree.PYTHON, tree.SITE)
     return {name: entry for name, entry in entries.items() if name.startswith(wanted)}
 
 
@@ -119,8 +131,9 @@ def _write_tree(root: Path, entries: Mapping[str, CpioEntry]) -> None:
 
 def _program(root: Path, name: str, arguments: list[str], data: bytes = b"") -> bytes:
     """Run a program of the tree with the tree's own loader and libraries."""
-    libraries = str(root / tree.LIBRARIES)
-    command = [str(root / _LOADER), "--library-path", libraries, str(root / name), *arguments]
+    own = own_machine()
+    loader, libraries = str(root / own.interpreter), str(root / own.libraries)
+    command = [loader, "--library-path", libraries, str(root / name), *arguments]
     environment = {"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         command, input=data, capture_output=True, check=False, env=environment, cwd=root
@@ -196,10 +209,10 @@ def _module_entries(kernel: Path) -> Iterator[CpioEntry]:
     yield file_entry("doorstep/modules", "".join(f"{name}\n" for name in modules).encode())
 
 
-def _fixed_entries(agent: str) -> Iterator[CpioEntry]:
+def _fixed_entries(agent: str, machine: Machine) -> Iterator[CpioEntry]:
     yield file_entry("init", INIT.format(agent=agent).encode(), executable=True)
     yield link_entry("usr/bin/python3", "python3.13")
-    for name in ("bin", "lib", "lib64"):
+    for name in machine.links:
         yield link_entry(name, f"usr/{name}")
     yield from (directory_entry(name) for name in ("dev", "proc", "run", "sys", "tmp"))
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from bootstrap.build.machines import MACHINES
 from bootstrap.errors import SiteError
 from netboot.bootset import BootSetManifest, Role, iso_grub_cfg
 from netboot.io.bootsets import BootSetStore
@@ -50,7 +51,12 @@ def _write_tree(manifest: BootSetManifest, store: BootSetStore, tree: Path) -> N
         target = tree / file.path.removeprefix("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(store.file(file.sha256), target)
-    loaders = {"BOOTX64.EFI": Role.SHIM, "grubx64.efi": Role.CDGRUB, "mmx64.efi": Role.MOKMANAGER}
+    short = MACHINES[manifest.architecture].short
+    loaders = {
+        f"BOOT{short.upper()}.EFI": Role.SHIM,
+        f"grub{short}.efi": Role.CDGRUB,
+        f"mm{short}.efi": Role.MOKMANAGER,
+    }
     found = {
         n: store.file(manifest.roles[r].sha256) for n, r in loaders.items() if r in manifest.roles
     }

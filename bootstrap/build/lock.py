@@ -1,7 +1,7 @@
 """The lock file: every package a boot set is made of, by version and SHA-256.
 
-TOML, written by `doorstep bootset lock` and committed as `netboot/bootset.lock`. Pure: it never
-downloads and never opens a file.
+TOML, written by `doorstep bootset lock` and committed as `netboot/bootset.lock` and, for arm64,
+`netboot/bootset-arm64.lock`. Pure: it never downloads and never opens a file.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import tomllib
 from dataclasses import dataclass
 
 from bootstrap.errors import SiteError
+from netboot.bootset import AMD64, ARM64, Architecture
 
 ARCHIVES = ("debian", "debian-security")
 """Which archive of the mirror a package's path is relative to."""
 
+_EXPECTED = "bootset.lock: exactly `suite`, `architecture` and `[[package]]` are expected"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"pool/[A-Za-z0-9+./_~%:-]+\.deb")
 _KEYS = {"name", "version", "archive", "path", "size", "sha256"}
@@ -34,10 +36,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """The packages of one release, sorted by name."""
+    """The packages of one release for one architecture, sorted by name."""
 
     suite: str
     packages: tuple[Package, ...]
+    architecture: Architecture = AMD64
 
     def package(self, name: str) -> Package:
         """Find a package; SiteError when the lock does not name it."""
@@ -52,6 +55,7 @@ def encode_lock(lock: Lock) -> str:
     lines = [
         "# What boot sets are made of. Written by `doorstep bootset lock`; do not edit.",
         f'suite = "{lock.suite}"',
+        f'architecture = "{lock.architecture}"',
     ]
     for package in sorted(lock.packages, key=lambda p: p.name):
         lines += [
@@ -74,15 +78,18 @@ def decode_lock(text: str) -> Lock:
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"bootset.lock: {error}") from error
     suite, tables = document.get("suite"), document.get("package")
-    if set(document) != {"suite", "package"} or not isinstance(suite, str):
-        raise SiteError("bootset.lock: exactly `suite` and `[[package]]` are expected")
+    if set(document) - {"architecture"} != {"suite", "package"} or not isinstance(suite, str):
+        raise SiteError(_EXPECTED)
     if not isinstance(tables, list) or not re.fullmatch(r"[a-z]+", suite):
-        raise SiteError("bootset.lock: exactly `suite` and `[[package]]` are expected")
+        raise SiteError(_EXPECTED)
+    if document.get("architecture", AMD64) not in (AMD64, ARM64):
+        raise SiteError(f"bootset.lock: `architecture` is neither {AMD64} nor {ARM64}")
     packages = tuple(_package(table) for table in tables)
     names = [package.name for package in packages]
     if names != sorted(set(names)):
         raise SiteError("bootset.lock: packages must be sorted and named once")
-    return Lock(suite=suite, packages=packages)
+    architecture = ARM64 if document.get("architecture") == ARM64 else AMD64
+    return Lock(suite=suite, packages=packages, architecture=architecture)
 
 
 def _package(table: object) -> Package:

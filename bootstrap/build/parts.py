@@ -14,11 +14,15 @@ from pathlib import Path
 from bootstrap.build import apt, tree
 from bootstrap.build.initrd import AGENT, build_generic, read_deb, read_modules
 from bootstrap.build.lock import Lock, decode_lock
+from bootstrap.build.machines import MACHINES, own_machine
 from bootstrap.errors import SiteError
 from bootstrap.module_list import encode_modules
 from netboot.bootset import (
-    COMMAND_LINE,
+    AMD64,
+    ARM64,
+    COMMAND_LINES,
     GRUB_CFG,
+    Architecture,
     BootFile,
     BootSetManifest,
     Role,
@@ -27,21 +31,7 @@ from netboot.bootset import (
 from netboot.io.bootsets import BootSetStore
 
 SUITE = "trixie"
-_GRUB = "usr/lib/grub/x86_64-efi-signed/"
-_LOADER_FILES = {
-    Role.SHIM: ("shim-signed", "usr/lib/shim/shimx64.efi.signed"),
-    Role.GRUB: ("grub-efi-amd64-signed", f"{_GRUB}grubnetx64.efi.signed"),
-    Role.CDGRUB: ("grub-efi-amd64-signed", f"{_GRUB}gcdx64.efi.signed"),
-}
-NAMES = {
-    Role.SHIM: "shimx64.efi",
-    Role.GRUB: "grubx64.efi",
-    Role.CDGRUB: "gcdx64.efi",
-    Role.KERNEL: "vmlinuz",
-    Role.GENERIC: "generic.img",
-    Role.ANCHOR: "anchor.img",
-    Role.MODULES: "modules.json",
-}
+_LOCKS: Mapping[Architecture, str] = {AMD64: "bootset.lock", ARM64: "bootset-arm64.lock"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +40,13 @@ class Parts:
 
     files: Mapping[Role, bytes] = field(repr=False)
     kernel_version: str
+    architecture: Architecture = AMD64
 
 
-def committed_lock() -> Lock:
+def committed_lock(architecture: Architecture = AMD64) -> Lock:
     """Read the lock that this release of Doorstep was made with."""
-    text = resources.files("netboot").joinpath("bootset.lock").read_text(encoding="utf-8")
-    return decode_lock(text)
+    path = resources.files("netboot").joinpath(_LOCKS[architecture])
+    return decode_lock(path.read_text(encoding="utf-8"))
 
 
 def default_cache() -> Path:
@@ -64,10 +55,11 @@ def default_cache() -> Path:
     return Path(base).expanduser() / "doorstep" / "packages"
 
 
-def resolve() -> Lock:
+def resolve(architecture: Architecture = AMD64) -> Lock:
     """Resolve a new lock from what the machine's mirror has now; takes seconds and the network."""
-    names = (*tree.RUNTIME, *tree.TOOLS, *tree.LOADERS, *tree.KERNELS)
-    return apt.resolve_lock(names, SUITE, apt.find_mirrors())
+    machine = MACHINES[architecture]
+    names = (*tree.RUNTIME, *tree.TOOLS, *machine.loaders, machine.kernel)
+    return apt.resolve_lock(names, SUITE, apt.find_mirrors(), architecture)
 
 
 def build_parts(
@@ -78,18 +70,29 @@ def build_parts(
     `source` is the directory of our own packages; by default the ones that run now. `agent` is the
     module whose `main` is started in the box. LockStaleError when the mirror dropped a package.
     """
-    kernel = _kernel_package(lock)
-    names = [*tree.RUNTIME, *tree.TOOLS, *tree.LOADERS, kernel]
-    packages = apt.fetch(lock, names, cache, apt.find_mirrors())
+    kernel, machine = _kernel_package(lock), MACHINES[lock.architecture]
+    mirrors = apt.find_mirrors()
+    names = [*tree.RUNTIME, *tree.TOOLS, *machine.loaders, kernel]
+    packages = apt.fetch(lock, names, cache, mirrors)
+    own_tools, tools = own_machine(), None
+    if own_tools is not machine:
+        running = committed_lock(own_tools.architecture)
+        tools = apt.fetch(running, [*tree.RUNTIME, *tree.TOOLS], cache, mirrors)
     files = {}
-    for role, (package, path) in _LOADER_FILES.items():
+    for role, (package, path) in machine.loader_files.items():
         files[role] = _file_of(packages[package], path)
     image = kernel.removeprefix("linux-image-")
     files[Role.KERNEL] = _file_of(packages[kernel], f"boot/vmlinuz-{image}")
     own = source or Path(__file__).parents[2]
-    files[Role.GENERIC] = build_generic(packages, kernel, own, agent=agent)
+    files[Role.GENERIC] = build_generic(
+        packages, kernel, own, agent=agent, machine=machine, tools=tools
+    )
     files[Role.MODULES] = encode_modules(read_modules(packages[kernel]))
-    return Parts(files=files, kernel_version=lock.package(kernel).version)
+    return Parts(
+        files=files,
+        kernel_version=lock.package(kernel).version,
+        architecture=lock.architecture,
+    )
 
 
 def assemble(
@@ -101,13 +104,14 @@ def assemble(
     version: int,
     created: int,
     release: str,
-    command_line: str = COMMAND_LINE,
+    command_line: str | None = None,
     grub_cfg: str = GRUB_CFG,
 ) -> BootSetManifest:
     """Put the parts and an anchor into the store and return the manifest, stored too."""
     contents = {**parts.files, Role.ANCHOR: anchor}
+    names = MACHINES[parts.architecture].names
     roles: dict[Role, BootFile] = {
-        role: store.add_file(data, NAMES[role]) for role, data in contents.items()
+        role: store.add_file(data, names[role]) for role, data in contents.items()
     }
     manifest = BootSetManifest(
         name=name,
@@ -116,7 +120,8 @@ def assemble(
         release=release,
         roles=roles,
         grub_cfg=grub_cfg,
-        command_line=command_line,
+        command_line=command_line or COMMAND_LINES[parts.architecture],
+        architecture=parts.architecture,
     )
     check_manifest(manifest)
     store.add_set(manifest)

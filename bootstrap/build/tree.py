@@ -11,6 +11,7 @@ import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from bootstrap.build.machines import Machine
 from bootstrap.errors import SiteError
 
 RUNTIME = (
@@ -49,26 +50,16 @@ RUNTIME = (
 TOOLS = ("liblz4-1", "libstdc++6", "zstd")
 """Packages only used while building, so that every host gives the same bytes."""
 
-LOADERS = ("grub-efi-amd64-signed", "shim-signed")
-"""Debian's signed loaders. Its MokManager is left out: it would offer to enrol keys on a box."""
-
-KERNELS = ("linux-image-cloud-amd64",)
-"""What stands for the kernel's package when a lock is resolved."""
-
 MODULES = ("virtio_pci", "virtio_net", "efivarfs")
 """Kernel modules to load, with what they depend on; a built-in one is left out."""
 
 PYTHON = "usr/lib/python3.13/"
 SITE = "usr/lib/python3/dist-packages/"
-LIBRARIES = "usr/lib/x86_64-linux-gnu/"
 OWN = "doorstep/python/"
 OWN_PACKAGES = ("attest", "bootstrap", "keys", "netboot")
 
-_KEEP = re.compile(
-    rf"usr/bin/python3\.13|usr/lib64/ld-linux-x86-64\.so\.2"
-    rf"|{LIBRARIES}(?:ld-linux-x86-64|lib[\w.+-]+)\.so[\w.]*"
-    rf"|{PYTHON}.*\.(?:py|so)|{SITE}.*\.(?:py|so)"
-)
+_LIBRARY = r"(?:ld-linux-[\w-]+|lib[\w.+-]+)\.so[\w.]*"
+_KEEP = re.compile(rf"usr/bin/python3\.13|{PYTHON}.*\.(?:py|so)|{SITE}.*\.(?:py|so)")
 _DROP = re.compile(
     rf"{PYTHON}(?:test|idlelib|ensurepip|tkinter|turtledemo|lib2to3|pydoc_data|unittest|venv|sqlite3"
     rf"|curses|dbm|xmlrpc|wsgiref|_pyrepl|config-3\.13[^/]*|asyncio|multiprocessing|xml|concurrent"
@@ -83,13 +74,20 @@ _DROP = re.compile(
     rf"|{PYTHON}encodings/(?!__init__|aliases|ascii|utf_8|utf_16_le|utf_16|latin_1|idna|punycode"
     rf"|hex_codec|unicode_escape|raw_unicode_escape)"
     rf"|{SITE}(?:asn1crypto/_perf|.*/tests?/)"
-    rf"|{LIBRARIES}lib(?:BrokenLocale|SegFault|anl|memusage|pcprofile|nss_(?:compat|hesiod)|nsl"
-    rf"|thread_db|c_malloc_debug|mvec)\.so"
+)
+_DROP_LIBRARY = re.compile(
+    r"lib(?:BrokenLocale|SegFault|anl|memusage|pcprofile|nss_(?:compat|hesiod)|nsl"
+    r"|thread_db|c_malloc_debug|mvec)\.so"
 )
 
 
-def keep(name: str) -> bool:
-    """Tell whether a file of the runtime packages belongs into the initrd."""
+def keep(name: str, machine: Machine) -> bool:
+    """Tell whether a file of the runtime packages belongs into the initrd of a machine."""
+    if name == machine.interpreter:
+        return True
+    if name.startswith(machine.libraries):
+        library = name.removeprefix(machine.libraries)
+        return bool(re.fullmatch(_LIBRARY, library)) and not _DROP_LIBRARY.match(library)
     return bool(_KEEP.fullmatch(name)) and not _DROP.match(name)
 
 

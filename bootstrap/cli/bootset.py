@@ -19,11 +19,19 @@ from bootstrap.errors import SiteError
 if TYPE_CHECKING:
     from bootstrap.build.lock import Lock
     from bootstrap.io.publishing import Shelf
+    from netboot.bootset import Architecture
 
 _PATH = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OFFLINE = click.option(
     "--offline", type=_PATH, help="Where the offline keys are now (a stick), unless SITE/offline."
+)
+_ARCHITECTURE = click.option(
+    "--arch",
+    type=click.Choice(["amd64", "arm64"]),
+    default="amd64",
+    show_default=True,
+    help="Which boxes can start it.",
 )
 _SET = click.argument("boot_set", metavar="SET")
 
@@ -37,22 +45,33 @@ def bootset() -> None:
 @with_place
 @_OFFLINE
 @click.option("--name", default="enrol", show_default=True, help="Its versions count up.")
+@_ARCHITECTURE
 @click.option("--lock", "lock_file", type=_FILE, help="Another lock than this release's.")
-def build(place: Place, offline: Path | None, name: str, lock_file: Path | None) -> None:
-    """Build a set out of the locked packages; needs the mirror, or what was fetched before."""
-    manifest = _shelf(place, offline).build(_lock(lock_file), name)
+def build(
+    place: Place,
+    offline: Path | None,
+    name: str,
+    arch: Architecture,
+    lock_file: Path | None,
+) -> None:
+    """Build a set out of the locked packages; needs the mirror, or what was fetched before.
+
+    Another lock says itself for which boxes it is.
+    """
+    manifest = _shelf(place, offline).build(_lock(lock_file, arch), name)
     click.echo(f"built {manifest.name} version {manifest.version}: {manifest.digest.hex()}")
     click.echo(f"next: `doorstep bootset rehearse {manifest.digest.hex()[:12]}`")
 
 
 @bootset.command(short_help="Write a new lock from what the mirror has now.")
+@_ARCHITECTURE
 @click.option("--out", type=_FILE, default="bootset.lock", show_default=True, help="The lock.")
-def lock(out: Path) -> None:
+def lock(arch: Architecture, out: Path) -> None:
     """Resolve exact versions and digests of all that a set is made of."""
     from bootstrap.build.lock import encode_lock
     from bootstrap.build.parts import resolve
 
-    found = resolve()
+    found = resolve(arch)
     out.write_text(encode_lock(found))
     click.echo(f"wrote {out}: {len(found.packages)} packages")
 
@@ -192,12 +211,12 @@ def _shelf(place: Place, offline: Path | None) -> Shelf:
     return Shelf(directory=place.site, state=place.state, offline=offline)
 
 
-def _lock(path: Path | None) -> Lock:
+def _lock(path: Path | None, architecture: Architecture) -> Lock:
     from bootstrap.build.lock import decode_lock
     from bootstrap.build.parts import committed_lock
 
     if path is None:
-        return committed_lock()
+        return committed_lock(architecture)
     try:
         return decode_lock(path.read_text())
     except OSError as error:
