@@ -28,6 +28,7 @@ from netboot.io.files import FileStore
 from netboot.io.http import HttpRunner
 from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.tftp import TftpRunner
+from netboot.io.workers import Recorder
 from netboot.leases6 import Lease6
 from netboot.network import Match, Subnet6Plan
 
@@ -178,8 +179,9 @@ def given(reply: Message6) -> tuple[Lent, ...]:
 def served(config: Dhcp6Config, database: Path, files: Mapping[str, Path]) -> None:
     """Serve DHCPv6, advertisements, TFTP and HTTP until killed: the threads that a service has."""
     store = NetbootStore(database)
-    log = EventLog(store)
-    service = Dhcp6Service(store, lambda events: log.append(*events))
+    recorder = Recorder(store)
+    recorder.start()
+    service = Dhcp6Service(store, recorder.tell)
     service.replace(config)
     turns: list[Callable[[float], None]] = [service.turn]
     if files:
@@ -190,8 +192,8 @@ def served(config: Dhcp6Config, database: Path, files: Mapping[str, Path]) -> No
             (directory / digest.hex()).symlink_to(source)
             names[path] = digest
         addresses = [one.appliance for one in config.subnets]
-        tell = log_file(log)
-        tftp, http = TftpRunner(FileStore(directory), tell), HttpRunner(FileStore(directory), tell)
+        tftp = TftpRunner(FileStore(directory), recorder.tell)
+        http = HttpRunner(FileStore(directory), recorder.tell)
         tftp.replace(FileMap(names), addresses, 1500)
         http.replace(FileMap(names), addresses)
         turns += [tftp.turn, http.turn]
@@ -199,10 +201,6 @@ def served(config: Dhcp6Config, database: Path, files: Mapping[str, Path]) -> No
         threading.Thread(target=forever, args=(turn,), daemon=True).start()
     print("serving", flush=True)
     threading.Event().wait()
-
-
-def log_file(log: EventLog) -> Callable[[object], None]:
-    return lambda events: log.append(*events)  # type: ignore[attr-defined]
 
 
 def forever(turn: Callable[[float], None]) -> None:
@@ -234,6 +232,7 @@ def serving6(
         ["ip", "netns", "exec", namespace, sys.executable, __file__]
         + [str(database), interface, changes, *named],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # the recorder prints every event
         text=True,
         cwd=root,
         env={"PYTHONPATH": str(root), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
