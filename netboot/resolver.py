@@ -282,6 +282,11 @@ class Resolver:
             said=f"{int(known.age)} s old",
         )
 
+    def prune(self) -> None:
+        """Forget what may not even be given stale any more."""
+        with self._lock:
+            self._cache.prune(self._ports.clock())
+
     def ages(self) -> Mapping[Labels, float]:
         """Give how old the answers of pinned names are, in seconds."""
         with self._lock:
