@@ -139,7 +139,7 @@ def _boot(
     site: NetbootSite, sets: Sequence[BootSetManifest], own: Mapping[str, bytes]
 ) -> Boot | None:
     subnet = site.boot_subnet
-    rules = tuple(network.boot_rule(rule, own) for rule in site.boot.rules)
+    rules = tuple(network.boot_rule(rule) for rule in site.boot.rules)
     if subnet is None or not (sets or rules or own):
         return None
     names = {one.digest: files_to_serve(one, (), subnet.appliance) for one in sets}

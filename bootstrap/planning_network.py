@@ -119,14 +119,9 @@ def _boot_set(start: str | None, sets: Sequence[bytes]) -> bytes | None:
     return next((digest for digest in sets if digest.hex().startswith(start)), None)
 
 
-def boot_rule(one: written.BootRule, own: Mapping[str, bytes]) -> BootRule:
-    """Give a rule; a name that is in the operator's files is written as its path there."""
-    path = f"/{one.file.lstrip('/')}"
-    return BootRule(
-        match=_match(one),
-        file=path if path in own else one.file,
-        loading=Loading(one.via),
-    )
+def boot_rule(one: written.BootRule) -> BootRule:
+    """Give a rule; the client is told the name as the operator wrote it."""
+    return BootRule(match=_match(one), file=one.file, loading=Loading(one.via))
 
 
 def subnet6(one: written.Subnet6, *, enrols: bool) -> Subnet6Plan:

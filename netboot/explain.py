@@ -14,7 +14,7 @@ from netboot.asking import Asking, discover, request_after
 from netboot.bootchoice import ARCHITECTURE_NAMES, BootFile, BootTable, NoLoader, choose
 from netboot.dhcp import DhcpEngine
 from netboot.dhcp_config import Book, DhcpConfig
-from netboot.dhcp_message import Message
+from netboot.dhcp_message import BOOTREPLY, CLIENT_PORT, SERVER_PORT, Message
 from netboot.dhcp_options import Code, MessageType
 from netboot.dhcp_outcome import Outcome
 from netboot.dhcp_reply import Send, Via
@@ -24,6 +24,7 @@ from netboot.leases import Lease, LeaseTable
 from netboot.links import Network
 from netboot.network import NOTHING
 from netboot.option_words import name_of
+from netboot.proxy import PXE_PORT, ProxyEngine
 
 _NOWHERE = IPv4Address(0)
 
@@ -49,6 +50,8 @@ def explain(
         interface=_interface(asking, config), source=asking.relay or IPv4Address("0.0.0.0")
     )
     leases = tuple(leases)
+    if _is_beside(arrival.interface, config) and asking.relay is None:
+        return _beside(asking, config, arrival, now)
     engine = DhcpEngine(config, leases)
     message = discover(asking)
     outcome = engine.receive(message.encode(), arrival, now)
@@ -63,6 +66,48 @@ def explain(
         reply=reply,
         reasons=tuple(why.reasons(message, arrival, outcome, now)),
     )
+
+
+def _is_beside(interface: str, config: DhcpConfig) -> bool:
+    """Tell whether another server gives the addresses here."""
+    here = [one for one in config.subnets if one.interface == interface and not one.relayed]
+    return bool(here) and all(one.dhcp == "proxy" for one in here)
+
+
+def _beside(asking: Asking, config: DhcpConfig, arrival: Arrival, now: float) -> Explanation:
+    """Say what proxyDHCP tells: an OFFER on port 67, or the file on port 4011."""
+    engine, message = ProxyEngine(config), discover(asking)
+    port, listener = CLIENT_PORT, SERVER_PORT
+    if asking.kind is MessageType.REQUEST:
+        port, listener = PXE_PORT, PXE_PORT
+        message = request_after(message, Message(op=BOOTREPLY, xid=message.xid, chaddr=asking.mac))
+    outcome = engine.receive(message.encode(), arrival, now, listener=listener, port=port)
+    plan = next(one for one in config.subnets if one.interface == arrival.interface)
+    reasons = [f"subnet: {plan.name}, {plan.network}: another server gives the addresses (proxy)"]
+    if not outcome.sends:
+        reasons.append("nothing is answered: there is no boot file for this client")
+        return Explanation(request=message.encode(), reply=None, reasons=tuple(reasons))
+    sent = outcome.sends[0]
+    answer = Message.decode(sent.data)
+    name = answer.file.decode("ascii", "replace") or answer.options.text(Code.BOOT_FILE)
+    where = f"port {listener}"
+    reasons.append(f"boot: {name}" if name else f"boot: asked for again, on port {PXE_PORT}")
+    reasons.append(
+        f"sent: from {sent.source}:{sent.listener} to {sent.destination}:{sent.port}, "
+        f"for what came to {where}"
+    )
+    via = Via.BROADCAST if sent.destination == IPv4Address("255.255.255.255") else Via.UNICAST
+    reply = Send(
+        via=via,
+        interface=sent.interface,
+        source=sent.source,
+        destination=sent.destination,
+        port=sent.port,
+        mac=None,
+        data=sent.data,
+        promises=False,
+    )
+    return Explanation(request=message.encode(), reply=reply, reasons=tuple(reasons))
 
 
 def _interface(asking: Asking, config: DhcpConfig) -> str:
@@ -109,13 +154,6 @@ class _Why:
                 f"nothing is answered: no served subnet holds the relay's address "
                 f"{message.giaddr}, and no subnet names it in relays"
             )
-        proxied = [
-            one.name
-            for one in self._config.subnets
-            if one.interface == arrival.interface and one.dhcp == "proxy"
-        ]
-        if proxied:
-            return f"no address is given: on {', '.join(proxied)} another server gives them (proxy)"
         return (
             f'nothing is answered: no subnet with dhcp = "server" is on interface '
             f"{arrival.interface or '(none)'}"

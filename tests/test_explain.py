@@ -181,7 +181,8 @@ def test_d36_a_reservation_knows_a_uuid_in_either_order(uuid: str) -> None:
 SILENT = [
     ({"relay": IPv4Address("10.9.9.9")}, "no served subnet holds the relay's address 10.9.9.9"),
     ({"interface": "eth9"}, 'no subnet with dhcp = "server" is on interface eth9'),
-    ({"interface": "eth2"}, "on beside another server gives them (proxy)"),
+    ({"interface": "eth2"}, "beside, 10.2.0.0/24: another server gives the addresses (proxy)"),
+    ({"interface": "eth2"}, "there is no boot file for this client"),
     ({"interface": "eth3"}, "kept has no pool, nothing is reserved for this client"),
     ({"interface": "eth4"}, "every pool of only is for classes that this client is not in: acme"),
     ({"leases": FULL}, "no address of boxes, phones is free for this client"),
@@ -192,6 +193,31 @@ SILENT = [
 def test_why_a_client_gets_nothing(said: dict[str, object], reason: str) -> None:
     found = ask(**said)
     assert found.reply is None
+    assert any(reason in one for one in found.reasons), found.reasons
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "reason"),
+    [
+        (
+            MessageType.DISCOVER,
+            {"user_class": b"iPXE"},
+            "boot: http://elsewhere.example.net/menu.ipxe",
+        ),
+        (MessageType.DISCOVER, {}, "boot: asked for again, on port 4011"),
+        (MessageType.REQUEST, {}, "boot: plain.efi"),
+    ],
+)
+def test_d21_what_proxydhcp_tells(kind: MessageType, said: dict, reason: str) -> None:
+    text = SITE + '[[boot.rule]]\nname = "plain"\narchitecture = 7\nfile = "plain.efi"\n'
+    text = text.replace("[[boot.rule]]", '[boot]\nfiles = "x"\n[[boot.rule]]', 1)
+    made = make_plan(
+        decode_netboot_site(text.encode()), [], None, [], 1, files={"/plain.efi": bytes(32)}
+    )
+    asking = Asking(mac=STRANGER, architectures=(7,), interface="eth2", kind=kind, **said)
+    found = explain(asking, made.dhcp(), (), 1000.0)
+    assert found.reply is not None
+    assert Message.decode(found.reply.data).yiaddr == IPv4Address(0)
     assert any(reason in one for one in found.reasons), found.reasons
 
 

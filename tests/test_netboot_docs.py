@@ -1,4 +1,4 @@
-"""docs/netboot.md: every key is named there or in the example, and what it shows is what is printed."""
+"""docs/netboot.md: each key is named there or in the example, and it shows what is printed."""
 
 import re
 import tomllib

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,11 @@ class Lab:
         words += ["netboot", "run", "--site", str(self.site), "--state", str(self.state)]
         return [*words, *more]
 
-    def start(self, *more: str) -> None:
+    def start(self, *more: str, dhcp: str = "DHCP") -> None:
         self.log.write_bytes(b"")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*more), stderr=log, cwd=ROOT)
-        until(lambda: f"serving DHCP on {self.near}; TFTP, HTTP, DNS on {US}" in self.said())
+        until(lambda: f"serving {dhcp} on {self.near}; TFTP, HTTP, DNS on {US}" in self.said())
 
     def said(self) -> str:
         text = self.log.read_text()
@@ -296,24 +297,40 @@ def test_sighup_reads_the_file_again(lab: Lab) -> None:
     until(lambda: "(plan 2)" in lab.said())
 
 
-def test_it_refuses_beside_another_server_with_its_address_and_mac(lab: Lab) -> None:
+@contextmanager
+def rival(lab: Lab) -> Iterator[None]:
+    """Another DHCP server on the client's side."""
     words = "dnsmasq --keep-in-foreground --port=0 --conf-file=/dev/null --bind-interfaces"
     words += f" --interface={lab.far} --dhcp-range=10.46.0.200,10.46.0.210 --pid-file= --user=root"
     words += f" --dhcp-leasefile={lab.base}/rival"
-    rival = subprocess.Popen(
+    process = subprocess.Popen(
         ["ip", "netns", "exec", lab.cli, *words.split()], stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: "67" in lab.box("ss", "-lnu"))
+        until(lambda: ":67" in lab.box("ss", "-lnu"))
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_refuses_beside_another_server_with_its_address_and_mac(lab: Lab) -> None:
+    with rival(lab):
         done = subprocess.run(
             lab.command(), capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
         )
-    finally:
-        rival.kill()
-        rival.wait()
     link = run("ip", "-n", lab.cli, "-br", "link", "show", "dev", lab.far)
     assert done.returncode == 2
     assert f"another DHCP server answers on {lab.near}: {CLIENT} ({link.split()[2]})" in done.stderr
+
+
+def test_a_proxy_serves_beside_another_server_and_a_server_again_without(lab: Lab) -> None:
+    lab.change('pool = "10.46.0.100-10.46.0.150"', 'dhcp = "proxy"')
+    with rival(lab):
+        lab.start(dhcp="proxyDHCP")
+    lab.change('dhcp = "proxy"', 'pool = "10.46.0.100-10.46.0.150"')
+    until(lambda: f"serving DHCP on {lab.near}; TFTP, HTTP, DNS on {US} (plan 2)" in lab.said())
+    assert "lease of 10.46.0.100 obtained" in lab.lease()
 
 
 def test_one_state_is_served_from_once_and_never_an_appliances(lab: Lab) -> None:

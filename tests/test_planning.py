@@ -126,7 +126,7 @@ def test_every_table_of_netboot_reaches_the_plan() -> None:
     assert made.boot.rules == (
         BootRule(
             match=Match(kinds=frozenset({ClientKind.IPXE})),
-            file="/menu.ipxe",
+            file="menu.ipxe",
             loading=Loading.HTTP,
         ),
     )

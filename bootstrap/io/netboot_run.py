@@ -200,12 +200,15 @@ class _Reporter:
 
 def ready(plan: Plan, states: dict[str, State]) -> str:
     """Say which sockets are open: `serving DHCP on eth1, TFTP, HTTP and DNS on 10.41.7.2 …`."""
-    on = sorted({one.interface for one in plan.subnets if one.dhcp != "off"})
+    on = sorted({one.interface for one in plan.subnets if one.dhcp == "server"})
+    beside = sorted({one.interface for one in plan.subnets if one.dhcp == "proxy"})
     on6 = sorted({one.interface for one in plan.subnets6 if one.dhcp != "off"})
     own = [str(one) for one in (*plan.addresses(), *plan.addresses6())]
     said = []
     if states["dhcp"] is State.SERVING:
         said.append(f"DHCP on {', '.join(on)}")
+    if states.get("proxy") is State.SERVING:
+        said.append(f"proxyDHCP on {', '.join(beside)}")
     if states.get("dhcp6") is State.SERVING:
         said.append(f"DHCPv6 on {', '.join(on6)}")
     names = {"tftp": "TFTP", "http": "HTTP", "dns": "DNS"}

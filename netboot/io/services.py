@@ -25,6 +25,7 @@ from netboot.io.http import HttpRunner
 from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.listen import Relay
 from netboot.io.probe import PROBE_SECONDS, ForeignServer
+from netboot.io.proxy import ProxyRunner
 from netboot.io.tftp import TftpRunner, interface_mtu
 from netboot.io.workers import Recorder, State, Worker
 from netboot.plan import Plan
@@ -32,11 +33,11 @@ from netboot.zone import Zones
 from netboot.zone_build import LeaseName, build
 
 _SERVING_FILES = ("tftp", "http", "dns")
-_TELLING_CLIENTS = ("dhcp", "dhcp6")
+_TELLING_CLIENTS = ("dhcp", "dhcp6", "proxy")
 
 
 class Services:
-    """DHCP, DHCPv6 with advertisements, TFTP, HTTP and DNS, each with its thread."""
+    """DHCP, proxyDHCP, DHCPv6 with advertisements, TFTP, HTTP and DNS, each with its thread."""
 
     def __init__(
         self, state: Path, probe_seconds: float = PROBE_SECONDS, relay: Relay | None = None
@@ -57,9 +58,11 @@ class Services:
             self.store, tell, self._names.may_differ, probe_seconds, assign=offered.assign
         )
         self._dhcp6 = Dhcp6Service(self.store, tell, offered.assign)
+        self._proxy = ProxyRunner(tell, offered.assign)
         self._workers = {
             "dhcp": Worker("dhcp", self._dhcp.turn),
             "dhcp6": Worker("dhcp6", self._dhcp6.turn),
+            "proxy": Worker("proxy", self._proxy.turn),
             "tftp": Worker("tftp", self._tftp.turn),
             "http": Worker("http", self._http.turn),
             "dns": Worker("dns", self._names.turn),
@@ -86,7 +89,7 @@ class Services:
         """End all threads and close everything."""
         for worker in self._workers.values():
             worker.stop()
-        for runner in (self._dhcp, self._dhcp6, self._tftp, self._http, self._names):
+        for runner in (self._dhcp, self._dhcp6, self._proxy, self._tftp, self._http, self._names):
             runner.close()
         self.recorder.stop()
         self.store.close()
@@ -107,6 +110,7 @@ class Services:
         self._waiting = {
             "dhcp": partial(self._dhcp.replace, plan.dhcp()),
             "dhcp6": partial(self._dhcp6.replace, plan.dhcp6()),
+            "proxy": partial(self._proxy.replace, plan.dhcp()),
         }
 
     def _post(self, name: str, configure: Callable[[], None]) -> None:
@@ -132,15 +136,21 @@ class Services:
 
     @property
     def states(self) -> dict[str, State]:
-        """What each service does; DHCPv6 only where there is an IPv6 subnet."""
-        has_six = self.newest is not None and bool(self.newest.subnets6)
-        return {name: self._state(name) for name in self._workers if name != "dhcp6" or has_six}
+        """What each service does; DHCPv6 and proxyDHCP only where the plan has them."""
+        plan = self.newest
+        unused = set()
+        if plan is None or not plan.subnets6:
+            unused.add("dhcp6")
+        if plan is None or not any(one.dhcp == "proxy" for one in plan.subnets):
+            unused.add("proxy")
+        return {name: self._state(name) for name in self._workers if name not in unused}
 
     def _state(self, name: str) -> State:
         worker = self._workers[name]
         if name == "dhcp":
             return self._dhcp.state
-        if worker.trouble or (name == "dhcp6" and self._dhcp6.sentence):
+        own = {"dhcp6": self._dhcp6.sentence, "proxy": self._proxy.trouble}.get(name)
+        if worker.trouble or own:
             return State.TROUBLE
         return State.SERVING if worker.generation else State.WAITING
 
@@ -152,7 +162,8 @@ class Services:
     def sentences(self) -> list[str]:
         """Say what a person should know."""
         said: list[str | None] = [worker.trouble for worker in self._workers.values()]
-        said += [self._dhcp.sentence, self._dhcp6.sentence, self.recorder.trouble]
+        said += [self._dhcp.sentence, self._dhcp6.sentence, self._proxy.trouble]
+        said.append(self.recorder.trouble)
         if self.recorder.lost:
             said.append(f"{self.recorder.lost} events were not kept: the disk was too slow")
         plan = self.running
