@@ -23,7 +23,7 @@ from netboot.network import Reservation6, Subnet6Plan
 MEMORY_SECONDS = 86400.0
 """How long after its lease a box's address is kept from strangers that ask for it by name."""
 TABLE_LIMIT = 16384
-"""Rows of one link; beyond them, addresses whose lease ended are given again."""
+"""Rows of all links: a flood of made-up clients ends here. Then ended leases are given again."""
 
 Link = Sequence[Subnet6Plan]
 """The subnets of one link, in the plan's order."""

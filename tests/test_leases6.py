@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from netboot.dhcp6 import Dhcp6Engine
 from netboot.dhcp6_message import Kind6, Packet6
 from netboot.leases import LeaseState
-from netboot.leases6 import Lease6
+from netboot.leases6 import TABLE_LIMIT, Lease6
 from netboot.network import Reservation6
 
 LEASE = 3600
@@ -133,3 +133,30 @@ def test_ten_thousand_boxes_of_one_subnet_are_looked_up_at_once() -> None:
         duid, source = duid_of_uuid(number + 1), link_local(mac(number))
         assert server.bound(duid, 7, source) == FIRST + number
     assert len(server.engine.leases(NOW)) == 4000
+
+
+def test_d38_a_flood_of_made_up_clients_leaves_reservations_and_known_boxes_served() -> None:
+    leases = tuple(
+        Lease6(
+            subnet="tills",
+            address=IPv6Address(int(FIRST) + number),
+            duid=duid_ll(mac(number)),
+            iaid=1,
+            mac=mac(number),
+            uuid=None,
+            state=LeaseState.BOUND,
+            expires=NOW + (LEASE if number else -1),
+            name=None,
+        )
+        for number in range(TABLE_LIMIT)
+    )
+    pool = (FIRST, IPv6Address(int(FIRST) + (1 << 62)))
+    entry = Reservation6(mac=mac(1 << 20), address=RESERVED, name=None)
+    server = Server6(config6(subnet6(pools=(pool,)), reservations=(entry,)), leases)
+    assert server.bound(duid_ll(mac(1 << 20)), 1, link_local(mac(1 << 20))) == RESERVED
+    assert server.bound(duid_ll(mac(77)), 1, link_local(mac(77))) == FIRST + 77
+    stranger = duid_ll(mac(1 << 21))
+    assert server.bound(stranger, 1, link_local(mac(1 << 21))) == FIRST  # the one that had ended
+    refused = server.request(duid_ll(mac(1 << 22)), source=link_local(mac(1 << 22)))
+    assert given(refused) == ()
+    assert len(server.engine._table.leases()) == TABLE_LIMIT + 1
