@@ -7,7 +7,7 @@ out of it. RFC 1350 and RFC 3986 leave names free; the tolerances are those that
 from __future__ import annotations
 
 import re
-import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -169,27 +169,25 @@ class FileMap:
 class Assignments:
     """Which boot set each client was offered last; one for DHCP, TFTP and HTTP together.
 
-    Thread-safe, and bounded: the client that was heard of longest ago is forgotten first.
+    Bounded: the client that was heard of longest ago is forgotten first. Threads may share it: each
+    step is one operation of an OrderedDict, which the interpreter does not interrupt.
     """
 
     def __init__(self, most: int = MAX_ASSIGNED) -> None:
         """Remember nothing yet, and at most so many clients."""
         self._most = most
-        self._sets: dict[bytes, bytes] = {}
-        self._lock = threading.Lock()
+        self._sets: OrderedDict[bytes, bytes] = OrderedDict()
 
     def assign(self, client: Address, boot_set: bytes) -> None:
         """Note what a client was offered, by the address that it has or gets."""
-        with self._lock:
-            self._sets.pop(client.packed, None)
-            self._sets[client.packed] = boot_set
-            if len(self._sets) > self._most:
-                del self._sets[next(iter(self._sets))]
+        self._sets.pop(client.packed, None)
+        self._sets[client.packed] = boot_set
+        if len(self._sets) > self._most:
+            self._sets.popitem(last=False)
 
     def of(self, client: Address) -> bytes | None:
         """Tell which set a client was offered."""
-        with self._lock:
-            return self._sets.get(client.packed)
+        return self._sets.get(client.packed)
 
     def find(self, files: FileMap, name: str, local: Address, client: Address) -> Entry | Missing:
         """Find what this client means, and note the set whose loader or file it is given.
