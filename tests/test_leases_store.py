@@ -161,6 +161,27 @@ def _say(said: queue.SimpleQueue[tuple[str, object]], name: str, error: object) 
     said.put((name, error))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_ended_is_told_at_once_and_not_waited_for(path: Path) -> None:
+    store = NetbootStore(path)
+    event = Event(at=NOW, kind=EventKind.FLOOD, detail=(("text", b"no text"),))  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(SiteError, match=r"writer of netboot\.db has ended"):
+            store.commit((), [event], ())
+    store.close()
+
+
+def test_transactions_of_others_do_not_let_the_log_grow(path: Path) -> None:
+    store = NetbootStore(path)
+    store.lengthen_log()
+    before = path.stat().st_size
+    for number in range(2050):
+        with store.transaction() as db:
+            db.execute("INSERT INTO server6 VALUES (?)", (number.to_bytes(2, "big") * 50,))
+    assert path.stat().st_size > before + 100_000  # rows are in the tables, not in the log alone
+    store.close()
+
+
 def test_the_log_stays_bounded_and_is_long_before_it_is_needed(path: Path) -> None:
     store = NetbootStore(path)
     store.lengthen_log()

@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from itertools import count
 
-from netboot.dhcp import Candidate, DhcpConfig, DhcpEngine, Outcome, Sighting, check_config
+from netboot.dhcp import Arrival, Candidate, DhcpConfig, DhcpEngine, Outcome, Sighting, check_config
 from netboot.dhcp_reply import Send
 from netboot.errors import SiteError
 from netboot.event_rate import EventRate
@@ -29,8 +29,15 @@ from netboot.io.dhcp_interface import DhcpInterface, Origin
 from netboot.io.leases import NetbootStore
 from netboot.leases import LeaseWrite
 
-_DRAIN = 64
-"""Packets taken in one turn, and submitted together."""
+_DRAIN = 256
+"""Packets taken from a socket in one turn."""
+_DISCOVERS = 48
+"""DISCOVERs answered in one turn; what is left waits behind all that is not a DISCOVER."""
+_BACKLOG = 4096
+_STALE_SECONDS = 1.0
+"""A DISCOVER that waited so long was sent again, or its box took another offer."""
+_IS_DISCOVER = b"\x35\x01\x01"
+"""Option 53 where clients write it, first; one elsewhere is served like everything else."""
 _HELD = 8192
 """Replies that wait for the disk, or for their delay; clients of others ask again."""
 _TICK_SECONDS = 0.05
@@ -46,6 +53,7 @@ _CANDIDATES = 16
 _CALM = 100
 """Packets between two probes, at most: under load the line and this thread have other work."""
 
+_Packet = tuple[bytes, Arrival, Origin]
 _Reply = tuple[Origin, Send]
 
 
@@ -90,6 +98,7 @@ class DhcpRunner:
         self._rate = EventRate()
         self._tick_at = self._look_at = self._probe_at = 0.0
         self._verdicts: deque[tuple[Candidate, bytes | None]] = deque()
+        self._backlog: deque[tuple[float, _Packet]] = deque(maxlen=_BACKLOG)
         self._heard = 0
         self._is_busy, self._moment = False, 0.0
         self._open(config)
@@ -150,7 +159,9 @@ class DhcpRunner:
                 self._woken.recv(4096)
             else:
                 self._receive(key.data, time.time())
-            self._send_released()
+        self._send_released()
+        if self._backlog:
+            self._discover(time.time())
         moment = time.monotonic()
         self._is_busy = 0 < self._heard - heard < _FEW and moment < self._moment + _BUSY_SECONDS
         self._moment = moment
@@ -161,19 +172,40 @@ class DhcpRunner:
 
     def _patience(self, timeout: float) -> float:
         """Give the seconds until something is due."""
+        if self._backlog:
+            return 0.0
         if self._delayed:
             timeout = min(timeout, self._delayed[0][0] - time.monotonic())
         return max(0.0, min(timeout, _LOOK_SECONDS))
 
     def _receive(self, interface: DhcpInterface, now: float) -> None:
-        """Drain one socket into the engine; what promises nothing is answered at once."""
-        outcomes: list[Outcome] = []
-        promised: list[_Reply] = []
+        """Drain one socket; a flood of DISCOVERs must not stand before what was promised."""
+        packets: list[_Packet] = []
         for _ in range(_DRAIN):
             packet = interface.receive()
             if packet is None:
                 break
-            data, arrival, origin = packet
+            self._heard += 1
+            if packet[0][240:243] == _IS_DISCOVER:
+                self._backlog.append((now, packet))
+            else:
+                packets.append(packet)
+        self._answer(packets, now)
+
+    def _discover(self, now: float) -> None:
+        """Answer the DISCOVERs that wait, as many as one turn has time for."""
+        packets: list[_Packet] = []
+        while self._backlog and len(packets) < _DISCOVERS:
+            came, packet = self._backlog.popleft()
+            if came <= now < came + _STALE_SECONDS:
+                packets.append(packet)
+        self._answer(packets, now)
+
+    def _answer(self, packets: Iterable[_Packet], now: float) -> None:
+        """Ask the engine; what promises nothing is sent at once."""
+        outcomes: list[Outcome] = []
+        promised: list[_Reply] = []
+        for data, arrival, origin in packets:
             outcome = self._engine.receive(data, arrival, now)
             outcomes.append(outcome)
             for reply in outcome.sends:
@@ -181,7 +213,6 @@ class DhcpRunner:
                     promised.append((origin, reply))
                 else:
                     self._dispatch((origin, reply))
-        self._heard += len(outcomes)
         self._submit(outcomes, promised, now)
 
     def _submit(self, outcomes: Iterable[Outcome], promised: list[_Reply], now: float) -> None:

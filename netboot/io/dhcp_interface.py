@@ -20,7 +20,7 @@ from netboot.io.frame import BROADCAST_MAC, interface_mac, udp_frame
 
 _RECEIVE_BUFFER = 8 << 20
 """Bytes; two hundred boxes that power on together are one burst, and a small packet takes 2 KiB."""
-_LARGEST = 9216
+_LARGEST = 4096
 _IP_PKTINFO = 8
 """Linux's number; the socket module has no name for it before Python 3.14."""
 _SO_RCVBUFFORCE = 33

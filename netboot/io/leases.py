@@ -34,6 +34,7 @@ EVENTS_KEPT = 200_000
 _PRUNE_EVERY = 1000
 _LOG_PAGES = 4000
 """Pages that the log may hold, at most; then it is taken over into the tables."""
+_PAGES_OF_ONE = 4
 _PADDING = 8 << 20
 """Bytes by which the log is made long, so that a commit need not make the file longer."""
 _SPARE = 16
@@ -86,11 +87,6 @@ class NetbootStore:
         """Say that the disk refuses, while it does."""
         return self._writer.trouble
 
-    @property
-    def is_alive(self) -> bool:
-        """Tell whether what is submitted will be written."""
-        return self._writer.is_alive
-
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Hold the lock and one transaction, durable when the block ends without an error."""
@@ -99,10 +95,13 @@ class NetbootStore:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
+                self._pages += _PAGES_OF_ONE
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            if self._pages >= 2 * _LOG_PAGES:  # others than the writer write much
+                self._take_over_log()
 
     def rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[Any]:
         """Read rows; never waits for a commit."""
@@ -197,7 +196,8 @@ class NetbootStore:
                 kept=False,
             )
         )
-        over.wait()
+        while not over.wait(1.0):
+            self._writer.check_alive()
         if errors[0] is not None:
             raise errors[0]
 
@@ -221,14 +221,19 @@ class NetbootStore:
             _write_rows(db, *_INSERT_EVENT, told)
             if told:
                 _prune(db, len(told))
-        self._pages += 4 + len(kept) + len(gone) + 2 * len(seen) + len(told) // 8
+        self._pages += len(kept) + len(gone) + 2 * len(seen) + len(told) // 8
 
     def _tidy(self, is_idle: bool) -> None:
         """Take the log over into the tables, after the ACKs have left."""
         if self._pages and (is_idle or self._pages >= _LOG_PAGES):
-            with contextlib.suppress(sqlite3.Error), self._lock:
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                self._pages = 0
+            with self._lock:
+                self._take_over_log()
+
+    def _take_over_log(self) -> None:
+        """Write the log's pages into the tables; a disk that refuses is tried again later."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._pages = 0
 
 
 class EventLog:

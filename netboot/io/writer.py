@@ -17,6 +17,7 @@ from ipaddress import IPv4Address
 from itertools import chain
 
 from netboot.dhcp import Sighting
+from netboot.errors import SiteError
 from netboot.events import Event, EventKind
 from netboot.leases import LeaseWrite
 
@@ -66,6 +67,7 @@ class GroupWriter:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_ending = False
+        self._is_tidy = True
         self._unsaved: dict[IPv4Address, LeaseWrite] = {}
         self._untold: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._since: float | None = None
@@ -73,7 +75,8 @@ class GroupWriter:
         self.trouble: str | None = None
 
     def submit(self, batch: Batch) -> None:
-        """Have it written as soon as the commit under way is over; never waits."""
+        """Have it written as soon as the commit under way is over; never waits. SiteError."""
+        self.check_alive()
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -81,10 +84,10 @@ class GroupWriter:
             self._waiting.append(batch)
             self._changed.notify()
 
-    @property
-    def is_alive(self) -> bool:
-        """Tell whether what is submitted will be written."""
-        return self._thread is None or self._thread.is_alive()
+    def check_alive(self) -> None:
+        """Raise SiteError when what is submitted will not be written: the process must end."""
+        if self._thread is not None and not self._thread.is_alive():
+            raise SiteError("the writer of netboot.db has ended unexpectedly: starting again")
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -100,6 +103,7 @@ class GroupWriter:
             if batches or self._unsaved or self._untold:
                 self._write(batches)
             self._tidy(not batches)
+            self._is_tidy = not batches
             rest = started + PACE_SECONDS - time.monotonic()
             if rest > 0:
                 time.sleep(rest)
@@ -108,11 +112,17 @@ class GroupWriter:
         """Wait for work, or for the time to tidy or try again; None to end."""
         with self._changed:
             if not self._waiting and not self._is_ending:
-                self._changed.wait(IDLE_SECONDS if self._since is None else RETRY_SECONDS)
+                self._changed.wait(self._patience())
             if self._is_ending and not self._waiting:
                 return None
             batches, self._waiting = self._waiting, []
             return batches
+
+    def _patience(self) -> float | None:
+        """Give the seconds to wait for work; for ever, when there is nothing else to do."""
+        if self._since is not None or self._unsaved or self._untold:
+            return RETRY_SECONDS
+        return None if self._is_tidy else IDLE_SECONDS
 
     def _write(self, batches: list[Batch]) -> None:
         error = self._try(batches)
