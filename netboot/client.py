@@ -16,6 +16,8 @@ from netboot.network import ClientKind
 PXE_CLASS = b"PXEClient"
 HTTP_CLASS = b"HTTPClient"
 UBOOT_CLASS = b"U-Boot"
+AGENT_CLASS = b"doorstep-agent"
+"""Our enrolment system, which asks where the site is (option 143)."""
 CIRCUIT_ID = 1
 REMOTE_ID = 2
 LINK_SELECTION = 5

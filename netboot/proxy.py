@@ -1,8 +1,9 @@
 """ProxyDHCP as an engine: beside a foreign DHCP server, what to boot and nothing else.
 
 It gives no address, never refuses and never answers a REQUEST for one: on port 67 an OFFER without
-an address to whom boots by PXE or HTTP, on port 4011 an ACK with the boot file. It opens no socket
-and reads no clock. PXE 2.1, 2.2.3 (proxyDHCP) and 2.2.4 (port 4011); RFC 4578; RFC 5970.
+an address to whom boots by PXE or HTTP, and to our enrolment system one that names the site; on
+port 4011 an ACK with the boot file. It opens no socket and reads no clock. PXE 2.1, 2.2.3
+(proxyDHCP) and 2.2.4 (port 4011); RFC 4578; RFC 5970; RFC 8572 (143).
 
 Which OFFER a client takes differs. A BIOS ROM, a Raspberry Pi and iPXE take the file from the OFFER
 (43.6 = 8). Of UEFI firmware much ignores such an OFFER (edk2 before 2018 never keeps it), while all
@@ -18,7 +19,7 @@ from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootFile, Loading, NoLoader, choose
 from netboot.classes import classify
-from netboot.client import HTTP_CLASS, PXE_CLASS, Facts, facts_of, sub_option
+from netboot.client import AGENT_CLASS, HTTP_CLASS, PXE_CLASS, Facts, facts_of, sub_option
 from netboot.damping import Damping
 from netboot.dhcp_config import DhcpConfig
 from netboot.dhcp_message import (
@@ -29,7 +30,7 @@ from netboot.dhcp_message import (
     Message,
     encode_reply,
 )
-from netboot.dhcp_options import Code, MessageType, Options, encode_options
+from netboot.dhcp_options import Code, MessageType, Options, encode_options, encode_uris
 from netboot.dhcp_outcome import Assignment, uuid_texts
 from netboot.dhcp_reply import LARGEST_REPLY, PI_BOOT, PXE_NO_DISCOVERY
 from netboot.dhcp_request import Arrival
@@ -110,6 +111,8 @@ class ProxyEngine:
             request = self._read(Message.decode(data), arrival, now, listener)
             if request is None:
                 return NOTHING
+            if request.message.options.vendor_class == AGENT_CLASS:
+                return self._name_site(request)
             if listener == SERVER_PORT:
                 return self._discover(request)
             return self._boot_server(request, port)
@@ -131,7 +134,7 @@ class ProxyEngine:
         answered = _ANSWERED[listener]
         if message.op != BOOTREQUEST or message.options.message_type not in answered:
             return None
-        if not message.options.vendor_class.startswith((PXE_CLASS, HTTP_CLASS)):
+        if not message.options.vendor_class.startswith(_CLASSES[listener]):
             return None
         modes = ("proxy",) if listener == SERVER_PORT else ("proxy", "server")
         subnets = [one for one in self._config.subnets if one.dhcp in modes and one.boot]
@@ -166,20 +169,25 @@ class ProxyEngine:
         events = told + events
         if boot is None:
             return Outcome(events=events)
-        message = request.message
         is_direct = _takes_file_from_offer(request.facts)
         data = _reply(request, MessageType.OFFER, boot if is_direct else None)
-        is_relayed = message.giaddr != _NOWHERE
-        send = Send(
-            interface=request.arrival.interface,
-            listener=SERVER_PORT,
-            source=request.subnet.appliance,
-            destination=message.giaddr if is_relayed else _EVERYBODY,
-            port=SERVER_PORT if is_relayed else CLIENT_PORT,
-            data=data,
-        )
         events += self._tell(request, EventKind.OFFER, None, _named(boot))
-        return Outcome(sends=(send,), events=events)
+        return Outcome(sends=(_offer(request, data),), events=events)
+
+    def _name_site(self, request: _Request) -> Outcome:
+        """Tell our own system where it is: the other server knows nothing of a site."""
+        subnet, message = request.subnet, request.message
+        if not subnet.enrols or Code.SZTP_REDIRECT not in message.options.parameters:
+            return NOTHING
+        items = [
+            (Code.MESSAGE_TYPE, bytes((MessageType.OFFER,))),
+            (Code.SERVER_ID, subnet.appliance.packed),
+            (Code.SZTP_REDIRECT, encode_uris([subnet.phone_home])),
+            *_echoed(message),
+        ]
+        data = _encode(message, items, (_ZERO, _ZERO, _ZERO), b"")
+        events = self._tell(request, EventKind.DISCOVER, None, _claims(request))
+        return Outcome(sends=(_offer(request, data),), events=events)
 
     # Port 4011
 
@@ -250,6 +258,10 @@ class ProxyEngine:
         return self._damping.tell(kind, request.message.chaddr, request.now, event)
 
 
+_CLASSES = {
+    SERVER_PORT: (PXE_CLASS, HTTP_CLASS, AGENT_CLASS),
+    PXE_PORT: (PXE_CLASS, HTTP_CLASS),
+}
 _ANSWERED = {
     SERVER_PORT: frozenset({MessageType.DISCOVER}),
     PXE_PORT: frozenset({MessageType.REQUEST, MessageType.INFORM}),
@@ -311,12 +323,27 @@ def _reply(request: _Request, kind: MessageType, boot: BootFile | None) -> bytes
         if is_http or not file or Code.BOOT_FILE in said.parameters:
             # edk2 writes a NUL over the next option's code where the name does not end with one.
             items.append((Code.BOOT_FILE, name + b"\0"))
-    for code in (Code.CLIENT_ID, Code.RELAY_AGENT):
-        echoed = said.get(code)
-        if echoed is not None:
-            items.append((code, echoed))
+    items += _echoed(message)
     ciaddr = message.ciaddr.packed if kind is MessageType.ACK else _ZERO
     return _encode(message, items, (ciaddr, _ZERO, appliance.packed), file)
+
+
+def _echoed(message: Message) -> list[tuple[Code, bytes]]:
+    found = ((code, message.options.get(code)) for code in (Code.CLIENT_ID, Code.RELAY_AGENT))
+    return [(code, data) for code, data in found if data is not None]
+
+
+def _offer(request: _Request, data: bytes) -> Send:
+    relay = request.message.giaddr
+    is_relayed = relay != _NOWHERE
+    return Send(
+        interface=request.arrival.interface,
+        listener=SERVER_PORT,
+        source=request.subnet.appliance,
+        destination=relay if is_relayed else _EVERYBODY,
+        port=SERVER_PORT if is_relayed else CLIENT_PORT,
+        data=data,
+    )
 
 
 def _vendor(facts: Facts) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootstrap.agent.dhcp import Lease, discover, read_reply, renew, request
+from bootstrap.agent.dhcp import Lease, discover, read_reply, read_site, renew, request
 from netboot.dhcp_message import BOOTREPLY, Message
 from netboot.dhcp_options import Code, MessageType, Options, encode_uris
 
@@ -85,6 +85,16 @@ def test_what_is_no_lease_for_us(data):
     assert read_reply(data, MAC, XID) is None
 
 
+def test_an_offer_without_an_address_names_the_site_alone():
+    said = {Code.SZTP_REDIRECT: encode_uris(["http://plain.example", URL])}
+    data = reply(MessageType.OFFER, yiaddr=IPv4Address(0), options=said)
+    assert read_site(data, MAC, XID) == URL
+    assert read_reply(data, MAC, XID) is None
+    assert read_site(data, MAC, XID + 1) is None
+    assert read_site(reply(MessageType.OFFER, options=said), MAC, XID) is None
+    assert read_site(reply(MessageType.ACK, yiaddr=IPv4Address(0), options=said), MAC, XID) is None
+
+
 @pytest.mark.parametrize("changes", [{"port": 67}, {"protocol": 6}, {"fragment": 0x2000}])
 def test_other_packets(changes):
     assert read_reply(packet(reply()[28:], **changes), MAC, XID) is None
@@ -98,8 +108,9 @@ def test_a_refusal_has_no_lease():
 @settings(max_examples=200)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_reply_or_nothing(data):
-    read_reply(data, MAC, XID)
-    read_reply(packet(data), MAC, XID)
+    for read in (read_reply, read_site):
+        read(data, MAC, XID)
+        read(packet(data), MAC, XID)
 
 
 @pytest.mark.parametrize(

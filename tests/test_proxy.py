@@ -19,6 +19,7 @@ from dhcp_lab import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bootstrap.agent import dhcp as agent
 from netboot.bootchoice import BootRule, BootTable, Loading, rules_of_set
 from netboot.client import sub_option
 from netboot.dhcp_config import DhcpConfig
@@ -101,6 +102,20 @@ def test_d21_an_offer_gives_no_address_and_no_lease(options) -> None:
     assert (send.listener, send.source, send.interface) == (67, US, "eth1")
     assert (send.destination, send.port) == (EVERYBODY, 68)
     assert len(send.data) >= 300
+
+
+def test_our_own_system_is_told_where_the_site_is_and_given_no_address() -> None:
+    """What it sends, byte by byte; the other server's option 143 is nobody's to configure."""
+    asked = agent.discover(mac(1), 7)[28:]
+    send, said = answer(ask(asked))
+    assert (send.destination, send.port, said.yiaddr) == (EVERYBODY, 68, NOBODY)
+    assert said.options.message_type is MessageType.OFFER
+    assert said.options.uris == ("https://10.41.7.2:8443",)
+    assert not any(c in said.options for c in (Code.LEASE_TIME, Code.VENDOR_CLASS, Code.BOOT_FILE))
+    measured = plan(subnet(dhcp="proxy", pools=(), enrols=False))
+    assert ask(asked, settings=measured) == NOTHING
+    assert ask(asked, listener=4011) == NOTHING
+    assert ask(discover((Code.VENDOR_CLASS, b"doorstep-agent"))) == NOTHING
 
 
 def test_d16_uefi_is_sent_to_port_4011_by_an_offer_that_every_edk2_keeps() -> None:

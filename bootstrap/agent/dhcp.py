@@ -58,19 +58,43 @@ def read_reply(packet: bytes, mac: bytes, xid: int) -> tuple[MessageType, Lease 
 
     UDP checksums are not checked: between virtual machines they are often unfinished.
     """
-    payload = _udp_payload(packet)
-    if payload is None:
-        return None
     try:
-        message = Message.decode(payload)
+        message = _reply(packet, mac, xid)
         kind = message.options.message_type
-        if message.op != BOOTREPLY or message.xid != xid or message.mac != mac or kind is None:
+        if kind is None:
             return None
         if kind is MessageType.NAK:
             return kind, None
         return kind, _lease(message)
     except PeerError:
         return None
+
+
+def read_site(packet: bytes, mac: bytes, xid: int) -> str | None:
+    """Read the site that an OFFER without an address names: the appliance beside another server.
+
+    None for every other packet.
+    """
+    try:
+        message = _reply(packet, mac, xid)
+        is_offer = message.options.message_type is MessageType.OFFER
+        return _url(message) if is_offer and message.yiaddr == _ANYWHERE else None
+    except PeerError:
+        return None
+
+
+def _reply(packet: bytes, mac: bytes, xid: int) -> Message:
+    payload = _udp_payload(packet)
+    if payload is None:
+        raise PeerError("no UDP to our port")
+    message = Message.decode(payload)
+    if message.op != BOOTREPLY or message.xid != xid or message.mac != mac:
+        raise PeerError("no reply to us")
+    return message
+
+
+def _url(message: Message) -> str | None:
+    return next((url for url in message.options.uris if url.startswith("https://")), None)
 
 
 def _lease(message: Message) -> Lease:
@@ -84,14 +108,13 @@ def _lease(message: Message) -> Lease:
     except ValueError:
         raise PeerError("a reply with a wrong netmask") from None
     gateways = options.addresses(Code.ROUTER)
-    urls = [url for url in options.uris if url.startswith("https://")]
     return Lease(
         address=address,
         gateway=gateways[0] if gateways else None,
         dns=options.addresses(Code.DNS_SERVER)[:3],
         server=server,
         seconds=options.number(Code.LEASE_TIME, 4) or 3600,
-        url=urls[0] if urls else None,
+        url=_url(message),
     )
 
 

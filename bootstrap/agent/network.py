@@ -13,12 +13,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from bootstrap.agent import facts
-from bootstrap.agent.dhcp import Lease, discover, read_reply, renew, request
+from bootstrap.agent.dhcp import Lease, discover, read_reply, read_site, renew, request
 from bootstrap.agent.errors import BoxError, Code
 from netboot.dhcp_options import MessageType
 
@@ -83,6 +83,7 @@ def keep(network: Network, say: Say) -> Network:
     if lease is None:
         say(f"the lease of {network.name} was not renewed")
         return find(say) or network
+    lease = replace(lease, url=lease.url or network.lease.url)
     return Network(name=network.name, mac=network.mac, lease=lease, since=now)
 
 
@@ -135,14 +136,37 @@ def _lease_on(name: str, say: Say) -> Network | None:
 def _four_way(sock: socket.socket, name: str, mac: bytes, seconds: float) -> Lease | None:
     xid = _xid()
     _send(sock, name, discover(mac, xid))
-    offer = _wait(sock, mac, xid, MessageType.OFFER, seconds)
+    offer, url = _offers(sock, mac, xid, seconds)
     if offer is None:
         return None
-    if offer.url is None:
-        # Another server may name the site; it gets a moment.
-        offer = _wait(sock, mac, xid, MessageType.OFFER, _OFFER_WINDOW) or offer
     _send(sock, name, request(mac, xid, offer))
-    return _wait(sock, mac, xid, MessageType.ACK, seconds)
+    lease = _wait(sock, mac, xid, MessageType.ACK, seconds)
+    return None if lease is None else replace(lease, url=lease.url or url)
+
+
+def _offers(
+    sock: socket.socket, mac: bytes, xid: int, seconds: float
+) -> tuple[Lease | None, str | None]:
+    """Wait for an OFFER, and for the site that one without an address names.
+
+    When the first names none, others get a moment: the appliance may stand beside another server.
+    """
+    offer: Lease | None = None
+    url: str | None = None
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([sock], [], [], left)[0]:
+            break
+        packet = sock.recv(4096)
+        url = url or read_site(packet, mac, xid)
+        found = read_reply(packet, mac, xid)
+        lease = found[1] if found is not None and found[0] is MessageType.OFFER else None
+        if lease is not None and (offer is None or lease.url):
+            offer = lease
+            deadline = min(deadline, time.monotonic() + _OFFER_WINDOW)
+        if offer is not None and (offer.url or url):
+            break
+    return offer, url
 
 
 def _wait(
