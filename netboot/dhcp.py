@@ -6,7 +6,7 @@ the writes beside it are durable. RFC 2131, 4.3; RFC 4039 (rapid commit), 5107 (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootFile, Loading, NoLoader, choose
@@ -47,6 +47,10 @@ __all__ = [
 _NOWHERE = IPv4Address(0)
 
 
+_DISCOVERED, _OFFERED, _BOUND = EventKind.DISCOVER, EventKind.OFFER, EventKind.ACK
+_OFFER, _ACK = MessageType.OFFER, MessageType.ACK
+_LEASE_TIME = int(Code.LEASE_TIME)
+"""By names of our own: looking up a member of an enum costs 0.3 us in Python 3.11."""
 _NOTHING_DONE = Outcome()
 """One value for every packet that gets no answer."""
 
@@ -61,6 +65,13 @@ class DhcpEngine:
         self._book = Book(config)
         self._damping = Damping()
         self._now = 0.0
+        self._handlers: dict[MessageType | None, Callable[[Request], Outcome]] = {
+            MessageType.DISCOVER: self._discover,
+            MessageType.REQUEST: self._request,
+            MessageType.DECLINE: self._decline,
+            MessageType.RELEASE: self._release,
+            MessageType.INFORM: self._inform,
+        }
 
     def replace(self, config: DhcpConfig, now: float) -> None:
         """Take another configuration and keep the leases; SiteError, and the old one stays."""
@@ -115,19 +126,8 @@ class DhcpEngine:
             is_request = kind is MessageType.REQUEST and message.giaddr != _NOWHERE
             return self._unserved(message, arrival) if is_request else _NOTHING_DONE
         request = read_request(message, place, arrival, now, self._config, self._table)
-        match kind:
-            case MessageType.DISCOVER:
-                return self._discover(request)
-            case MessageType.REQUEST:
-                return self._request(request)
-            case MessageType.DECLINE:
-                return self._decline(request)
-            case MessageType.RELEASE:
-                return self._release(request)
-            case MessageType.INFORM:
-                return self._inform(request)
-            case _:
-                return _NOTHING_DONE
+        handler = self._handlers.get(kind)
+        return handler(request) if handler is not None else _NOTHING_DONE
 
     def _unserved(self, message: Message, arrival: Arrival) -> Outcome:
         """Refuse a REQUEST that names us and comes from a link that we do not serve."""
@@ -158,11 +158,11 @@ class DhcpEngine:
             return self._ack(request, typed, _NOWHERE, rapid=True, told=(events, sightings))
         # ciaddr of a DISCOVER is ignored: old ROMs fill it.
         grant, told = self._grant(request, network, typed, _NOWHERE)
-        offer = reply(MessageType.OFFER, request, grant)
+        offer = reply(_OFFER, request, grant)
         self._table.offer(request.client, address, request.now)
         return Outcome(
             sends=(offer,),
-            events=events + told + self._damped(request, EventKind.OFFER, typed),
+            events=events + told + self._damped(request, _OFFERED, typed),
             sightings=sightings,
             assignments=assigned(grant.boot, typed),
         )
@@ -174,9 +174,9 @@ class DhcpEngine:
     def _see(self, request: Request) -> tuple[tuple[Event, ...], tuple[Sighting, ...]]:
         """Tell of a client at most once a minute."""
         events = self._damping.tell(
-            EventKind.DISCOVER, request.client.key, request.now, lambda: discovered(request)
+            _DISCOVERED, request.client.key, request.now, lambda: discovered(request)
         )
-        if not events or events[0].kind is not EventKind.DISCOVER:
+        if not events or events[0].kind is not _DISCOVERED:
             return events, ()
         return events, (sighting_of(request),)
 
@@ -198,7 +198,7 @@ class DhcpEngine:
         boot, events = self._boot(request, settings)
         seconds = None
         if address is not None:
-            seconds = settings.seconds(request.message.options.get(Code.LEASE_TIME))
+            seconds = settings.seconds(request.message.options.by_code.get(_LEASE_TIME))
         server_id = request.override or settings.server_id
         grant = Grant(
             settings=settings,
@@ -330,12 +330,12 @@ class DhcpEngine:
         number = int(address)
         network = self._network(request, number)
         grant, events = self._grant(request, network, address, ciaddr, rapid=rapid)
-        ack = reply(MessageType.ACK, request, grant)
+        ack = reply(_ACK, request, grant)
         expires = request.now + (grant.seconds or 0)
         boot = grant.boot
         event = Event(
             at=request.now,
-            kind=EventKind.ACK,
+            kind=_BOUND,
             mac=request.client.mac,
             address=address,
             detail=(
@@ -419,7 +419,7 @@ class DhcpEngine:
         if network is None:
             return _NOTHING_DONE
         grant, events = self._grant(request, network, None, ciaddr, target=address)
-        ack = reply(MessageType.ACK, request, grant)
+        ack = reply(_ACK, request, grant)
         return Outcome(
             sends=(ack,),
             events=events + self._damped(request, EventKind.INFORM, address),

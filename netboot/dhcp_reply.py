@@ -87,6 +87,10 @@ class Via(Enum):
     UNICAST = "unicast"
 
 
+_FRAME, _BROADCAST, _UNICAST = Via
+_ACK = MessageType.ACK
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
     """A reply to send from port 67 of `source`; `mac` for a frame only.
@@ -146,7 +150,7 @@ def reply(kind: MessageType, request: Request, grant: Grant) -> Send:
         names=(sname, file),
         options=area,
     )
-    promises = kind is MessageType.ACK and grant.seconds is not None
+    promises = kind is _ACK and grant.seconds is not None
     return _send(request, settings, data, (grant.target or grant.ciaddr, address), promises)
 
 
@@ -193,13 +197,13 @@ def _send(
     `targets` are ciaddr and yiaddr of the reply.
     """
     message, (ciaddr, yiaddr) = request.message, targets
-    port, via, destination, mac = CLIENT_PORT, Via.BROADCAST, _EVERYBODY, None
+    port, via, destination, mac = CLIENT_PORT, _BROADCAST, _EVERYBODY, None
     if int(message.giaddr):
-        port, via, destination = SERVER_PORT, Via.UNICAST, message.giaddr
+        port, via, destination = SERVER_PORT, _UNICAST, message.giaddr
     elif int(ciaddr):
-        via, destination = Via.UNICAST, ciaddr
+        via, destination = _UNICAST, ciaddr
     elif not message.flags & BROADCAST_FLAG and request.client.mac is not None:
-        via, destination, mac = Via.FRAME, yiaddr, request.client.mac
+        via, destination, mac = _FRAME, yiaddr, request.client.mac
     return Send(
         via=via,
         interface=request.arrival.interface,

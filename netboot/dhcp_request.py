@@ -28,6 +28,7 @@ from netboot.links import Place
 from netboot.network import Identify
 
 _NO_MAC = bytes(6)
+_BY_MAC = Identify.MAC
 _OF_BOOTING = frozenset({Code.VENDOR_CLASS, Code.USER_CLASS, Code.ARCHITECTURE, Code.IPXE})
 _RELAY_AGENT, _CLIENT_ID = int(Code.RELAY_AGENT), int(Code.CLIENT_ID)
 _SERVER_ID, _REQUESTED_ADDRESS = int(Code.SERVER_ID), int(Code.REQUESTED_ADDRESS)
@@ -96,7 +97,7 @@ def key_of(message: Message, identify: Identify) -> bytes:
     """
     chaddr = message.chaddr
     is_mac = message.htype == ETHERNET and len(chaddr) == 6
-    if is_mac and identify is Identify.MAC and chaddr != _NO_MAC:
+    if is_mac and identify is _BY_MAC and chaddr != _NO_MAC:
         return chaddr
     client_id = message.options.get(Code.CLIENT_ID) or b""
     # RFC 2132, 9.14: two bytes at least.

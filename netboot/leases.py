@@ -36,6 +36,10 @@ class LeaseState(StrEnum):
     DECLINED = "declined"
 
 
+_BOUND, _RELEASED, _DECLINED = LeaseState
+"""By names of our own: looking up a member of an enum costs 0.3 us in Python 3.11."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """One address and its last holder; `expires` in unix seconds, of the quarantine if declined.
@@ -57,11 +61,11 @@ class Lease:
 
     def blocks(self, now: float) -> bool:
         """Tell whether the address is taken, by its holder or by quarantine."""
-        return self.expires > now and self.state is not LeaseState.RELEASED
+        return self.expires > now and self.state is not _RELEASED
 
     def is_bound(self, now: float) -> bool:
         """Tell whether the holder may use the address now."""
-        return self.expires > now and self.state is LeaseState.BOUND
+        return self.expires > now and self.state is _BOUND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +141,7 @@ class LeaseTable:
 
     def _index(self, number: int, lease: Lease) -> None:
         place = self.links.at(number)
-        if lease.state is not LeaseState.DECLINED:
+        if lease.state is not _DECLINED:
             link = place.link.name if place is not None else self.links.name_of(lease.subnet)
             self._held[link, lease.key] = number
         pool = place.network.pool_of(number) if place is not None else None
@@ -217,7 +221,7 @@ class LeaseTable:
     def _is_free(self, client: Client, address: int, now: float) -> bool:
         lease = self._leases.get(address)
         if lease is not None and lease.blocks(now):
-            return lease.state is LeaseState.BOUND and lease.key == client.key
+            return lease.state is _BOUND and lease.key == client.key
         offer = self._offers.get(address)
         return offer is None or offer[1] == client.key
 
@@ -347,7 +351,7 @@ class LeaseTable:
             address=typed,
             key=client.key,
             mac=client.mac,
-            state=LeaseState.BOUND,
+            state=_BOUND,
             expires=until,
             name=reservation.name if reservation and (is_own or not reservation.address) else None,
             client_id=client.client_id,
@@ -371,7 +375,7 @@ class LeaseTable:
     def release(self, address: int, now: float) -> tuple[LeaseWrite, ...]:
         """End a lease now; the row stays, so that its holder gets the same address again."""
         lease = self._leases[address]
-        return self._write(replace(lease, state=LeaseState.RELEASED, expires=now))
+        return self._write(replace(lease, state=_RELEASED, expires=now))
 
     def quarantine(
         self, address: int, until: float, *, key: bytes = b"", mac: bytes | None = None
@@ -386,7 +390,7 @@ class LeaseTable:
                 address=IPv4Address(address),
                 key=key,
                 mac=mac,
-                state=LeaseState.DECLINED,
+                state=_DECLINED,
                 expires=until,
                 name=None,
             )
@@ -406,7 +410,7 @@ class LeaseTable:
             if self._held.get(held) == address:
                 del self._held[held]
         self._leases[address] = lease
-        if lease.state is not LeaseState.DECLINED:
+        if lease.state is not _DECLINED:
             self._held[holder] = address
         elif self._held.get(holder) == address:
             del self._held[holder]
