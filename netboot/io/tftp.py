@@ -7,6 +7,7 @@ leaves from the address that was asked, and one for each transfer (its TID; RFC 
 from __future__ import annotations
 
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -23,10 +24,13 @@ from netboot.tftp import Outcome, TftpEngine
 from netboot.tftp_transfer import Peer, Transfer
 
 Address = IPv4Address | IPv6Address
+_Flight = tuple[socket.socket, Transfer]
 
 PORT = 69
 _DRAIN = 64
 """Requests in one turn: transfers under way are not kept waiting by a flood of them."""
+_LOOKS = 40
+"""About 50 microseconds."""
 _LONGEST = 2048
 """Bytes of a packet that are read; a client sends 512 at most."""
 _LARGEST_SEND = 65000
@@ -91,10 +95,11 @@ class TftpRunner:
         self._engine = TftpEngine(FileMap({}), store.open, _USUAL_MTU, assignments)
         self._tell = tell
         self._poll = select.epoll()
+        self._is_busy = False
         self._listeners: dict[Address, socket.socket] = {}
         self._locals: dict[int, Address] = {}
         self._transfers: dict[int, socket.socket] = {}
-        self._flights: dict[int, tuple[socket.socket, Transfer]] = {}
+        self._flights: dict[int, _Flight] = {}
 
     def replace(self, files: FileMap, addresses: Iterable[Address], mtu: int) -> None:
         """Serve other files on these addresses; SiteError, and the old ones stay."""
@@ -123,15 +128,35 @@ class TftpRunner:
         deadline = self._engine.deadline()
         if deadline is not None:
             timeout = min(timeout, max(0.0, deadline - time.monotonic()))
-        ready = self._poll.poll(timeout)
+        ready = self._soon() or self._poll.poll(timeout)
         now = time.monotonic()
+        usual = [flight for descriptor, _ in ready if (flight := self._take(descriptor, now))]
+        # All at once: whoever is woken by the first finds the others on their way.
+        for sock, transfer in usual:
+            _send(sock, transfer.ready, transfer.peer, transfer.segment)
+        for _, transfer in usual:
+            events = self._engine.follow(transfer, now)
+            if events:
+                self._publish(events)
         for descriptor, _ in ready:
-            flight = self._flights.get(descriptor)
-            if flight is not None:
-                self._on_transfer(*flight, now)
-            elif descriptor in self._locals:
+            if descriptor in self._locals:
                 self._on_listener(self._locals[descriptor], now)
+        self._is_busy = bool(ready)
         self._release(self._engine.tick(now), None)
+
+    def _soon(self) -> list[tuple[int, int]]:
+        """Look a few times before sleeping, while files flow: to be woken costs more than an ACK.
+
+        Others who want the processor have it in between.
+        """
+        ready: list[tuple[int, int]] = []
+        if self._is_busy and self._transfers:
+            for _ in range(_LOOKS):
+                ready = self._poll.poll(0)
+                if ready:
+                    break
+                os.sched_yield()
+        return ready
 
     def _on_listener(self, local: Address, now: float) -> None:
         sock = self._listeners[local]
@@ -142,19 +167,23 @@ class TftpRunner:
                 return
             self._release(self._engine.receive(data, peer, local, now), local)
 
-    def _on_transfer(self, sock: socket.socket, transfer: Transfer, now: float) -> None:
-        """Take one packet: there is seldom a second, and the next turn comes soon."""
+    def _take(self, descriptor: int, now: float) -> _Flight | None:
+        """Take one packet of a transfer; give it back when that was its usual ACK.
+
+        One, for there is seldom a second, and the next turn comes soon.
+        """
+        flight = self._flights.get(descriptor)
+        if flight is None:
+            return None
+        sock, transfer = flight
         try:
             data, peer = sock.recvfrom(_LONGEST)
         except OSError:
-            return
-        if data != transfer.usual or peer != transfer.peer:
-            self._release(self._engine.receive_on(transfer.number, data, peer, now), None)
-            return
-        _send(sock, transfer.ready, peer, transfer.segment)
-        events = self._engine.follow(transfer, now)
-        if events:
-            self._publish(events)
+            return None
+        if data == transfer.usual and peer == transfer.peer:
+            return flight
+        self._release(self._engine.receive_on(transfer.number, data, peer, now), None)
+        return None
 
     def _release(self, outcome: Outcome, local: Address | None) -> None:
         for send in outcome.sends:
