@@ -47,7 +47,7 @@ class Asking:
 
 def discover(asking: Asking) -> Message:
     """Build the DISCOVER that such a client sends."""
-    vendor_class = asking.vendor_class or _vendor_class(asking.architectures)
+    vendor_class = asking.vendor_class or vendor_class_of(asking.architectures)
     items: list[tuple[int, bytes | None]] = [
         (Code.MESSAGE_TYPE, bytes((MessageType.DISCOVER,))),
         (Code.PARAMETER_LIST, _requests(asking, vendor_class)),
@@ -70,7 +70,7 @@ def discover(asking: Asking) -> Message:
     )
 
 
-def _vendor_class(architectures: tuple[int, ...]) -> bytes:
+def vendor_class_of(architectures: tuple[int, ...]) -> bytes:
     """Give option 60 as firmware of this architecture writes it (RFC 4578, 2; 5970, 3)."""
     if not architectures:
         return b""

@@ -141,7 +141,7 @@ def _check_subnet6(subnet: Subnet6Plan) -> Iterator[str]:
     where = f"subnet {subnet.name}"
     if not _INTERFACE.fullmatch(subnet.interface):
         yield f"{where}: {subnet.interface!r} is no interface name"
-    if subnet.appliance not in subnet.network:
+    if subnet.appliance not in subnet.network and not subnet.relayed:
         yield f"{where}: appliance {subnet.appliance} is not in {subnet.network}"
     if subnet.dhcp == "stateful" and not subnet.pools:
         yield f"{where}: stateful, and there is no pool"

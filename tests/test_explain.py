@@ -358,6 +358,41 @@ def test_the_command_as_json(place: Path) -> None:
     assert (code, json.loads(text)["reply"]) == (1, None)
 
 
+SIX = """
+[[subnet6]]
+name = "six"
+interface = "eth1"
+network = "2001:db8:7::/64"
+appliance = "2001:db8:7::2"
+pool = "2001:db8:7::100-2001:db8:7::1ff"
+[[subnet6]]
+name = "far6"
+interface = "eth1"
+network = "2001:db8:8::/64"
+appliance = "2001:db8:7::2"
+relayed = true
+pool = "2001:db8:8::100-2001:db8:8::1ff"
+"""
+
+
+def test_the_command_over_ipv6(place: Path) -> None:
+    with (place / "site.toml").open("a") as file:
+        file.write(SIX)
+    code, text = command(place, "--mac", "52:54:00:00:00:02", "--ipv6", "--arch", "x64-uefi-http")
+    assert code == 0
+    assert "2001:db8:7::100" in text
+    assert text.splitlines()[-1].startswith("00")
+    words = ("--mac", "52:54:00:00:00:02", "--ipv6", "--json", "--relay", "2001:db8:8::1")
+    code, text = command(place, *words)
+    assert code == 0
+    assert "2001:db8:8::100" in str(json.loads(text)["options"])
+    code, text = command(place, "--mac", "52:54:00:00:00:02", "--ipv6", "--interface", "eth9")
+    assert code == 1
+    assert text.startswith("nothing is answered")
+    code, text = command(place, "--mac", "52:54:00:00:00:02", "--relay", "::1")
+    assert code == 2
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -338,6 +338,13 @@ def test_one_machine_may_have_one_name_in_two_subnets() -> None:
     assert check(replace(PLAN, reservations=(PRINTER, there))) == ()
 
 
+def test_behind_a_relay_our_address_is_elsewhere() -> None:
+    far = IPv4Address("10.99.0.2")
+    far6 = IPv6Address("2001:db8:99::2")
+    assert check(subnet(relayed=True, appliance=far)) == ()
+    assert check(subnet6(relayed=True, appliance=far6)) == ()
+
+
 def test_the_first_set_of_an_architecture_is_for_everybody() -> None:
     assert BOOT.defaults() == (SET, ARM)
     digests = BOOT.digests()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from ipaddress import IPv4Address
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def run(file: Path, state: Path, probe: bool) -> None:
 @click.option("--uuid", type=_Read("uuid", decode_uuid), help="Option 97.")
 @click.option("--client-id", type=_Read("client-id", decode_client_id), help="Option 61.")
 @click.option("--hostname", help="Option 12.")
-@click.option("--relay", type=_Read("address", IPv4Address), help="giaddr.")
+@click.option("--ipv6", is_flag=True, help="A SOLICIT of DHCPv6 instead.")
+@click.option("--relay", type=_Read("address", ip_address), help="giaddr, or link-address.")
 @click.option("--circuit", type=_Read("data", decode_data), help="Option 82, sub-option 1.")
 @click.option("--interface", help="Where the packet comes in; else the first that is served.")
 @click.option(
@@ -111,20 +113,34 @@ def run(file: Path, state: Path, probe: bool) -> None:
 )
 @click.option("--ask", "requests", help="Option 55 as numbers with commas; else as such clients.")
 @as_json
-def explain(file: Path, state: Path, as_json: bool, **said: Any) -> None:
+def explain(file: Path, state: Path, as_json: bool, ipv6: bool, **said: Any) -> None:
     """Run a packet as this client would send it through the engine; nothing is sent or written.
 
     Exit code 1: the client would get no answer.
     """
-    from bootstrap.io.netboot_explain import document, explain_client, lines
+    from bootstrap.io import netboot_explain as module
 
-    found = explain_client(_file(file), state.absolute(), _asking(**said))
-    if as_json:
-        print_json(document(found))
+    relay = said["relay"]
+    if relay is not None and relay.version != (6 if ipv6 else 4):
+        raise click.UsageError(f"--relay: {relay} is of the other IP")
+    place = _file(file), state.absolute()
+    if ipv6:
+        found6 = module.explain_client6(*place, said)
+        _show(found6.reply is not None, as_json, module.document6(found6), module.lines6(found6))
     else:
-        for line in lines(found):
+        found = module.explain_client(*place, _asking(**said))
+        _show(found.reply is not None, as_json, module.document(found), module.lines(found))
+
+
+def _show(
+    is_answered: bool, as_json: bool, document: Mapping[str, Any], lines: Iterable[str]
+) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        for line in lines:
             click.echo(line)
-    if found.reply is None:
+    if not is_answered:
         raise SystemExit(1)
 
 
