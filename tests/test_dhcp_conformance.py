@@ -992,6 +992,14 @@ SHARING = (
         ),
     ),
     Case(
+        "a client may choose the subnet of its wire by option 118",
+        SHARED,
+        (
+            discover(OFFER, (118, b"\xc6\x33\x64\x00"), has={"yiaddr": "198.51.100.50"}),
+            discover(OFFER, (118, b"\xc0\x00\x02\x00"), chaddr=B, has={"yiaddr": ONE}),
+        ),
+    ),
+    Case(
         "a relay of the second subnet begins there",
         SHARED,
         (

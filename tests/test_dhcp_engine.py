@@ -599,8 +599,12 @@ def test_a_changed_plan_keeps_leases_and_moves_a_box_to_its_reservation() -> Non
     assert [lease.address for lease in server.engine.leases(server.now)] == [address]
     refusal = server.ask(message(MessageType.REQUEST, mac(1), ciaddr=address))
     assert kind(refusal) is MessageType.NAK
+    later = server.bound(mac(2))
+    assert later != address
     assert server.bound(mac(1)) == moved.address
-    assert [lease.address for lease in server.engine.leases(server.now)] == [moved.address]
+    leases = server.engine.leases(server.now)
+    assert {lease.address for lease in leases} == {moved.address, later}
+    assert server.bound(mac(3)) == address  # the row before is gone, and its address is fresh
 
 
 def test_an_address_becomes_a_reservation_where_it_is() -> None:

@@ -284,6 +284,14 @@ def test_a_file_of_the_plans_own_goes_to_everybody_and_url_or_not() -> None:
     assert (plain.file, plain.options.vendor_class) == (b"http://hq.example/x.efi", b"")
 
 
+def test_a_file_of_the_plans_own_is_an_option_for_who_asks_and_every_url_is_one() -> None:
+    for name, unasked in (("x.0", None), ("http://hq/x", b"http://hq/x\0")):
+        server = Server(config(parameters=Parameters(boot_file=name)))
+        asking = server.discover(mac(1), (Code.PARAMETER_LIST, b"\x43"))
+        assert asking.options.get(Code.BOOT_FILE) == name.encode() + b"\0"
+        assert server.discover(mac(2)).options.get(Code.BOOT_FILE) == unasked
+
+
 def test_an_option_that_the_plan_sends_takes_the_place_of_ours() -> None:
     own = OptionValue(code=Code.VENDOR_SPECIFIC, data=b"\1\1x", always=True)
     reply = Server(config(parameters=Parameters(options=(own,)))).discover(mac(1), *pxe())
