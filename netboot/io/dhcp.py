@@ -43,7 +43,7 @@ _HELD = 8192
 _TICK_SECONDS = 0.05
 _BUSY_SECONDS = 0.002
 _FEW = 8
-_NAP_SECONDS = 0.001
+_NAP_SECONDS = 0.0005
 """When turns for few packets follow each other closely, let some gather: a turn costs as much."""
 _LOOK_SECONDS = 1.0
 """Between looks whether an interface came, went, or is another one by the same name."""

@@ -23,7 +23,7 @@ from netboot.leases import LeaseWrite
 
 Done = Callable[[sqlite3.Error | None], None]
 
-PACE_SECONDS = 0.003
+PACE_SECONDS = 0.002
 """Between the beginnings of commits, at least: under load fewer, larger ones cost less."""
 RETRY_SECONDS = 1.0
 """Between tries while the disk refuses."""
