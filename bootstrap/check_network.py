@@ -13,10 +13,8 @@ from ipaddress import IPv4Address
 from bootstrap.site import SITE_FILE, Problem, Severity
 from bootstrap.site_netboot import Level, NetbootSite, Reservation, Subnet
 from bootstrap.site_types import AddressRange
+from netboot.links import POOL_LIMIT
 from netboot.option_words import name_of
-
-LARGEST_POOL = 65536
-"""Addresses of one subnet's pools that netboot can hold."""
 
 
 def wrong(key: str, what: str, remedy: str, *, file: str = SITE_FILE) -> Problem:
@@ -98,8 +96,8 @@ def _subnet(subnet: Subnet) -> Iterator[Problem]:
     if subnet.boot and subnet.dhcp == "off":
         what = "boxes are booted from here, and nothing tells them so"
         yield worth(f"{key}.dhcp", what, 'set dhcp = "proxy", or let the other server tell them')
-    if sum(map(len, subnet.ranges)) > LARGEST_POOL:
-        yield wrong(f"{key}.pool", f"has more than {LARGEST_POOL} addresses", "make it smaller")
+    if sum(map(len, subnet.ranges)) > POOL_LIMIT:
+        yield wrong(f"{key}.pool", f"has more than {POOL_LIMIT} addresses", "make it smaller")
     yield from _pools(subnet)
 
 

@@ -244,6 +244,13 @@ def test_networks_that_do_not_agree(made: Path, files: SiteFiles) -> None:
         assert expected in found, (expected, found)
 
 
+def test_pools_that_are_larger_than_netboot_can_hold(made: Path, files: SiteFiles) -> None:
+    text = (made / "site.toml").read_text().replace("10.77.0.0/22", "10.64.0.0/10")
+    text = text.replace("10.77.0.100-10.77.0.199", "10.78.0.0-10.99.255.255")
+    found = site_dir.errors_of(check(decode_site(text.encode()), files))
+    assert any("has more than 1048576 addresses" in one.what for one in found)
+
+
 def test_what_netboot_could_not_serve_is_found_before(made: Path, files: SiteFiles) -> None:
     text = (made / "site.toml").read_text()
     text = text.replace("[boot]", '[boot]\nfiles = "files"\nrule = [{name = "a", file = "a.efi"}]')
