@@ -30,7 +30,7 @@ from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.tftp import TftpRunner
 from netboot.io.workers import Recorder
 from netboot.leases6 import Lease6
-from netboot.network import Match, Subnet6Plan
+from netboot.network import ClientKind, Match, Subnet6Plan
 
 NOW = 1_800_000_000.0
 US = IPv6Address("fd00:41:7::2")
@@ -52,6 +52,19 @@ BOOT = BootTable(
             file=LOADER,
             loading=Loading.HTTP,
             boot_set=bytes(32),
+        ),
+    )
+)
+
+IPXE = BootTable(
+    rules=(
+        BootRule(
+            match=Match(kinds=frozenset({ClientKind.IPXE})),
+            file="/boot.ipxe",
+            loading=Loading.HTTP,
+        ),
+        BootRule(
+            match=Match(architectures=frozenset({UEFI})), file="ipxe.efi", loading=Loading.TFTP
         ),
     )
 )
@@ -209,12 +222,16 @@ def forever(turn: Callable[[float], None]) -> None:
 
 
 def main(database: str, interface: str, changes: str, *files: str) -> None:
-    """Serve on one interface; `changes` is a Python dict for the subnet, `files` PATH=FILE."""
+    """Serve on one interface; `changes` is a Python dict for the subnet, `files` PATH=FILE.
+
+    Its "table" names a boot table of this module: "set" (shim) or "ipxe".
+    """
     known = {"IPv6Network": IPv6Network, "IPv6Address": IPv6Address}
     values = {"interface": interface, **eval(changes, known)}  # our own tests' text
+    table = {"set": BOOT, "ipxe": IPXE}[str(values.pop("table", "set"))]
     pairs = (one.partition("=") for one in files)
     named = {path: Path(file) for path, _, file in pairs}
-    served(config6(subnet6(**values)), Path(database), named)
+    served(config6(subnet6(**values), boot=table), Path(database), named)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""UEFI boots over IPv6 alone, with Secure Boot: by PXE and by HTTP, shim, GRUB, to a Linux.
+"""UEFI boots over IPv6: by PXE and by HTTP with Secure Boot, shim, GRUB, to a Linux; and by iPXE.
 
 The firmware, shim and GRUB of our boot sets. Seen with Debian 12's GRUB 2.06 too, by PXE.
 """
@@ -63,11 +63,16 @@ def lan() -> Iterator[Lan]:
 
 
 @contextmanager
-def powered_on(lan: Lan, directory: Path, fw_cfg: Mapping[str, str]) -> Iterator[VirtualBox]:
-    machine = amd64(secure_boot=True)
+def powered_on(
+    lan: Lan, directory: Path, fw_cfg: Mapping[str, str], *, secure_boot: bool = True
+) -> Iterator[VirtualBox]:
+    machine = amd64(secure_boot=secure_boot)
     with VirtualBox(directory, mac=MAC, machine=machine, fw_cfg=fw_cfg) as box:
         box.start(Way.PXE, network=Network(namespace=lan.box_namespace, tap=lan.add_tap()))
         yield box
+
+
+ONLY_IPV6 = {"opt/org.tianocore/IPv4PXESupport": "n"}
 
 
 def sent(database: Path) -> list[tuple[str, str]]:
@@ -85,9 +90,8 @@ def addresses(database: Path) -> set[object]:
 
 def test_v6_1_uefi_pxe_over_ipv6_to_linux(lan: Lan, files: dict[str, Path], tmp_path: Path) -> None:
     database = tmp_path / "netboot.db"
-    only_ipv6 = {"opt/org.tianocore/IPv4PXESupport": "n"}
     serve = serving6(lan.appliance_namespace, database, lan.appliance_interface, files=files)
-    with serve, powered_on(lan, tmp_path / "box", only_ipv6) as box:
+    with serve, powered_on(lan, tmp_path / "box", ONLY_IPV6) as box:
         assert b"from=six" in box.wait_for(DONE, 2 * SECONDS)
     assert sent(database) == [("tftp", path) for path in files]
     assert len(addresses(database)) == 1  # several rounds, each with another IAID
@@ -121,4 +125,21 @@ def test_v6_1_uefi_http_over_ipv6_to_linux(
     with serve, nothing_over_ipv4(lan), powered_on(lan, tmp_path / "box", no_pxe) as box:
         assert b"from=six" in box.wait_for(DONE, 2 * SECONDS)
     assert sent(database) == [("http", path) for path in files]
+    assert len(addresses(database)) == 1
+
+
+def test_v6_3_uefi_starts_ipxe_over_ipv6_which_takes_a_script_by_http(
+    lan: Lan, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """D18, D19 over IPv6: firmware is given a TFTP URL, iPXE then its script, never itself."""
+    database, script = tmp_path / "netboot.db", tmp_path / "boot.ipxe"
+    kernel = "kernel /linux/vmlinuz initrd=initrd.img console=ttyS0 from=ipxe"
+    script.write_text(f"#!ipxe\n{kernel}\ninitrd /linux/initrd.img\nboot\n")
+    mine = {"/ipxe.efi": Path("/usr/lib/ipxe/ipxe.efi"), "/boot.ipxe": script}
+    mine |= {path: file for path, file in files.items() if path.startswith("/linux/")}
+    where = (lan.appliance_namespace, database, lan.appliance_interface)
+    box_without_keys = powered_on(lan, tmp_path / "box", ONLY_IPV6, secure_boot=False)
+    with serving6(*where, "{'table': 'ipxe'}", mine), box_without_keys as box:
+        assert b"from=ipxe" in box.wait_for(DONE, 2 * SECONDS)
+    assert sent(database) == [("tftp", "/ipxe.efi"), *(("http", path) for path in [*mine][1:])]
     assert len(addresses(database)) == 1
