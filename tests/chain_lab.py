@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Interface
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,22 @@ def until(what: Callable[[], bool], why: Callable[[], str], seconds: float = SEC
     while not what():
         assert time.monotonic() < end, why()
         time.sleep(0.1)
+
+
+@contextmanager
+def captured(lan: Lan, which: str) -> Iterator[list[str]]:
+    """Capture what passes the appliance's interface; the list has a line a packet at the end."""
+    words = ["tcpdump", "-nlp", "-i", lan.appliance_interface, which]
+    lines: list[str] = []
+    with subprocess.Popen(
+        lan.appliance_command(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watch:
+        assert watch.stderr is not None and "listening on" in "".join(islice(watch.stderr, 2))
+        try:
+            yield lines
+        finally:
+            watch.terminate()
+            lines += watch.communicate()[0].split("\n")[:-1]
 
 
 @contextmanager

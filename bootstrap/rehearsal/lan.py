@@ -22,7 +22,7 @@ from typing import Self
 from bootstrap.errors import SiteError
 
 _PREFIX = "dsl"
-_OWN_NAME = re.compile(rf"{_PREFIX}(\d+)-\d+-(?:box|app)")
+_OWN_NAME = re.compile(rf"{_PREFIX}(\d+)-\d+-(?:box|app|s\d+)")
 _NAMESPACES = Path("/run/netns")
 _numbers = itertools.count()
 DELETE_ATTEMPTS, DELETE_PAUSE_SECONDS = 5, 0.5
@@ -46,6 +46,7 @@ class Lan:
         self.appliance_namespace = f"{stem}-app"
         self.appliance_interface = interface
         self._taps = itertools.count()
+        self._stations: list[str] = []
 
     def __enter__(self) -> Self:
         """Make the namespaces, the bridge and the appliance's end."""
@@ -73,6 +74,20 @@ class Lan:
         self._ip("-n", self.box_namespace, "link", "set", name, "master", self.BRIDGE, "up")
         return name
 
+    def add_station(self, address: IPv4Interface | None = None) -> str:
+        """Plug another machine into the bridge, by its eth0; return its namespace."""
+        number = len(self._stations)
+        namespace = f"{self.appliance_namespace.removesuffix('app')}s{number}"
+        self._stations.append(namespace)
+        self._ip("netns", "add", namespace)
+        port = f"station{number}"
+        veth = ("link", "add", port, "type", "veth", "peer", "name", self.APPLIANCE_INTERFACE)
+        self._ip("-n", self.box_namespace, *veth, "netns", namespace)
+        self._ip("-n", self.box_namespace, "link", "set", port, "master", self.BRIDGE, "up")
+        self._ip("-n", namespace, "link", "set", "lo", "up")
+        self._take(namespace, self.APPLIANCE_INTERFACE, address)
+        return namespace
+
     def appliance_command(self, command: Sequence[str]) -> list[str]:
         """Wrap a command so that it runs in the appliance's namespace (the process id stays)."""
         return inside(self.appliance_namespace, command)
@@ -88,14 +103,17 @@ class Lan:
         self._ip("-n", box, *veth, "netns", appliance)
         self._ip("-n", box, "link", "set", "site", "master", self.BRIDGE, "up")
         self._ip("-n", box, "link", "set", self.BRIDGE, "up")
-        end = self.appliance_interface
-        broadcast = str(self.address.network.broadcast_address)
-        address = ("address", "add", str(self.address), "broadcast", broadcast, "dev", end)
-        self._ip("-n", appliance, *address)
-        self._ip("-n", appliance, "link", "set", end, "up")
+        self._take(appliance, self.appliance_interface, self.address)
+
+    def _take(self, namespace: str, interface: str, address: IPv4Interface | None) -> None:
+        if address is not None:
+            broadcast = str(address.network.broadcast_address)
+            taken = ("address", "add", str(address), "broadcast", broadcast, "dev", interface)
+            self._ip("-n", namespace, *taken)
+        self._ip("-n", namespace, "link", "set", interface, "up")
 
     def _remove(self) -> None:
-        for namespace in (self.box_namespace, self.appliance_namespace):
+        for namespace in (self.box_namespace, self.appliance_namespace, *self._stations):
             for attempt in range(DELETE_ATTEMPTS):
                 if not (_NAMESPACES / namespace).exists():
                     break
