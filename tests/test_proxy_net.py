@@ -10,17 +10,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pytest
 from dhcp_lab import message, pxe, selecting
+from proxy_lab import proxy_config
 from test_dhcp_net import until
 from test_tftp import ack as tftp_ack
 from test_tftp import rrq
 
+from netboot.dhcp_config import DhcpConfig
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, MessageType
+from netboot.errors import SiteError
+from netboot.io.proxy import ProxyRunner
 
 ROOT = Path(__file__).parent.parent
 US, FOREIGN = IPv4Address("10.41.7.2"), IPv4Address("10.41.7.1")
@@ -266,6 +271,45 @@ def test_a_client_that_does_not_boot_hears_nothing_of_us(lab: Lab) -> None:
     sniffer.wait()
     assert f"{US}." not in capture.read_text()
     assert "dhcp-" not in lab.log.read_text()
+
+
+def beside(interface: str, dhcp: str) -> DhcpConfig:
+    settings = proxy_config(interface, IPv4Interface("127.0.0.1/8"), "shimx64.efi")
+    return replace(settings, subnets=(replace(settings.subnets[0], dhcp=dhcp),))
+
+
+REPLACE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_proxy_net import replace_while_running
+replace_while_running()
+print("passed")
+"""
+
+
+def replace_while_running() -> None:
+    runner = ProxyRunner(list)
+    runner.replace(beside("lo", "server"))
+    (before,) = runner.sockets()
+    assert before.getsockname() == ("0.0.0.0", 4011)
+    with pytest.raises(SiteError, match="no-such0"):
+        runner.replace(beside("no-such0", "proxy"))
+    assert runner.sockets() == (before,)
+    runner.replace(beside("lo", "proxy"))
+    assert {one.getsockname()[1] for one in runner.sockets()} == {67, 4011}
+    assert before in runner.sockets()
+    runner.replace(beside("lo", "off"))
+    assert runner.sockets() == ()
+    assert before.fileno() == -1
+    assert runner.trouble is None
+    runner.close()
+
+
+@pytest.mark.boots
+def test_sockets_follow_the_plan_and_a_bad_one_leaves_them(lab: Lab) -> None:
+    here = str(Path(__file__).parent)
+    command = ("ip", "netns", "exec", lab.ours, "env", f"PYTHONPATH={ROOT}")
+    assert run(*command, sys.executable, "-c", REPLACE, here) == "passed\n"
 
 
 @pytest.mark.boots
