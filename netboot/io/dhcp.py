@@ -99,6 +99,8 @@ class DhcpRunner:
         self._tick_at = self._look_at = self._probe_at = 0.0
         self._verdicts: deque[tuple[Candidate, bytes | None]] = deque()
         self._backlog: deque[tuple[float, _Packet]] = deque(maxlen=_BACKLOG)
+        self._events: list[Event] = []
+        self._sightings: list[Sighting] = []
         self._heard = 0
         self._is_busy, self._moment = False, 0.0
         self._open(config)
@@ -174,6 +176,8 @@ class DhcpRunner:
         """Give the seconds until something is due."""
         if self._backlog:
             return 0.0
+        if self._events or self._sightings:
+            timeout = min(timeout, _TICK_SECONDS)
         if self._delayed:
             timeout = min(timeout, self._delayed[0][0] - time.monotonic())
         return max(0.0, min(timeout, _LOOK_SECONDS))
@@ -219,21 +223,25 @@ class DhcpRunner:
         """Have it made durable, and hold the replies that promise it until it is."""
         writes: list[LeaseWrite] = []
         events: list[Event] = []
-        sightings: list[Sighting] = []
         for outcome in outcomes:
             writes += outcome.writes
             events += outcome.events
-            sightings += outcome.sightings
+            self._sightings += outcome.sightings
             for entry in outcome.assignments:
                 self._assign(entry.client, entry.boot_set)
-        events = self._rate.fold(events, now)
-        if not (writes or events or sightings or promised):
-            return
+        self._events += self._rate.fold(events, now)
+        if writes or promised:
+            self._commit(writes, promised)
+
+    def _commit(self, writes: list[LeaseWrite], promised: list[_Reply]) -> None:
+        """Hand over to the store; events alone wait for the next lease or the next tick."""
         if self._waiting >= _HELD:
             promised = []  # the disk is far behind: these clients ask again
         self._waiting += len(promised)
         may_rename = any(write.lease is None or write.lease.name for write in writes)
         done = partial(self._release, tuple(promised), may_rename)
+        events, self._events = self._events, []
+        sightings, self._sightings = self._sightings, []
         self._store.submit(writes, events, sightings, done)
 
     def _release(
@@ -283,6 +291,8 @@ class DhcpRunner:
             now = time.time()
             passed = self._engine.tick(now)
             self._submit([passed], [], now)
+            if self._events or self._sightings:
+                self._commit([], [])
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._look_after_interfaces()
@@ -330,6 +340,8 @@ class DhcpRunner:
         """Close all sockets; what waits for the disk is not sent any more."""
         if self._prober is not None:
             self._prober.close()
+        if self._events or self._sightings:
+            self._commit([], [])
         for interface in self._interfaces.values():
             interface.close()
         self._interfaces.clear()
