@@ -10,10 +10,9 @@ import dns.flags
 import dns.message
 import dns.rdatatype
 import pytest
+from dns_lab import NOW, ORIGIN, zone, zone_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_dnssec import NOW, zone_keys
-from test_zone_file import ORIGIN, zone
 
 from netboot.cookies import OLD_SECONDS
 from netboot.dns import STRANGER_PER_SECOND, Ask, DnsEngine, Generation, Resolved, signed_zones

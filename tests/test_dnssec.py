@@ -12,25 +12,14 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from test_zone_file import ORIGIN, zone
+from dns_lab import NOW, ORIGIN, zone, zone_keys
 
-from keys.zone_keys import Span, ds, key_tag, point, sign_keys
-from netboot.dnssec import FRESH_SECONDS, VALID_SECONDS, ZoneKeys, ZoneSigner
+from keys.zone_keys import ds, key_tag
+from netboot.dnssec import FRESH_SECONDS, VALID_SECONDS, ZoneSigner
 from netboot.names import Labels, labels, text, wire
 from netboot.nsec3 import bitmap, hash_of
 from netboot.rdata import Rtype, name_of, show
 from netboot.zone import RRset, Zones
-
-NOW = 1_795_000_000
-
-
-def zone_keys(origin: Labels = ORIGIN) -> ZoneKeys:
-    """Give keys whose key-signing half is thrown away after it signed."""
-    ksk, zsk = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    span = Span.starting(NOW, VALID_SECONDS)
-    keys, rrsigs = sign_keys(wire(origin), [ksk], [point(zsk.public_key())], span)
-    return ZoneKeys(dnskeys=keys, rrsigs=rrsigs, private=zsk)
 
 
 @pytest.fixture(scope="module")

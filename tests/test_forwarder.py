@@ -27,8 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import NameOID
-from test_dnssec import NOW
-from test_validate import World
+from dns_lab import NOW, World
 
 from netboot.dns import DnsEngine, Generation, Resolved
 from netboot.io.dns import DnsRunner

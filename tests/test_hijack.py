@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dnslib
 import pytest
-from test_dnssec import NOW
+from dns_lab import NOW, World
 from test_resolver import FIRST, Net
-from test_validate import World
 
 from netboot.hijack import NOBODY, Sign, look, look_around
 from netboot.resolver import UnreachableError, Upstream

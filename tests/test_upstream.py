@@ -6,10 +6,9 @@ import struct
 
 import dnslib
 import pytest
+from dns_lab import NOW, zone, zone_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_dnssec import NOW, zone_keys
-from test_zone_file import zone
 
 from netboot.dns import DnsEngine, Generation, signed_zones
 from netboot.dns_cache import Known

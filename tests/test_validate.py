@@ -5,73 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from test_dnssec import NOW
-from test_zone_file import ZONE as EXAMPLE
+from dns_lab import NOW, World
 
-from keys.zone_keys import Span, dnskey, ds, point, sign_keys
-from netboot.dns import DnsEngine, Generation, signed_zones
 from netboot.dns_cache import Known, Trust
-from netboot.dnssec import VALID_SECONDS, ZoneKeys, ZoneSigner
-from netboot.names import Labels, labels, text, wire
-from netboot.rdata import Rtype, show
-from netboot.upstream import make_question, read_answer
-from netboot.validate import ROOT_ANCHORS, BogusError, Validator
-from netboot.zone import RRset, Zones
-from netboot.zone_file import decode_zone
-
-HEAD = (
-    "$TTL 300\n@ SOA ns.nic hostmaster.nic 7 3600 600 604800 30\n@ NS ns.nic\nns.nic A 192.0.2.1\n"
-)
-NET = HEAD + "plain NS ns.nic\nexample NS ns.nic\n"
-ROOT = HEAD + "net NS ns.nic\n"
-PLAIN = HEAD + "www A 192.0.2.20\n"
-
-
-def key_pair() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-class World:
-    """Three signed zones and an unsigned one, and a resolver of somebody else in front."""
-
-    def __init__(self, now: float = NOW) -> None:
-        self.now = now
-        self.signers: dict[Labels, ZoneSigner] = {}
-        example = self.sign(EXAMPLE, labels("example.net"))
-        net = self.sign(NET + f"example DS {show(Rtype.DS, example)}\n", labels("net"))
-        root = self.sign(ROOT + f"net DS {show(Rtype.DS, net)}\n", ())
-        self.anchors = {(): [root]}
-        plain = decode_zone(PLAIN.encode(), labels("plain.net"), "plain")
-        zones = Zones([*(one.zone for one in self.signers.values()), plain])
-        self.engine = DnsEngine(Zones(()), "resolver")
-        self.engine.replace(Generation(zones=signed_zones(zones, {}), signers=self.signers))
-        self.lies: dict[tuple[Labels, int], Known] = {}
-
-    def sign(self, content: str, origin: Labels) -> bytes:
-        """Sign a zone and give the DS for its parent."""
-        ksk, zsk = key_pair(), key_pair()
-        span = Span.starting(self.now, VALID_SECONDS)
-        keys, rrsigs = sign_keys(wire(origin), [ksk], [point(zsk.public_key())], span)
-        zone = decode_zone(content.encode(), origin, text(origin))
-        self.signers[origin] = ZoneSigner(zone, ZoneKeys(dnskeys=keys, rrsigs=rrsigs, private=zsk))
-        return ds(wire(origin), dnskey(point(ksk.public_key()), is_ksk=True))
-
-    def fetch(self, name: Labels, qtype: int) -> Known:
-        lie = self.lies.get((name, qtype))
-        if lie is not None:
-            return lie
-        question = make_question(name, qtype, bytes(40))
-        query = question.encode(pads=False)
-        reply = self.engine.receive(query, "127.0.0.1", self.now, is_tcp=True)
-        assert isinstance(reply, bytes)
-        return read_answer(reply, question)
-
-    def check(self, name: str, qtype: int = Rtype.A, known: Known | None = None, **how) -> Trust:
-        options = {"now": NOW, "blind": False, "anchors": self.anchors} | how
-        validator = Validator(self.fetch, **options)
-        found = self.fetch(labels(name), qtype) if known is None else known
-        return validator.check(found, labels(name), qtype)
+from netboot.dnssec import VALID_SECONDS
+from netboot.names import labels
+from netboot.rdata import Rtype
+from netboot.validate import ROOT_ANCHORS, BogusError
+from netboot.zone import RRset
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from dns_lab import HEAD, ORIGIN, zone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,36 +14,6 @@ from netboot.names import labels
 from netboot.rdata import Rtype
 from netboot.zone import Absence, Rcode, Zones
 from netboot.zone_file import decode_zone, dump_zone
-
-ORIGIN = labels("example.net")
-HEAD = "$TTL 300\n@ SOA ns hostmaster 7 3600 600 604800 30\n@ NS ns\nns A 192.0.2.1\n"
-ZONE = (
-    HEAD
-    + r"""
-www 60 A 192.0.2.10
-www A 192.0.2.11
-alias CNAME www
-* TXT "any \"name\"" two
-*.wild MX 10 mail
-below.exact.wild A 192.0.2.12
-sub NS ns.sub
-sub NS elsewhere.example.org.
-ns.sub A 192.0.2.53
-signed NS ns
-signed DS 12345 13 2 0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20
-caa CAA 0 issue "ca.example.net"
-host SSHFP 4 2 0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20
-_443._tcp.host TLSA 3 1 1 0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20
-odd\.dot A 192.0.2.13
-new TYPE65400 \# 3 abcdef
-svc HTTPS 1 . alpn=h2
-$GENERATE 1-3 pos-$ A 10.0.0.$
-"""
-)
-
-
-def zone(text: str = ZONE):
-    return decode_zone(text.encode(), ORIGIN, "example.zone")
 
 
 def look(name: str, rtype: int = Rtype.A):
