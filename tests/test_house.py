@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RUNTIME = PROJECT["dependencies"]
+RUNTIME = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["watch"]]
 DEVELOPMENT = PROJECT["optional-dependencies"]["dev"]
 DEPENDENCIES = (ROOT / "docs" / "dependencies.md").read_text()
 PACKAGES = ("attest", "bootstrap", "keys", "netboot")
-IMPORTED_AS = {"sqlite-utils": "sqlite_utils", "tpm2-pytss": "tpm2_pytss"}
+IMPORTED_AS = {"dnspython": "dns", "sqlite-utils": "sqlite_utils", "tpm2-pytss": "tpm2_pytss"}
 NOT_IMPORTED = "Not imported by the appliance"
 
 

@@ -18,6 +18,7 @@ from keys_site import EK, OTHER_EK, STRANGER, USERS, entry, request
 
 from bootstrap.io import site_dir
 from bootstrap.io.control import Control
+from bootstrap.io.rogue_watch import WatchService
 from bootstrap.io.site_dir import NewSite
 from bootstrap.io.supervisor import jobs, prepare
 from bootstrap.rehearsal.lan import Lan
@@ -176,7 +177,7 @@ def answers(appliance):
 
 
 def test_the_document_names_the_sockets_and_no_unknown_user():
-    assert {socket for socket, _ in TABLE} == {"keys", "control", "netboot"}
+    assert {socket for socket, _ in TABLE} == {"keys", "control", "netboot", "watch"}
     assert frozenset.union(*TABLE.values()) <= set(CALLERS) - {"stranger"}
 
 
@@ -195,6 +196,7 @@ def test_the_processes_have_no_method_that_the_document_does_not_name(tmp_path):
         "keys": Service(one.layout).methods(),
         "control": Control(one.layout).methods(),
         "netboot": Netboot(one.layout).methods(),
+        "watch": WatchService(one.layout).methods(),
     }
     assert set(tables) == {socket for socket, _ in TABLE}
     for socket, methods in tables.items():

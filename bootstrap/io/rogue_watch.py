@@ -127,10 +127,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-class _Service:
+class WatchService:
     """What control asks the watch: its status and its numbered events."""
 
     def __init__(self, layout: Layout) -> None:
+        """Open the database; SiteError. Nothing is heard before `watch.turn`."""
         self._log = EventLog(NetbootStore(layout.state / "watch" / "watch.db"))
         self._started = time.time()
         self.watch = RogueWatch(layout.site, self._keep)
@@ -146,6 +147,7 @@ class _Service:
             sys.stderr.write(f"watch: {line(event)}\n")
 
     def methods(self) -> Mapping[str, Method]:
+        """Give the table of methods."""
         return {
             "status": Method(self._status, _CALLERS),
             "events": Method(self._events, _CALLERS),
@@ -171,7 +173,7 @@ def main(layout: Layout) -> None:
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
-    service = _Service(layout)
+    service = WatchService(layout)
     server = RpcServer(layout, "watch", service.methods())
     try:
         while not stopped:
