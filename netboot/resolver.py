@@ -8,8 +8,8 @@ resolver is used by several threads. RFC 8914 (reasons), 9520 (failures), 7646 (
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -79,7 +79,7 @@ class Ports:
 
     `exchange` sends a question and gives the answer's bytes within a time in seconds, or raises
     UnreachableError; `clock` never jumps; `wall` is the time of day, `is_blind` tells whether it is
-    not to be trusted; `draw` gives random bytes.
+    not to be trusted; `draw` gives random bytes; `lock` is held while state is changed.
     """
 
     exchange: Callable[[Upstream, bytes, float], bytes]
@@ -87,6 +87,7 @@ class Ports:
     wall: Callable[[], float]
     is_blind: Callable[[], bool]
     draw: Callable[[int], bytes]
+    lock: AbstractContextManager[object]
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ class Resolver:
     def __init__(self, config: ResolverConfig, cache: DnsCache, ports: Ports) -> None:
         """Ask nobody yet."""
         self._ports, self._cache = ports, cache
-        self._lock = threading.Lock()
+        self._lock = ports.lock
         self.replace(config)
 
     def replace(self, config: ResolverConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,7 @@ class Net:
             wall=lambda: NOW + self.now + self.wall_ahead,
             is_blind=lambda: self.blind,
             draw=lambda count: bytes(range(count)),
+            lock=nullcontext(),
         )
         self.resolver = Resolver(self.config, self.cache, self.ports)
 

@@ -99,7 +99,12 @@ class Forwarder:
         self._begun = self._file.load(self._cache) - time.monotonic()
         self._exchange = exchange
         ports = Ports(
-            exchange=exchange, clock=self.clock, wall=time.time, is_blind=is_blind, draw=os.urandom
+            exchange=exchange,
+            clock=self.clock,
+            wall=time.time,
+            is_blind=is_blind,
+            draw=os.urandom,
+            lock=threading.Lock(),
         )
         self.resolver = Resolver(config, self._cache, ports)
         self._queue: queue.SimpleQueue[_Key | None] = queue.SimpleQueue()
