@@ -131,9 +131,9 @@ def test_a_rehearsal_leaves_no_namespace_and_no_process(
 
 def test_run_refuses_the_state_of_a_rehearsal(demo: tuple[dict[str, Any], str], work: Path) -> None:
     places = [f"--{name}={work / name}" for name in ("site", "state", "run")]
-    users = "--users=netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006"
+    users = ",".join(f"{name}={uid}" for uid, name in enumerate(SERVICES, 61001))
     done = subprocess.run(
-        [sys.executable, "-m", "bootstrap.cli", "run", *places, users],
+        [sys.executable, "-m", "bootstrap.cli", "run", *places, f"--users={users}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
