@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
+from keys.io.layout import SERVICES
+
 pytestmark = [pytest.mark.boots, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[1]
 
