@@ -79,8 +79,9 @@ class GroupWriter:
         self.check_alive()
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="store", daemon=True)
+                thread.start()
+                self._thread = thread  # not before it lives: `check_alive` takes no lock
             self._waiting.append(batch)
             self._changed.notify()
 
