@@ -28,6 +28,7 @@ from dhcp6_lab import (
     ia,
     mac,
     message6,
+    read,
     run,
     serving6,
     stories,
@@ -70,11 +71,8 @@ def kinds(database: Path) -> list[str]:
 
 
 def rows(database: Path) -> dict[IPv6Address, LeaseState]:
-    store = NetbootStore(database)
-    try:
-        return {row.address: row.state for row in load_leases6(store)}
-    finally:
-        store.close()
+    found = read(database, "SELECT address, state FROM leases6")
+    return {IPv6Address(address): LeaseState(state) for address, state in found}
 
 
 def test_dhclient_gets_confirms_and_releases(wire: Wire6, database: Path, tmp_path: Path) -> None:
