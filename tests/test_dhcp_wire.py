@@ -332,8 +332,8 @@ def test_d38_a_flood_of_macs_leaves_reservations_and_known_boxes_served(
     box.close()
 
 
-def pour(box: Box, packets: list[bytes]) -> None:
-    """Send them all in about ten seconds, from so many MACs."""
+def pour(box: Box, packets: list[bytes], pause: float = 0.01) -> None:
+    """Send them all, from so many MACs; with this pause in about ten seconds."""
     while packets:
         data = packets.pop()
         try:
@@ -341,7 +341,7 @@ def pour(box: Box, packets: list[bytes]) -> None:
         except BlockingIOError:
             packets.append(data)
         if len(packets) % 10 == 0:
-            time.sleep(0.01)
+            time.sleep(pause)
 
 
 @pytest.mark.boots
@@ -444,3 +444,38 @@ def frozen_file(database: Path) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert database.exists()
+
+
+@pytest.mark.boots
+def test_d38_what_was_promised_goes_before_a_flood_and_what_is_left_out_is_counted(
+    lan: Lan, database: Path
+) -> None:
+    give(lan.srv, lan.near[0], "10.41.7.2/24")
+    box, flood = Box(lan.cli, lan.far[0]), Box(lan.cli, lan.far[0])
+    store = NetbootStore(database)
+    plan = config(subnet(interface=lan.near[0]))
+    with inside(lan.srv):
+        runner = DhcpRunner(DhcpEngine(plan, ()), store, plan, probe=False)
+        for number in range(1000, 1200):
+            flood.send(message(MessageType.DISCOVER, mac(number)), mac(number))
+        box.send(selecting(RESERVED_MAC, ADDRESS("10.41.7.11")), RESERVED_MAC)
+        runner.turn(1)  # one alone, with all of it waiting
+        until(store.load_leases)
+        offers = [one for one in box.hear() if one.kind is MessageType.OFFER]
+        assert len(offers) < 100
+        packets = [message(MessageType.DISCOVER, mac(number)) for number in range(2000, 8000)]
+        pour(flood, packets, pause=0)
+        end = time.monotonic() + 20
+        while not unanswered(store) and time.monotonic() < end:
+            runner.turn(0.05)
+        runner.close()
+    assert unanswered(store) > 0
+    store.close()
+    flood.close()
+    box.close()
+
+
+def unanswered(store: NetbootStore) -> int:
+    """Count the DISCOVERs that the events say nobody answered."""
+    details = [row["detail"] for row in EventLog(store).after(0, 10_000)]
+    return sum(detail.get("unanswered", 0) for detail in details)

@@ -23,7 +23,7 @@ from netboot.dhcp import Arrival, Candidate, DhcpConfig, DhcpEngine, Outcome, Si
 from netboot.dhcp_reply import Send
 from netboot.errors import SiteError
 from netboot.event_rate import EventRate
-from netboot.events import Event
+from netboot.events import Detail, Event, EventKind
 from netboot.io.arp import ArpProber
 from netboot.io.dhcp_interface import DhcpInterface, Origin
 from netboot.io.leases import NetbootStore
@@ -101,7 +101,7 @@ class DhcpRunner:
         self._backlog: deque[tuple[float, _Packet]] = deque(maxlen=_BACKLOG)
         self._events: list[Event] = []
         self._sightings: list[Sighting] = []
-        self._heard = 0
+        self._heard = self._unanswered = 0
         self._is_busy, self._moment = False, 0.0
         self._open(config)
         self._prober = ArpProber(self._judged) if probe else None
@@ -191,6 +191,7 @@ class DhcpRunner:
                 break
             self._heard += 1
             if packet[0][240:243] == _IS_DISCOVER:
+                self._unanswered += len(self._backlog) == _BACKLOG  # the oldest goes
                 self._backlog.append((now, packet))
             else:
                 packets.append(packet)
@@ -203,6 +204,8 @@ class DhcpRunner:
             came, packet = self._backlog.popleft()
             if came <= now < came + _STALE_SECONDS:
                 packets.append(packet)
+            else:
+                self._unanswered += 1
         self._answer(packets, now)
 
     def _answer(self, packets: Iterable[_Packet], now: float) -> None:
@@ -296,9 +299,16 @@ class DhcpRunner:
         if moment >= self._look_at:
             self._look_at = moment + _LOOK_SECONDS
             self._look_after_interfaces()
+            self._tell_unanswered()
         if moment >= self._probe_at:
             self._probe_at = moment + _PROBE_SECONDS
             self._probe()
+
+    def _tell_unanswered(self) -> None:
+        if self._unanswered:
+            detail: Detail = (("kind", EventKind.DISCOVER.value), ("unanswered", self._unanswered))
+            self._events.append(Event(at=time.time(), kind=EventKind.FLOOD, detail=detail))
+            self._unanswered = 0
 
     # Addresses asked by ARP
 
