@@ -38,7 +38,7 @@ def test_the_committed_lock_names_all_that_a_set_needs(
 ) -> None:
     lock, machine = committed_lock(architecture), MACHINES[architecture]
     assert (lock.suite, lock.architecture) == ("trixie", architecture)
-    for name in (*tree.RUNTIME, *tree.TOOLS, *machine.loaders):
+    for name in (*tree.RUNTIME, *machine.more, *tree.TOOLS, *machine.loaders):
         assert lock.package(name).size > 0
         assert lock.package(name).path.endswith((f"_{architecture}.deb", "_all.deb"))
     assert sum(p.name.startswith("linux-image-6.") for p in lock.packages) == 1

@@ -49,7 +49,7 @@ def build_generic(
     `kernel` is the name of the kernel package; its modules are for that kernel alone. `tools` are
     this machine's own packages where the initrd is for another.
     """
-    runtime = _contents(packages, tree.RUNTIME)
+    runtime = _contents(packages, (*tree.RUNTIME, *machine.more))
     programs = _contents(packages if tools is None else tools, (*tree.RUNTIME, *tree.TOOLS))
     files = {name: entry for name, entry in runtime.items() if tree.keep(name, machine)}
     own = _own_sources(source, agent)

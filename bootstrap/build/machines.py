@@ -18,7 +18,8 @@ class Machine:
     """One architecture; paths are in packages, without a leading slash.
 
     `short` is UEFI's ending of file names, `interpreter` the dynamic loader, `links` are the
-    directories beside usr/ that a system of this architecture expects.
+    directories beside usr/ that a system of this architecture expects, `more` the packages that
+    only here belong to the runtime.
     """
 
     architecture: Architecture
@@ -29,6 +30,7 @@ class Machine:
     grub_package: str
     grub_directory: str
     kernel: str
+    more: tuple[str, ...] = ()
 
     @property
     def libraries(self) -> str:
@@ -67,6 +69,35 @@ class Machine:
         }
 
 
+_FAPI = (
+    "libbrotli1",
+    "libcom-err2",
+    "libcurl4t64",
+    "libgmp10",
+    "libgnutls30t64",
+    "libgssapi-krb5-2",
+    "libhogweed6t64",
+    "libidn2-0",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkrb5-3",
+    "libkrb5support0",
+    "libldap2",
+    "libnettle8t64",
+    "libnghttp2-14",
+    "libnghttp3-9",
+    "libp11-kit0",
+    "libpsl5t64",
+    "librtmp1",
+    "libsasl2-2",
+    "libssh2-1t64",
+    "libtasn1-6",
+    "libtss2-fapi1t64",
+    "libunistring5",
+)
+"""Debian's rebuild of tpm2-pytss for arm64 (2.3.0-1+b1) is linked with FAPI, and that with libcurl;
+nothing of ours calls it."""
+
 MACHINES: Mapping[Architecture, Machine] = {
     AMD64: Machine(
         architecture=AMD64,
@@ -87,6 +118,7 @@ MACHINES: Mapping[Architecture, Machine] = {
         grub_package="grub-efi-arm64-signed",
         grub_directory="arm64-efi-signed",
         kernel="linux-image-cloud-arm64",
+        more=_FAPI,
     ),
 }
 _OWN = {"x86_64": AMD64, "aarch64": ARM64}

@@ -58,7 +58,7 @@ def default_cache() -> Path:
 def resolve(architecture: Architecture = AMD64) -> Lock:
     """Resolve a new lock from what the machine's mirror has now; takes seconds and the network."""
     machine = MACHINES[architecture]
-    names = (*tree.RUNTIME, *tree.TOOLS, *machine.loaders, machine.kernel)
+    names = (*tree.RUNTIME, *machine.more, *tree.TOOLS, *machine.loaders, machine.kernel)
     return apt.resolve_lock(names, SUITE, apt.find_mirrors(), architecture)
 
 
@@ -72,7 +72,7 @@ def build_parts(
     """
     kernel, machine = _kernel_package(lock), MACHINES[lock.architecture]
     mirrors = apt.find_mirrors()
-    names = [*tree.RUNTIME, *tree.TOOLS, *machine.loaders, kernel]
+    names = [*tree.RUNTIME, *machine.more, *tree.TOOLS, *machine.loaders, kernel]
     packages = apt.fetch(lock, names, cache, mirrors)
     own_tools, tools = own_machine(), None
     if own_tools is not machine:
