@@ -8,10 +8,11 @@ from attest.eventlog import decode
 from attest.replay import replay
 from tests import forge
 from tests.eventlog_forge import encode, with_events
-from tests.fuzz import lies, material
+from tests.fuzz import dns_packets, lies, material, packet_samples, packet_seeds, packets
 from tests.fuzz.lies import TAKEN, Lie, judge_certificates, judge_evidence, judge_log, judge_quote
 from tests.fuzz.million import SHARES, Samples, Tally
 from tests.fuzz.mutate import Mutator
+from tests.fuzz.packet_samples import PacketSamples
 from tests.fuzz.targets import TARGETS
 
 SEED = "test"
@@ -85,3 +86,38 @@ def test_evidence_of_which_a_field_is_gone_is_not_accepted_but_where_it_proves_n
     told = judge_evidence(name, b"")
     proves_nothing = {"facts", "ima_log", "platform_certificates"}
     assert (told == TAKEN) is (name in proves_nothing), name
+
+
+@pytest.mark.parametrize("kind", packet_samples.SHARES)
+def test_packets_are_the_same_every_time_and_no_finding(kind: str) -> None:
+    maker, again, tally = PacketSamples(SEED), PacketSamples(SEED), Tally()
+    for number in range(60):
+        if kind != "dns-answer":  # signatures are made with random numbers
+            assert maker.packet(kind, number) == again.packet(kind, number)
+        maker.judge(kind, number, tally)
+    assert not [found for found in tally.found if found[0] != "slow"]
+    assert tally.told["refused"]
+
+
+def test_an_option_that_runs_past_the_end_is_seen_wherever_it_stands() -> None:
+    whole = packet_seeds.DHCP[0]
+    assert packets.is_whole4(whole)
+    assert not packets.is_whole4(whole[:250])
+    overloaded = packet_seeds.DHCP[-1]
+    assert packets.is_whole4(overloaded)
+    assert not packets.is_whole4(overloaded[:108] + b"\x3c\xff" + overloaded[110:])
+    relayed = packet_seeds.DHCP6[-1]
+    assert packets.is_whole6(relayed)
+    inner = relayed.rindex(b"\0\x01\0\x0e")
+    assert not packets.is_whole6(relayed[: inner + 3] + b"\xff" + relayed[inner + 4 :])
+
+
+def test_an_answer_of_another_name_or_without_its_data_is_a_lie_when_it_is_believed() -> None:
+    known_cases = dns_packets.cases()
+    honest = known_cases.truth[:]
+    try:
+        known_cases.truth[0] = known_cases.truth[2]
+        with pytest.raises(Lie, match="other data"):
+            dns_packets.answer(dns_packets.answer_seeds()[0])
+    finally:
+        known_cases.truth[:] = honest

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz run|million|sample|try|list`: see the package's text."""
+"""`python -m tests.fuzz run|million|packets|sample|try|list`: see the package's text."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ def main() -> None:
     many.add_argument("--count", type=int, default=1_000_000)
     many.add_argument("--seed", default=time.strftime("%Y-%m-%d"))
     many.add_argument("--evidence", type=Path)
-    sample = commands.add_parser("sample", help="judge one sample of a million once more")
-    sample.add_argument("kind", choices=["log", "quote", "certificate"])
+    wire = commands.add_parser("packets", help="mutated packets to netboot's servers")
+    wire.add_argument("--count", type=int, default=1_000_000)
+    wire.add_argument("--seed", default=time.strftime("%Y-%m-%d"))
+    sample = commands.add_parser("sample", help="judge one sample of either million once more")
+    sample.add_argument("kind")
     sample.add_argument("number", type=int)
     sample.add_argument("--seed", required=True)
     sample.add_argument("--evidence", type=Path)
@@ -68,15 +71,36 @@ def _try(chosen: argparse.Namespace) -> int:
 def _million(chosen: argparse.Namespace) -> int:
     from tests.fuzz import million
 
-    result = campaign.WORK / "million.json"
-    return million.run(chosen.count, chosen.seed, _absolute(chosen.evidence), result)
+    evidence, result = _absolute(chosen.evidence), campaign.WORK / "million.json"
+
+    def begin() -> million.Maker:
+        return million.Samples(chosen.seed, evidence)
+
+    return million.run(chosen.count, chosen.seed, million.SHARES, begin, result)
+
+
+def _packets(chosen: argparse.Namespace) -> int:
+    from tests.fuzz import million, packet_samples
+
+    def begin() -> million.Maker:
+        return packet_samples.PacketSamples(chosen.seed)
+
+    shares, result = packet_samples.SHARES, campaign.WORK / "packets.json"
+    return million.run(chosen.count, chosen.seed, shares, begin, result)
 
 
 def _sample(chosen: argparse.Namespace) -> int:
-    from tests.fuzz.million import Samples, Tally
+    from tests.fuzz import million, packet_samples
 
-    tally = Tally()
-    Samples(chosen.seed, chosen.evidence).judge(chosen.kind, chosen.number, tally)
+    kinds = (*million.SHARES, *packet_samples.SHARES)
+    if chosen.kind not in kinds:
+        print(f"no kind {chosen.kind}; there are {', '.join(kinds)}")
+        return 2
+    tally = million.Tally()
+    maker: million.Maker = packet_samples.PacketSamples(chosen.seed)
+    if chosen.kind in million.SHARES:
+        maker = million.Samples(chosen.seed, chosen.evidence)
+    maker.judge(chosen.kind, chosen.number, tally)
     print(dict(tally.told), f"{tally.slowest_ms:.1f} ms", *tally.found, sep="\n")
     return int(bool(tally.found))
 
@@ -99,6 +123,7 @@ _COMMANDS = {
     "one": _one,
     "try": _try,
     "million": _million,
+    "packets": _packets,
     "sample": _sample,
     "list": _list,
 }

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "fuzz"
 SLOW_MS = 100.0
 SUSPECTS, SUSPECT_MS = 5, 10.0
-PACKAGES = ["attest", "keys", "bootstrap.phonehome"]
+PACKAGES = ["attest", "keys", "bootstrap.phonehome", "netboot"]
 _UNITS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _COVERED = re.compile(r"cov: (\d+)")
 

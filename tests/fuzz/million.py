@@ -1,4 +1,4 @@
-"""A million mutated logs, quotes and certificates against their checks, from one seed.
+"""A million mutated samples against their checks, from one seed: of evidence, or of packets.
 
 Sample N of a kind is the same bytes whoever makes it, so a failing one is named by its number.
 """
@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,11 +47,37 @@ class Tally:
             self.slowest_ms, self.slowest = other.slowest_ms, other.slowest
 
 
-class Samples:
-    """Makes samples and judges them; the evidence of real machines is optional material."""
+class Maker:
+    """Makes samples from a seed and judges them."""
+
+    def __init__(self, seed: str) -> None:
+        self.seed = seed
+
+    def make(self, kind: str, number: int) -> Callable[[], str]:
+        """Make sample `number`; calling what this gives judges it."""
+        raise NotImplementedError
+
+    def judge(self, kind: str, number: int, tally: Tally) -> None:
+        """Judge one sample into a tally."""
+        sample = self.make(kind, number)
+        took, told, text = _timed(sample, time.perf_counter)
+        if took > SLOW_MS / 4:  # the clock of the processor's time is slow to read
+            took = min(_timed(sample, time.process_time)[0] for _ in range(3))
+        if took > tally.slowest_ms:
+            tally.slowest_ms, tally.slowest = took, number
+        if took > SLOW_MS:
+            tally.told["slow"] += 1
+            tally.found.append(("slow", number, f"{took:.0f} ms"))
+        tally.told[told] += 1
+        if text:
+            tally.found.append((told, number, text))
+
+
+class Samples(Maker):
+    """Evidence; that of real machines is optional material."""
 
     def __init__(self, seed: str, evidence: Path | None) -> None:
-        self.seed = seed
+        super().__init__(seed)
         self.logs = good_logs(evidence)
         self.log_bytes = [data for data, _ in self.logs]
         self.certificates = [*certificates(evidence), *strangers()]
@@ -72,40 +98,25 @@ class Samples:
         chain = mutator.certificates(chain_case, self.certificates)
         return lambda: judge_certificates(chain_case, chain)
 
-    def judge(self, kind: str, number: int, tally: Tally) -> None:
-        """Judge one sample into a tally."""
-        sample = self.make(kind, number)
-        took, told, text = _timed(sample)
-        if took > SLOW_MS / 4:
-            took = min([took, *(_timed(sample)[0] for _ in range(3))])
-        if took > tally.slowest_ms:
-            tally.slowest_ms, tally.slowest = took, number
-        if took > SLOW_MS:
-            tally.told["slow"] += 1
-            tally.found.append(("slow", number, f"{took:.0f} ms"))
-        tally.told[told] += 1
-        if text:
-            tally.found.append((told, number, text))
 
-
-def _timed(sample: Callable[[], str]) -> tuple[float, str, str]:
-    started = time.process_time()
+def _timed(sample: Callable[[], str], clock: Callable[[], float]) -> tuple[float, str, str]:
+    started = clock()
     text = ""
     try:
         told = sample()
     except Lie as lie:
         told, text = "lie", str(lie)
-    except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
-        told, text = "crash", traceback.format_exc(limit=-3)
-    return (time.process_time() - started) * 1000, told, text
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+        told, text = "crash", "".join(traceback.format_exception(error, limit=-3, chain=False))
+    return (clock() - started) * 1000, told, text
 
 
-_samples: Samples
+_samples: Maker
 
 
-def _begin(seed: str, evidence: Path | None) -> None:
+def _begin(begin: Callable[[], Maker]) -> None:
     global _samples
-    _samples = Samples(seed, evidence)
+    _samples = begin()
 
 
 def _block(job: tuple[str, int, int]) -> tuple[str, Tally]:
@@ -116,10 +127,16 @@ def _block(job: tuple[str, int, int]) -> tuple[str, Tally]:
     return kind, tally
 
 
-def run(count: int, seed: str, evidence: Path | None, result: Path) -> int:
-    """Judge `count` samples on all processors; print the figures and keep them."""
-    counts = {kind: round(count * share) for kind, share in SHARES.items()}
-    counts["quote"] += count - sum(counts.values())
+def run(
+    count: int, seed: str, shares: Mapping[str, float], begin: Callable[[], Maker], result: Path
+) -> int:
+    """Judge `count` samples on all processors; print the figures and keep them.
+
+    `begin` makes what makes the samples, once in each process; the largest of `shares` takes what
+    rounding leaves.
+    """
+    counts = {kind: round(count * share) for kind, share in shares.items()}
+    counts[max(counts, key=lambda kind: shares[kind])] += count - sum(counts.values())
     jobs = [
         (kind, first, min(first + _BLOCK, counts[kind]))
         for kind in counts
@@ -128,7 +145,7 @@ def run(count: int, seed: str, evidence: Path | None, result: Path) -> int:
     print(f"seed {seed}; {count} samples: {counts}", flush=True)
     started = time.monotonic()
     tallies = {kind: Tally() for kind in counts}
-    with get_context("fork").Pool(os.cpu_count(), _begin, (seed, evidence)) as pool:
+    with get_context("fork").Pool(os.cpu_count(), _begin, (begin,)) as pool:
         for done, (kind, tally) in enumerate(pool.imap_unordered(_block, jobs), 1):
             tallies[kind].add(tally)
             if done % 200 == 0:

@@ -6,7 +6,7 @@ never to raise are called bare, decoders inside `_own`, which lets the verifier'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ from bootstrap import phonehome
 from bootstrap.errors import PeerError as BootstrapPeerError
 from keys.errors import PeerError
 from keys.tpm_public import PublicArea
-from tests.fuzz import lies, material
+from tests.fuzz import dns_packets, lies, material, packet_seeds, packets
 from tests.fuzz.lies import REFUSED, TAKEN, Lie
 
 OWN_ERRORS = (AttestError, PeerError, BootstrapPeerError)
@@ -288,4 +288,25 @@ TARGETS = {
         seeds=lambda _: material.bodies(),
     ),
     "appraise": Target(attempt=_appraise, seeds=_appraise_seeds),
+}
+
+
+def _packets(
+    attempt: Callable[[bytes], str], seeds: Callable[[], Iterable[bytes]], largest: int = 2048
+) -> Target:
+    return Target(attempt=attempt, seeds=lambda _: iter(seeds()), largest=largest)
+
+
+TARGETS |= {
+    "dhcp": _packets(packets.dhcp, lambda: packet_seeds.DHCP),
+    "proxy-dhcp": _packets(packets.proxy, lambda: packet_seeds.DHCP),
+    "dhcp6": _packets(packets.dhcp6, lambda: packet_seeds.DHCP6),
+    "solicitation": _packets(packets.solicitation, lambda: packet_seeds.SOLICITATIONS),
+    "tftp": _packets(packets.tftp, lambda: packet_seeds.TFTP),
+    "tftp-transfer": _packets(packets.transfer, lambda: packet_seeds.TRANSFER_SEEDS),
+    "http": _packets(packets.request_head, lambda: packet_seeds.HTTP, 8192),
+    "frame": _packets(packets.frame, lambda: packet_seeds.FRAMES),
+    "dns": _packets(dns_packets.query, dns_packets.query_seeds, 8192),
+    "dns-answer": _packets(dns_packets.answer, dns_packets.answer_seeds, 8192),
+    "master-file": _packets(dns_packets.master_file, lambda: dns_packets.MASTER_FILES, 8192),
 }
