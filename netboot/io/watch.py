@@ -158,8 +158,8 @@ def read_neighbour(frame: bytes) -> str | None:
     """Read the switch's own word on where we are plugged in (LLDP); None for other frames."""
     try:
         packet = Ether(frame)
-        if packet.type != 0x88CC:
-            return None
+        if not isinstance(packet, Ether) or packet.type != 0x88CC:
+            return None  # scapy reads a frame with a length for a type as something else
         name = packet[LLDPDUSystemName].system_name if LLDPDUSystemName in packet else b""
         port = b""
         if LLDPDUPortDescription in packet:
