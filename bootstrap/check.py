@@ -7,7 +7,7 @@ Pure: settings, the content of the files and the time in, all problems out. It n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from cryptography import x509
@@ -16,7 +16,15 @@ from attest.anchors import decode_parts
 from attest.errors import AttestSiteError
 from attest.firmwarefile import verify_baseline
 from attest.policy import Policy
-from bootstrap.check_network import check_network, is_host, span_text, twice, worth, wrong
+from bootstrap.check_network import (
+    check_network,
+    is_host,
+    span_text,
+    twice,
+    worth,
+    wrong,
+    zone_problems,
+)
 from bootstrap.errors import SiteError
 from bootstrap.planning import make_plan
 from bootstrap.published import decode_published
@@ -38,7 +46,7 @@ class SiteFiles:
 
     `templates` and `anchors` by path relative to the site, `boot_sets` the digests in the store,
     `published` None when nothing was published yet. `boot_files` are the operator's own, each path
-    with a slash before it, or why they cannot be read.
+    with a slash before it, or why they cannot be read; `zones` the master files likewise.
     """
 
     templates: Mapping[str, str | None]
@@ -55,6 +63,7 @@ class SiteFiles:
     firmware: bytes | None = None
     firmware_signature: bytes | None = None
     boot_files: frozenset[str] | str = frozenset()
+    zones: Mapping[str, bytes | str] = field(default_factory=dict)
 
 
 def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
@@ -62,6 +71,7 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
     found = [
         *_identity(site, files),
         *check_network(site),
+        *_zones(site, files),
         *_boot(site, files),
         *_page(site),
         *_roles(site),
@@ -84,6 +94,17 @@ def _plan(site: Site, files: SiteFiles) -> Iterator[Problem]:
     plan = make_plan(site, (), None, (), 1, files=dict.fromkeys(own, bytes(32)))
     for sentence in check_plan(plan):
         yield wrong("", f"netboot cannot serve it: {sentence}", "correct it")
+
+
+def _zones(site: Site, files: SiteFiles) -> Iterator[Problem]:
+    for zone in site.zones:
+        yield from zone_problems(zone, files.zones)
+        is_ours = f".{zone.name}".endswith(
+            (f".{site.site.domain}.", ".in-addr.arpa.", ".ip6.arpa.")
+        )
+        if zone.signed and not is_ours:
+            what = f"only what is in {site.site.domain} and reverse zones are signed"
+            yield wrong(f"zone.{zone.name}signed", what, "leave it out")
 
 
 def _identity(site: Site, files: SiteFiles) -> Iterator[Problem]:

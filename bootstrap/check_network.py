@@ -6,15 +6,21 @@ option may be or which file there is, `netboot.plan_check` says of the plan that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from ipaddress import IPv4Address
 
 from bootstrap.site import SITE_FILE, Problem, Severity
+from bootstrap.site_dns import ZoneFile
 from bootstrap.site_netboot import Level, NetbootSite, Reservation, Subnet
 from bootstrap.site_types import AddressRange
+from netboot.errors import PeerError, SiteError
 from netboot.links import POOL_LIMIT
+from netboot.names import labels
 from netboot.option_words import name_of
+from netboot.plan_dns import origin_of
+from netboot.rdata import encode, number_of
+from netboot.zone_file import decode_zone
 
 
 def wrong(key: str, what: str, remedy: str, *, file: str = SITE_FILE) -> Problem:
@@ -59,9 +65,12 @@ def check_network(site: NetbootSite) -> Iterator[Problem]:
     yield from _classes(site)
     yield from _reservations(site)
     yield from _six(site)
+    yield from _names(site)
 
 
 def _subnets(site: NetbootSite) -> Iterator[Problem]:
+    if not (site.subnets or site.subnets6 or site.listen):
+        yield wrong("subnet", "is missing", "add it, or names to serve: [[zone]]")
     yield from twice("subnet", "name", [one.name for one in site.subnets])
     own = [str(one.appliance) for one in site.subnets if not one.relayed]
     yield from twice("subnet", "appliance", own)
@@ -232,3 +241,45 @@ def _six(site: NetbootSite) -> Iterator[Problem]:
             yield wrong(key, "names nobody or several", "give exactly one of duid, uuid, mac")
         if not any(one.address in subnet.network for subnet in site.subnets6):
             yield wrong(f"{key}.address", f"{one.address} is in no subnet6", "choose one inside")
+
+
+def _names(site: NetbootSite) -> Iterator[Problem]:
+    yield from twice("zone", "name", [one.name for one in site.zones])
+    for zone in site.zones:
+        if zone.name == f"{site.site.domain}.":
+            what = "is this site's domain: names of leases, reservations and boxes are not in it"
+            yield worth(f"zone.{zone.name}", what, "give the site a domain of its own")
+    for number, one in enumerate(site.records, 1):
+        if one.type == "TXT":
+            continue
+        try:
+            encode(number_of(one.type), one.value, labels(site.site.domain))
+        except PeerError as error:
+            yield wrong(f"record.{one.name or number}.value", str(error), "correct it")
+    dns = site.dns
+    if dns.forward and not dns.upstreams:
+        what = "there is nobody to ask"
+        yield wrong("dns.forward", what, "add [[dns.upstream]], or leave it out")
+    if dns.upstreams and not dns.forward:
+        yield worth("dns.upstream", "is never asked", "set forward = true in [dns]")
+    for upstream in dns.upstreams:
+        if upstream.transport == "plain" and (upstream.pins or upstream.name):
+            what = f"{upstream.address} has a name or pins, which a plain question cannot check"
+            yield wrong("dns.upstream", what, 'take them out, or set transport = "tls"')
+
+
+def zone_problems(zone: ZoneFile, read: Mapping[str, bytes | str]) -> Iterator[Problem]:
+    """Say what is wrong with a master file, whose bytes or why it has none are in `read`."""
+    data = read.get(zone.file, "is not there")
+    if isinstance(data, str):
+        yield wrong(f"zone.{zone.name}file", f"{zone.file} {data}", "write the master file there")
+        return
+    try:
+        decode_zone(data, origin_of(zone.name), zone.file)
+    except SiteError as error:
+        what, _, remedy = str(error).rpartition(": ")
+        line, _, said = what.removeprefix(f"{zone.file}:").partition(": ")
+        key = f"line {line}" if line.isdecimal() else ""
+        yield wrong(
+            key, said if key else what.removeprefix(f"{zone.file}: "), remedy, file=zone.file
+        )

@@ -12,11 +12,16 @@ from ipaddress import IPv4Address, IPv6Address
 from bootstrap import planning_network as network
 from bootstrap.enrolment import Stage
 from bootstrap.rows import BoxRow
+from bootstrap.site_dns import PORTS, RecordEntry
 from bootstrap.site_netboot import NetbootSite
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
 from netboot.files import ServedSet
+from netboot.names import labels
 from netboot.network import Identify, Reservation
-from netboot.plan import Boot, Plan, Record, RecordType
+from netboot.plan import Boot, Plan, Record
+from netboot.plan_dns import Asking, PlanDns, PlanUpstream, PlanZone
+from netboot.rdata import encode, number_of, show
+from netboot.resolver import Transport
 
 TTL = 300
 HTTPS_PORT = 8444
@@ -36,12 +41,14 @@ def make_plan(
     number: int,
     *,
     files: Mapping[str, bytes] | None = None,
+    zones: Sequence[PlanZone] = (),
     enrols: bool = True,
 ) -> Plan:
     """Make the plan numbered `number`; boxes that were taken out of service are not in it.
 
-    `files` are the operator's own boot files: path with one leading slash, SHA-256. `enrols` is
-    false where netboot runs alone: then nobody is told where to phone home.
+    `files` are the operator's own boot files: path with one leading slash, SHA-256. `zones` are
+    those of the site file with what their files hold. `enrols` is false where netboot runs alone:
+    then nobody is told where to phone home, and everybody may ask for names.
     """
     named = [box for box in boxes if box.hostname and box.stage not in _GONE and _fits(site, box)]
     sets = () if served is None else (served, *(one for one in accepted if one != served))
@@ -65,6 +72,8 @@ def make_plan(
             network.reservation6(one, _digests(sets)) for one in site.reservations6
         ),
         options6=tuple(site.dhcp.options6.values()),
+        dns=_dns(site, enrols=enrols),
+        zones=tuple(zones),
     )
 
 
@@ -124,15 +133,49 @@ def _records(site: NetbootSite, boxes: Iterable[BoxRow]) -> Iterator[Record]:
             yield from _pair(f"{name}.{site.site.domain}", address)
     for box in boxes:
         yield from _pair(f"{box.hostname}.{site.site.domain}", IPv4Address(box.address or ""))
+    for entry in site.records:
+        yield _own_record(entry, site.site.domain)
+
+
+def _own_record(entry: RecordEntry, domain: str) -> Record:
+    """Give a record of the operator's; names in its value without last dot are below the domain."""
+    value = entry.value
+    if entry.type != "TXT":  # the text is its own value
+        rtype = number_of(entry.type)
+        value = show(rtype, encode(rtype, value, labels(domain)))
+    return Record(name=entry.owner(domain), type=entry.type, ttl=entry.ttl, value=value)
+
+
+def _dns(site: NetbootSite, *, enrols: bool) -> PlanDns:
+    said = site.dns
+    asking = Asking.SITE if said.open else Asking.ENROLLED
+    return PlanDns(
+        forward=said.forward,
+        upstreams=tuple(
+            PlanUpstream(
+                address=one.address,
+                port=one.port or PORTS[one.transport],
+                transport=Transport(one.transport),
+                name=one.name,
+                pins=one.pins,
+            )
+            for one in said.upstreams
+        ),
+        pinned=said.pinned,
+        private=said.private,
+        unsigned=said.unsigned,
+        asking=asking if enrols else Asking.EVERYBODY,
+        listen=site.listen,
+    )
 
 
 def _pair(name: str, address: _Address) -> Iterator[Record]:
     """Give the address of a name, and for IPv4 the name of the address."""
     if isinstance(address, IPv6Address):
-        yield Record(name=name, type=RecordType.AAAA, ttl=TTL, value=str(address))
+        yield Record(name=name, type="AAAA", ttl=TTL, value=str(address))
         return
-    yield Record(name=name, type=RecordType.A, ttl=TTL, value=str(address))
-    yield Record(name=address.reverse_pointer, type=RecordType.PTR, ttl=TTL, value=name)
+    yield Record(name=name, type="A", ttl=TTL, value=str(address))
+    yield Record(name=address.reverse_pointer, type="PTR", ttl=TTL, value=name)
 
 
 def _boot(

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from bootstrap.errors import SiteError
-from bootstrap.site_netboot import NetbootBoot, NetbootIdentity, NetbootSite
+from bootstrap.site_netboot import NetbootBoot, NetbootIdentity, NetbootSite, Subnet
 from bootstrap.site_types import (
     LIST,
     SOME,
@@ -130,6 +130,7 @@ class Site(NetbootSite):
 
     schema_number: Literal[1] = Field(alias="schema")
     site: Identity
+    subnets: Annotated[tuple[Subnet, ...], LIST, SOME] = Field(alias="subnet")
     page: Page
     boot: Boot
     trust: Trust

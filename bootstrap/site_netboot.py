@@ -1,22 +1,22 @@
 """The tables of the site file that DHCP, boot files and DNS are made of.
 
-Each is optional but `[site]` and `[[subnet]]`; what a level leaves out, the level above says:
-reservation, classes, pool, subnet, shared network, site. docs/netboot.md shows every key.
+Each is optional but `[site]`, and there are subnets or names to serve. What a level leaves out, the
+level above says: reservation, classes, pool, subnet, shared network, site. docs/netboot.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
+from bootstrap.site_dns import Dns, RecordEntry, ZoneFile
 from bootstrap.site_types import (
     LIST,
     ONE_OR_MORE,
-    SOME,
     Address,
     Address6,
     AddressRange,
@@ -262,7 +262,7 @@ class NetbootSite(Table):
     shared_networks: Annotated[tuple[SharedNetwork, ...], LIST] = Field(
         default=(), alias="shared_network"
     )
-    subnets: Annotated[tuple[Subnet, ...], LIST, SOME] = Field(alias="subnet")
+    subnets: Annotated[tuple[Subnet, ...], LIST] = Field(default=(), alias="subnet")
     classes: Annotated[tuple[ClientClass, ...], LIST] = Field(default=(), alias="class")
     reservations: Annotated[tuple[Reservation, ...], LIST] = Field(default=(), alias="reservation")
     subnets6: Annotated[tuple[Subnet6, ...], LIST] = Field(default=(), alias="subnet6")
@@ -270,6 +270,17 @@ class NetbootSite(Table):
         default=(), alias="reservation6"
     )
     boot: NetbootBoot = NetbootBoot()
+    dns: Dns = Dns()
+    zones: Annotated[tuple[ZoneFile, ...], LIST] = Field(default=(), alias="zone")
+    records: Annotated[tuple[RecordEntry, ...], LIST] = Field(default=(), alias="record")
+
+    @property
+    def listen(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Where names are served beside the subnets; this machine alone where nothing is said."""
+        has_names = bool(self.zones or self.records or self.dns.forward)
+        if self.dns.listen or self.subnets or self.subnets6 or not has_names:
+            return self.dns.listen
+        return (IPv4Address("127.0.0.1"),)
 
     @property
     def server_name(self) -> str:

@@ -7,10 +7,9 @@ never reads a file and holds no lease. docs/architecture.md, The plan.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
@@ -18,6 +17,7 @@ from netboot.bootchoice import BootRule, BootTable, Loading, rules_of_set
 from netboot.dhcp import DhcpConfig
 from netboot.dhcp6_config import Dhcp6Config
 from netboot.files import FileMap, ServedSet
+from netboot.names import Labels, labels, reverse_name
 from netboot.network import (
     NOTHING,
     ClientClass,
@@ -29,7 +29,10 @@ from netboot.network import (
     Subnet6Plan,
     SubnetPlan,
 )
+from netboot.plan_dns import Asking, PlanDns, PlanZone, origin_of
 from netboot.plan_form import PlanError, decode, decode_json, encode
+from netboot.resolver import ResolverConfig, Upstream
+from netboot.views import EVERYBODY, Views
 
 TYPE = "doorstep/plan/v2"
 MAX_PLAN = 16 * 1024 * 1024
@@ -37,27 +40,15 @@ QUARANTINE = timedelta(hours=1)
 """How long a declined address rests: until a wrong cable is found, not until tomorrow."""
 
 
-class RecordType(StrEnum):
-    """Types of records that a plan may hold."""
-
-    A = "A"
-    AAAA = "AAAA"
-    PTR = "PTR"
-    CNAME = "CNAME"
-    TXT = "TXT"
-    SRV = "SRV"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One record: `name` absolute without a last dot; `value` in the form of a zone file.
 
-    A, AAAA: an address; PTR, CNAME: a name; TXT: the text itself; SRV: `priority weight port
-    target`.
+    `type` is the name of any type (RFC 3597 too). TXT: the text itself.
     """
 
     name: str
-    type: RecordType
+    type: str
     ttl: int
     value: str
 
@@ -118,6 +109,8 @@ class Plan:
     subnets6: tuple[Subnet6Plan, ...] = ()
     reservations6: tuple[Reservation6, ...] = ()
     options6: tuple[OptionValue, ...] = ()
+    dns: PlanDns = PlanDns()
+    zones: tuple[PlanZone, ...] = ()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -174,3 +167,48 @@ class Plan:
     def addresses6(self) -> tuple[IPv6Address, ...]:
         """Give our IPv6 addresses."""
         return tuple(dict.fromkeys(subnet.appliance for subnet in self.subnets6))
+
+    def listening(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Give the addresses that names are served on."""
+        return tuple(dict.fromkeys((*self.addresses(), *self.addresses6(), *self.dns.listen)))
+
+    def resolver(self) -> ResolverConfig:
+        """Give what the resolver is configured with."""
+        upstreams = tuple(
+            Upstream(
+                address=str(one.address),
+                port=one.port,
+                transport=one.transport,
+                name=None if one.name is None else one.name.removesuffix("."),
+                pins=frozenset(one.pins),
+            )
+            for one in self.dns.upstreams
+        )
+        return ResolverConfig(
+            upstreams=upstreams,
+            pinned=frozenset(map(origin_of, self.dns.pinned)),
+            private=frozenset(map(origin_of, self.dns.private)),
+            unsigned=frozenset(map(origin_of, self.dns.unsigned)),
+        )
+
+    def views(self) -> Views:
+        """Give who may ask what."""
+        if self.dns.asking is Asking.EVERYBODY:
+            return EVERYBODY
+        every: list[SubnetPlan | Subnet6Plan] = [*self.subnets, *self.subnets6]
+        are_boxes_bound = self.dns.asking is Asking.ENROLLED
+        known: set[IPv4Address | IPv6Address | None] = {*self.addresses(), *self.addresses6()}
+        known |= {one.address for one in self.reservations}
+        known |= {one.address for one in self.reservations6}
+        return Views(
+            site=tuple(one.network for one in every),
+            boxes=tuple(one.network for one in every if one.boot and are_boxes_bound),
+            known=frozenset(one for one in known if one is not None),
+            names=frozenset(self._enrolment_names()),
+        )
+
+    def _enrolment_names(self) -> Iterator[Labels]:
+        """Give what a box asks before it is enrolled: this appliance, by name and address."""
+        yield (b"appliance", *labels(self.domain))
+        yield from map(reverse_name, self.addresses())
+        yield from map(reverse_name, self.addresses6())

@@ -1,7 +1,7 @@
 """What in a plan cannot be served, as sentences; all of them at once.
 
 Each names the subnet, reservation, class, rule or record. It changes nothing and guesses nothing.
-RFC 2131, 2132 and 3396 for DHCP, RFC 1035 and 2782 for records, RFC 8415 for IPv6.
+RFC 2131, 2132 and 3396 for DHCP, RFC 8415 for IPv6; names are `netboot.plan_check_dns`'s.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network
 
 from netboot.dhcp import check_config
 from netboot.dhcp6_config import check_config6
@@ -17,12 +17,12 @@ from netboot.errors import SiteError
 from netboot.files import ServedSet, normal_path
 from netboot.network import Match, Parameters, Reservation, Subnet6Plan, SubnetPlan
 from netboot.option_codes import OPTIONS_OF_SERVER
-from netboot.plan import Boot, Plan, Record, RecordType
+from netboot.plan import Boot, Plan
+from netboot.plan_check_dns import check_dns, check_records
 
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 MAX_SUBNETS = 256
 """Subnets of a plan, and ranges in one subnet's pools."""
-MAX_TTL = 604800
 ARCHITECTURES = ("amd64", "arm64")
 """What a boot set can be for."""
 SMALLEST_PREFIX = 8
@@ -31,7 +31,6 @@ LONGEST_OPTION = 1200
 LONGEST_FILE, LONGEST_SERVER_NAME = 127, 63
 """The header's fields with their NUL (RFC 2131, 2)."""
 _INTERFACE = re.compile(r"[^\s/\x00-\x1f]{1,15}")
-_SRV = re.compile(r"(\d{1,5}) (\d{1,5}) (\d{1,5}) (\S+)")
 _PRINTABLE = re.compile(r"[\x20-\x7e]+")
 
 
@@ -44,7 +43,8 @@ def check(plan: Plan) -> tuple[str, ...]:
         *_check_reservations(plan),
         *_check_reservations6(plan),
         *_check_classes(plan),
-        *_check_records(plan),
+        *check_records(plan),
+        *check_dns(plan),
         *_check_boot(plan),
     )
     return found or tuple(_check_dhcp(plan))
@@ -82,7 +82,7 @@ def _is_one_host(plan: Plan, name: str) -> bool:
 
 
 def _check_subnets(plan: Plan) -> Iterator[str]:
-    if not plan.subnets and not plan.subnets6:
+    if not plan.subnets and not plan.subnets6 and not plan.dns.listen:
         yield "there is no subnet"
     if max(len(plan.subnets), len(plan.subnets6)) > MAX_SUBNETS:
         yield f"there are more than {MAX_SUBNETS} subnets"
@@ -270,50 +270,6 @@ def _check_reservations6(plan: Plan) -> Iterator[str]:
             yield f"{where}: name {one.name!r} is no label"
 
 
-# Records
-
-
-def _check_records(plan: Plan) -> Iterator[str]:
-    aliases = [one.name.lower() for one in plan.records if one.type is RecordType.CNAME]
-    others = {one.name.lower() for one in plan.records if one.type is not RecordType.CNAME}
-    for name in sorted(set(aliases) & others):
-        yield f"record {name}: a CNAME cannot stand beside other records"
-    for text in _twice([f"{one.name.lower()} {one.type} {one.value}" for one in plan.records]):
-        yield f"record {text} is there twice"
-    for name in _twice(aliases):
-        yield f"record {name}: more than one CNAME"
-    suffix = "." + plan.domain.lower()
-    for one in plan.records:
-        yield from _check_record(one, suffix)
-
-
-def _check_record(one: Record, suffix: str) -> Iterator[str]:
-    where = f"record {one.name} {one.type}"
-    name = "." + one.name.lower()
-    if not is_name(one.name) or not name.endswith((suffix, ".in-addr.arpa")):
-        yield f"{where}: the name is not in {suffix[1:]}"
-    if name == suffix and one.type is RecordType.CNAME:
-        yield f"{where}: the domain itself cannot be a CNAME"
-    if one.ttl > MAX_TTL:
-        yield f"{where}: ttl is above {MAX_TTL}"
-    if not _is_value(one):
-        yield f"{where}: value {one.value[:80]!r} is not of this type"
-
-
-def _is_value(one: Record) -> bool:
-    if one.type in (RecordType.A, RecordType.AAAA):
-        kind = IPv4Address if one.type is RecordType.A else IPv6Address
-        return isinstance(_address(one.value), kind)
-    if one.type is RecordType.TXT:
-        return len(one.value.encode()) <= 1024
-    if one.type is RecordType.SRV:
-        fields = _SRV.fullmatch(one.value)
-        if fields is None or any(int(fields[number]) > 65535 for number in (1, 2, 3)):
-            return False
-        return is_name(fields[4].removesuffix("."))
-    return is_name(one.value.removesuffix("."))
-
-
 # Boot
 
 
@@ -377,10 +333,3 @@ def _is_host(address: IPv4Address, network: IPv4Network) -> bool:
 
 def _twice(values: Iterable[str]) -> list[str]:
     return sorted(value for value, count in Counter(values).items() if count > 1)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None

@@ -26,7 +26,7 @@ from netboot.files import ServedSet
 from netboot.io.service import load
 from netboot.io.workers import line
 from netboot.network import Pool, Reservation, SubnetPlan
-from netboot.plan import Boot, Plan, Record, RecordType
+from netboot.plan import Boot, Plan, Record
 
 UID = 61001
 USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007"
@@ -122,7 +122,7 @@ class Lab:
             domain=DOMAIN,
             subnets=(subnet,),
             reservations=(Reservation(mac=mac, address=IPv4Address("10.41.7.20"), name="till-1"),),
-            records=(Record(name=f"appliance.{DOMAIN}", type=RecordType.A, ttl=60, value=US),),
+            records=(Record(name=f"appliance.{DOMAIN}", type="A", ttl=60, value=US),),
             boot=Boot(sets=(loader,), files=names),
         )
         return replace(plan, **changes)
@@ -311,7 +311,7 @@ def test_a_lease_has_a_name_both_ways_and_survives_kill_9(serving: Lab) -> None:
 
 
 def test_a_new_plan_is_taken_and_a_bad_one_is_not(serving: Lab) -> None:
-    more = Record(name=f"more.{DOMAIN}", type=RecordType.A, ttl=60, value="10.41.7.77")
+    more = Record(name=f"more.{DOMAIN}", type="A", ttl=60, value="10.41.7.77")
     plan = serving.plan(2, records=(*serving.plan().records, more))
     serving.write(plan.encode())
     until(lambda: serving.serves(2))

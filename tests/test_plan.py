@@ -24,9 +24,11 @@ from netboot.network import (
     Subnet6Plan,
     SubnetPlan,
 )
-from netboot.plan import Boot, Plan, Record, RecordType
+from netboot.plan import Boot, Plan, Record
 from netboot.plan_check import check
+from netboot.plan_dns import Asking, PlanDns, PlanUpstream, PlanZone
 from netboot.plan_form import PlanError
+from netboot.views import View
 
 SUBNET = SubnetPlan(
     name="tills",
@@ -77,7 +79,7 @@ PRINTER6 = Reservation6(
     mac=bytes.fromhex("020000000011"), address=IPv6Address("2001:db8:7::11"), name="printer-1"
 )
 DOMAIN = "shop-0417.example.net"
-APPLIANCE = Record(name=f"appliance.{DOMAIN}", type=RecordType.A, ttl=300, value="10.41.7.2")
+APPLIANCE = Record(name=f"appliance.{DOMAIN}", type="A", ttl=300, value="10.41.7.2")
 SET = ServedSet(
     boot_set=bytes(range(32)),
     architecture="amd64",
@@ -142,10 +144,10 @@ PLAN = Plan(
     quarantine=timedelta(minutes=10),
     records=(
         APPLIANCE,
-        Record(name=f"www.{DOMAIN}", type=RecordType.CNAME, ttl=60, value=f"appliance.{DOMAIN}."),
-        Record(name=f"_pos._tcp.{DOMAIN}", type=RecordType.SRV, ttl=60, value="0 5 443 a.b."),
-        Record(name=DOMAIN, type=RecordType.TXT, ttl=60, value='anything "at all"'),
-        Record(name="9.7.41.10.in-addr.arpa", type=RecordType.PTR, ttl=60, value=f"x.{DOMAIN}"),
+        Record(name=f"www.{DOMAIN}", type="CNAME", ttl=60, value=f"appliance.{DOMAIN}."),
+        Record(name=f"_pos._tcp.{DOMAIN}", type="SRV", ttl=60, value="0 5 443 a.b."),
+        Record(name=DOMAIN, type="TXT", ttl=60, value='anything "at all"'),
+        Record(name="9.7.41.10.in-addr.arpa", type="PTR", ttl=60, value=f"x.{DOMAIN}"),
     ),
     boot=BOOT,
     subnets6=(SUBNET6,),
@@ -210,6 +212,8 @@ def reserved(**changes) -> Plan:
 
 ELSEWHERE = {"mac": b"\2\0\0\0\0\x12", "address": IPv4Address("10.41.7.12"), "name": "printer-2"}
 
+ZONE = PlanZone(name="b.example.", file="b.zone", digest=bytes(32), signed=True)
+UPSTREAM = PlanUpstream(address=IPv6Address("2001:db8::53"), port=853, pins=(bytes(32),))
 WRONG = [
     (replace(PLAN, domain="a..b"), "domain 'a..b' is no domain name"),
     (replace(PLAN, subnets=(), subnets6=()), "there is no subnet"),
@@ -235,26 +239,40 @@ WRONG = [
     (reserved(**{**ELSEWHERE, "address": SUBNET.appliance}), "is the appliance's"),
     (reserved(**{**ELSEWHERE, "address": SUBNET.gateway}), "is the appliance's or the gateway's"),
     (record(), "is there twice"),
-    (record(type=RecordType.CNAME, value="b.c"), "a CNAME cannot stand beside"),
+    (record(type="CNAME", value="b.c"), "a CNAME cannot stand beside"),
     (
         replace(
             PLAN,
             records=tuple(
-                Record(name=f"w.{DOMAIN}", type=RecordType.CNAME, ttl=1, value=value)
+                Record(name=f"w.{DOMAIN}", type="CNAME", ttl=1, value=value)
                 for value in ("a.b", "c.d")
             ),
         ),
         "more than one CNAME",
     ),
     (record(name="example.org"), "is not in shop-0417"),
-    (record(name=f"*.{DOMAIN}"), "is not in shop-0417"),
-    (record(name=DOMAIN, type=RecordType.CNAME, value="a.b"), "itself cannot be a CNAME"),
+    (record(name=f"a..{DOMAIN}"), "labels have 1 to 63 bytes"),
+    (record(name="9.9.9.9.in-addr.arpa", type="PTR", value="a.b"), "is not in shop-0417"),
+    (record(type="SOA", value="a. b. 1 2 3 4 5"), "this server makes such records itself"),
+    (record(type="WHAT", value="x"), "is not known"),
+    (record(type="CAA", value="0 issue"), "is not of this type"),
+    (replace(PLAN, zones=(ZONE, ZONE)), "zone b.example. is there twice"),
+    (replace(PLAN, zones=(replace(ZONE, digest=b"x"),)), "has no SHA-256"),
+    (replace(PLAN, zones=(replace(ZONE, name="b.example"),)), "is not written as b.example."),
+    (replace(PLAN, zones=(replace(ZONE, name="a..b"),)), "labels have 1 to 63 bytes"),
+    (replace(PLAN, zones=(ZONE,) * 300), "more than 256 zones"),
+    (replace(PLAN, dns=PlanDns(forward=True)), "forward, and there is no upstream"),
+    (replace(PLAN, dns=PlanDns(pinned=("a..b",))), "dns: name 'a..b'"),
+    (replace(PLAN, dns=PlanDns(upstreams=(replace(UPSTREAM, port=0),))), "0 is no port"),
+    (replace(PLAN, dns=PlanDns(upstreams=(replace(UPSTREAM, pins=(b"x",)),))), "is no SHA-256"),
+    (replace(PLAN, dns=PlanDns(upstreams=(replace(UPSTREAM, name="a..b"),))), "dns: upstream"),
+    (record(name=DOMAIN, type="CNAME", value="a.b"), "itself cannot be a CNAME"),
     (record(ttl=604801), "ttl is above"),
     (record(value="10.41.7.300"), "is not of this type"),
-    (record(name=f"s.{DOMAIN}", type=RecordType.SRV, value="0 0 70000 a.b"), "is not of this type"),
-    (record(name=f"s.{DOMAIN}", type=RecordType.SRV, value="0 0 a.b"), "is not of this type"),
-    (record(name=f"s.{DOMAIN}", type=RecordType.PTR, value="a b"), "is not of this type"),
-    (record(name=f"s.{DOMAIN}", type=RecordType.TXT, value="é" * 600), "is not of this type"),
+    (record(name=f"s.{DOMAIN}", type="SRV", value="0 0 70000 a.b"), "is not of this type"),
+    (record(name=f"s.{DOMAIN}", type="SRV", value="0 0 a.b"), "is not of this type"),
+    (record(name=f"s.{DOMAIN}", type="PTR", value="a b"), "is not of this type"),
+    (record(name=f"s.{DOMAIN}", type="TXT", value="é" * 600), "is not of this type"),
     (boot_set(loader="grubx64.efi"), "is not among the names"),
     (boot_set(loader="../x"), "is not among the names"),
     (boot_set(architecture="mips"), "boot: 'mips' is none of amd64, arm64"),
@@ -306,7 +324,7 @@ WRONG = [
     (reserved6(address=IPv6Address("2001:db8::9")), "is in no subnet"),
     (reserved6(address=SUBNET6.appliance), "is the appliance's"),
     (reserved6(duid=b"x"), "takes exactly one of duid, uuid and mac"),
-    (record(type=RecordType.AAAA), "is not of this type"),
+    (record(type="AAAA"), "is not of this type"),
 ]
 
 
@@ -410,7 +428,10 @@ FORMS = [
     (("parameters", "options", 0, "code"), "42", "options[0].code: is no number"),
     (("classes", 0, "match", "options", 0), [43], "options[0]: is no list of 2"),
     (("subnets6", 0, "network"), "10.0.0.0/8", "is no IPv6 network"),
-    (("records", 0, "type"), "MX", "type: is not one of"),
+    (("records", 0, "type"), 5, "type: is no text"),
+    (("dns",), {"listen": ["10.0.0"]}, "dns.listen[0]: is no IP address"),
+    (("dns",), {"asking": "all"}, "dns.asking: is not one of"),
+    (("zones",), [{"name": "b.", "file": "b", "digest": "0"}], "digest: is no data"),
     (("records", 0, "value"), "x" * 4097, "value: is no text"),
     (("boot", "sets", 0, "boot_set"), "AB" * 32, "boot_set: is no data"),
     (("boot", "sets", 0, "names", "/x"), 7, "names./x: is no data"),
@@ -448,6 +469,49 @@ def test_any_bytes_give_a_plan_or_our_error(noise: bytes, at: int, cut: int) -> 
         assert Plan.decode(plan.encode()) == plan
 
 
+def test_what_is_said_of_names_survives_the_file_and_becomes_settings() -> None:
+    dns = PlanDns(
+        forward=True,
+        upstreams=(replace(UPSTREAM, name="dns.example."),),
+        pinned=("ntp.example.org.",),
+        private=("corp.example.",),
+        unsigned=(".",),
+        asking=Asking.SITE,
+        listen=(IPv4Address("127.0.0.1"), IPv6Address("::1")),
+    )
+    types = (("CAA", '0 issue "ca.example"'), ("TYPE65400", "\\# 2 abcd"), ("MX", "10 a.b."))
+    records = tuple(
+        Record(name=f"*.x.{DOMAIN}", type=kind, ttl=5, value=value) for kind, value in types
+    )
+    plan = replace(PLAN, dns=dns, zones=(ZONE,), records=records)
+    assert check(plan) == ()
+    read = Plan.decode(plan.encode())
+    assert read == plan
+    (upstream,) = read.resolver().upstreams
+    assert (upstream.address, upstream.name) == ("2001:db8::53", "dns.example")
+    assert upstream.pins == {bytes(32)}
+    assert read.resolver().pinned == {(b"ntp", b"example", b"org")}
+    assert read.resolver().unsigned == {()}
+    assert read.listening()[-2:] == dns.listen
+
+
+def test_a_view_is_chosen_by_who_is_known() -> None:
+    def view(asking: Asking, peer: str) -> View:
+        return replace(PLAN, dns=PlanDns(asking=asking)).views().of(peer)
+
+    reserved = next(str(one.address) for one in PLAN.reservations if one.address)
+    assert view(Asking.ENROLLED, "10.41.7.199") is View.ENROLMENT
+    assert view(Asking.ENROLLED, reserved) is View.FULL
+    assert view(Asking.ENROLLED, str(SUBNET.appliance)) is View.FULL
+    assert view(Asking.SITE, "10.41.7.199") is View.FULL
+    assert view(Asking.SITE, "192.0.2.1") is View.STRANGER
+    assert view(Asking.EVERYBODY, "192.0.2.1") is View.FULL
+    names = PLAN.views().names
+    assert (b"appliance", *DOMAIN.encode().split(b".")) in names
+    assert (b"2", b"7", b"41", b"10", b"in-addr", b"arpa") in names
+    assert (b"printer", *DOMAIN.encode().split(b".")) not in names
+
+
 ADDRESSES = st.integers(0, (1 << 32) - 1).map(IPv4Address)
 
 
@@ -458,7 +522,7 @@ ADDRESSES = st.integers(0, (1 << 32) - 1).map(IPv4Address)
         st.builds(
             Record,
             name=st.text(min_size=1, max_size=60),
-            type=st.sampled_from(RecordType),
+            type=st.sampled_from(("A", "AAAA", "PTR", "CNAME", "TXT", "SRV")),
             ttl=st.integers(0, 0x7FFFFFFF),
             value=st.text(min_size=1, max_size=60),
         ),

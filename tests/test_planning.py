@@ -58,7 +58,7 @@ def plan(*boxes: BoxRow, site: Site = SITE) -> Plan:
 
 
 def names(made: Plan) -> dict[str, str]:
-    return {f"{one.name} {one.type.value}": one.value for one in made.records}
+    return {f"{one.name} {one.type}": one.value for one in made.records}
 
 
 def test_the_site_itself() -> None:

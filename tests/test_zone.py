@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_plan import DOMAIN, PLAN, SUBNET
 
 from netboot.names import labels, read_wire, reverse_origins, text
-from netboot.plan import Record, RecordType
+from netboot.plan import Record
 from netboot.plan_check import check
 from netboot.rdata import Rtype, show
 from netboot.zone import Rcode
@@ -17,7 +17,7 @@ from netboot.zone_build import LeaseName, build
 
 
 def record(name: str, kind: str, value: str) -> Record:
-    return Record(name=f"{name}.{DOMAIN}", type=RecordType(kind), ttl=60, value=value)
+    return Record(name=f"{name}.{DOMAIN}", type=kind, ttl=60, value=value)
 
 
 ZONE_PLAN = replace(

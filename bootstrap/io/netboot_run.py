@@ -18,13 +18,16 @@ from pathlib import Path
 
 from bootstrap.check_network import check_network
 from bootstrap.errors import SiteError
+from bootstrap.io import zone_files
 from bootstrap.io.plan_files import PlanFiles, Stamp, stamps
 from bootstrap.io.planner import PLAN, keep_files, read_plan, write_plan
 from bootstrap.io.references import load_published
 from bootstrap.io.site_dir import ROOT_PUB
+from bootstrap.io.zone_files import ZoneFiles
 from bootstrap.planning import grub_cfg_files, make_plan
 from bootstrap.published import PublishedState
 from bootstrap.site import Problem, Severity, SiteFileError, SiteOfNetboot, decode_netboot_site
+from bootstrap.site_dns import ZoneFile
 from keys.errors import KeysError
 from netboot.bootset import BootSetManifest
 from netboot.errors import NetbootError
@@ -51,6 +54,8 @@ class SiteCompiler:
         self._files = PlanFiles(state / "plan" / "files")
         self._looked: _Looked | None = None
         self._source: Path | None = None
+        self._zone_files = ZoneFiles(self._files)
+        self._zones: tuple[ZoneFile, ...] = ()
 
     def has_changed(self) -> bool:
         """Tell whether anything that the plan is made of is another than at the last call."""
@@ -60,7 +65,8 @@ class SiteCompiler:
 
     def _look(self) -> _Looked:
         published = self.state / "bootsets" / "published.json"
-        return (_stamp(self.file), _stamp(published), self._look_at_files())
+        zones = zone_files.stamps(self.file.parent, self._zones)
+        return (_stamp(self.file), _stamp(published), self._look_at_files(), zones)
 
     def _look_at_files(self) -> tuple[Stamp, ...] | str:
         try:
@@ -75,12 +81,15 @@ class SiteCompiler:
         """
         site = self.read()
         self._source = self.file.parent / site.boot.files if site.boot.files else None
+        self._zones = site.zones
         problems = [one for one in check_network(site) if one.severity is Severity.ERROR]
         if problems:
             raise SiteFileError([replace(one, file=self.file.name) for one in problems])
         served, accepted = self._sets(site, keep=keep)
         own = self._files.take(self._source) if keep else PlanFiles.look(self._source)
-        plan = make_plan(site, (), served, accepted, 0, files=own, enrols=False)
+        of_files = self._zone_files if keep else ZoneFiles(None)
+        zones = of_files.take(self.file.parent, site.zones)
+        plan = make_plan(site, (), served, accepted, 0, files=own, zones=zones, enrols=False)
         sentences = check(plan)
         if sentences:
             raise SiteFileError([_problem(self.file.name, sentence) for sentence in sentences])

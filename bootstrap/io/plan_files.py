@@ -52,6 +52,29 @@ class PlanFiles:
             return {}
         return {f"/{stamp[0]}": _sha256(source / stamp[0]) for stamp in stamps(source)}
 
+    def add(self, data: bytes) -> bytes:
+        """Keep these bytes; gives their SHA-256. SiteError."""
+        digest = hashlib.sha256(data).digest()
+        path = self._store / digest.hex()
+        if path.is_file():
+            return digest
+        try:
+            self._store.mkdir(parents=True, exist_ok=True)
+            temporary = self._store / f".new-{digest.hex()}"
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.rename(path)
+        except OSError as error:
+            raise SiteError(f"{path}: {error.strerror}: correct it") from error
+        return digest
+
+    def has(self, digest: bytes) -> bool:
+        """Tell whether there is a copy."""
+        return (self._store / digest.hex()).is_file()
+
     def keep_only(self, digests: Iterable[bytes]) -> None:
         """Remove copies that no plan names any more."""
         wanted = {digest.hex() for digest in digests}

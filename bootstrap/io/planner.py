@@ -12,19 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from bootstrap.errors import SiteError
-from bootstrap.io.plan_files import PlanFiles, Stamp, stamps
+from bootstrap.io import zone_files
+from bootstrap.io.plan_files import PlanFiles, stamps
 from bootstrap.io.references import References
 from bootstrap.io.site_store import SiteStore
+from bootstrap.io.zone_files import ZoneFiles, take_or_keep
 from bootstrap.planning import make_plan
 from bootstrap.published import PublishedState
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
 from netboot.errors import NetbootError
 from netboot.plan import Plan
+from netboot.plan_dns import PlanZone
 
 PLAN, PREVIOUS = "plan.json", "plan.previous.json"
 NUMBER = "plan"
 ACCEPTED = PublishedState.ACCEPTED
+
+_Looked = tuple[object, ...]
 
 
 class PlanWriter:
@@ -43,7 +48,9 @@ class PlanWriter:
         self._site = site
         self._files = PlanFiles(directory / "files")
         self._own: Mapping[str, bytes] = {}
-        self._looked: tuple[Stamp, ...] | str = ()
+        self._zone_files = ZoneFiles(self._files)
+        self._zones: tuple[PlanZone, ...] = ()
+        self._looked: _Looked = ()
         self.trouble: str | None = None
         self._settings = settings
         self._references = references
@@ -53,12 +60,13 @@ class PlanWriter:
         """Tell whether the operator's boot files are others than when they were last taken."""
         return self._look() != self._looked
 
-    def _look(self) -> tuple[Stamp, ...] | str:
+    def _look(self) -> _Looked:
         source = self._source()
+        zones = zone_files.stamps(self._site, self._settings().site.zones)
         try:
-            return () if source is None else stamps(source)
+            return (*zones, *(() if source is None else stamps(source)))
         except SiteError as error:
-            return str(error)
+            return (*zones, str(error))
 
     def _source(self) -> Path | None:
         files = self._settings().site.boot.files
@@ -66,10 +74,10 @@ class PlanWriter:
 
     def _take_files(self) -> None:
         """Take the operator's files; those before stay where these cannot be read."""
-        self._looked = self._look()
+        self._looked, zones = self._look(), self._settings().site.zones
+        self._zones, self.trouble = take_or_keep(self._zone_files, self._site, zones, self._zones)
         try:
             self._own = self._files.take(self._source())
-            self.trouble = None
         except SiteError as error:
             self.trouble = f"the boot files before stay: {error}"
 
@@ -85,6 +93,7 @@ class PlanWriter:
             [one.manifest for one in references.manifests if one.published.state is ACCEPTED],
             number,
             files=self._own,
+            zones=self._zones,
         )
         if plan == read_plan(self._directory / PLAN):
             return number
@@ -98,8 +107,9 @@ class PlanWriter:
 def keep_files(directory: Path, files: PlanFiles) -> None:
     """Remove the copies of files that neither the plan nor the one before names."""
     plans = [read_plan(directory / name) for name in (PLAN, PREVIOUS)]
-    named = (one.boot.files.values() for one in plans if one is not None and one.boot)
-    files.keep_only(digest for digests in named for digest in digests)
+    boots = (one.boot.files.values() for one in plans if one is not None and one.boot)
+    zones = ((zone.digest for zone in one.zones) for one in plans if one is not None)
+    files.keep_only(digest for digests in (*boots, *zones) for digest in digests)
 
 
 def read_plan(path: Path) -> Plan | None:

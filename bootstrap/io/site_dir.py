@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from bootstrap.check import FIRMWARE, POLICY, SiteFiles, check
 from bootstrap.errors import SiteError
 from bootstrap.io.plan_files import stamps
+from bootstrap.io.zone_files import read_zones
 from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
 from keys import ca, manifest, note
@@ -141,6 +142,7 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
         firmware=_read(directory / FIRMWARE),
         firmware_signature=_read(directory / f"{FIRMWARE}.minisig"),
         boot_files=_boot_files(directory, site),
+        zones=read_zones(directory, site.zones),
         time_zone_known=site.site.time_zone in zoneinfo.available_timezones(),
         offline_keys=tuple(
             name.rpartition("/")[2] for name in (ROOT_KEY, SIGN_KEY) if (directory / name).exists()
