@@ -288,6 +288,17 @@ class Resolver:
         with self._lock:
             self._cache.prune(self._ports.clock())
 
+    @property
+    def pinned(self) -> frozenset[Labels]:
+        """The names whose answers are remembered for ever."""
+        return self._config.pinned
+
+    def known(self, name: Labels, qtype: int) -> Known | None:
+        """Give what is remembered, fresh or stale, with its age; nothing is asked."""
+        now = self._ports.clock()
+        with self._lock:
+            return self._cache.find(name, qtype, now) or self._cache.find_stale(name, qtype, now)
+
     def ages(self) -> Mapping[Labels, float]:
         """Give how old the answers of pinned names are, in seconds."""
         with self._lock:

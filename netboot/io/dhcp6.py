@@ -102,8 +102,10 @@ class Dhcp6Service:
         store: NetbootStore,
         tell: Callable[[Iterable[Event]], None],
         assign: Assign | None = None,
+        on_names: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve nothing yet; `replace` says what."""
+        """Serve nothing yet; `replace` says what. `on_names`: names of leases may have changed."""
+        self._on_names = on_names
         self._store = store
         self._tell = tell
         self._assign = assign
@@ -220,6 +222,7 @@ class Dhcp6Service:
             if self._unsaved:
                 commit6(self._store, self._unsaved.values())
                 self._unsaved.clear()
+                self._on_names()
         except sqlite3.Error as error:
             self.trouble = f"no lease is given: netboot.db cannot be written: {error}"
             return False

@@ -65,6 +65,8 @@ class DnsRunner:
         self._engine = engine
         self._resolver = resolver
         self._resolved: queue.SimpleQueue[tuple[Ask, Resolved, _Send]] = queue.SimpleQueue()
+        self.answered = [0] * 16
+        """Answers of our own so far, by their code (RFC 1035, 4.1.1)."""
         self._port = port
         self._selector = selectors.DefaultSelector()
         self._listeners: dict[IPv4Address | IPv6Address, tuple[socket.socket, socket.socket]] = {}
@@ -91,6 +93,8 @@ class DnsRunner:
         now = time.time()
         reply = self._engine.receive(data, peer, now, is_tcp=is_tcp)
         if not isinstance(reply, Ask):
+            if reply is not None:
+                self.answered[reply[3] & 15] += 1
             return reply
         if self._resolver is None:
             return self._engine.finish(reply, Resolved(rcode=Rcode.SERVFAIL))
