@@ -50,7 +50,7 @@ RUNTIME = (
 TOOLS = ("liblz4-1", "libstdc++6", "zstd")
 """Packages only used while building, so that every host gives the same bytes."""
 
-MODULES = ("virtio_pci", "virtio_net", "efivarfs")
+MODULES = ("virtio_pci", "virtio_net", "efivarfs", "tpm_tis")
 """Kernel modules to load, with what they depend on; a built-in one is left out."""
 
 PYTHON = "usr/lib/python3.13/"

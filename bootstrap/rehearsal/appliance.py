@@ -65,7 +65,8 @@ class Appliance:
     def start(self) -> None:
         """Start the supervisor and wait until keys and control answer."""
         layout = self._place.layout
-        command = [sys.executable, "-m", "bootstrap.rehearsal.appliance"]
+        command = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable]
+        command += ["-m", "bootstrap.rehearsal.appliance"]
         command += [str(layout.site), str(layout.state), str(layout.run)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -36,7 +36,7 @@ from bootstrap.rehearsal.place import Place, expect, make_boot_set, prepare
 from bootstrap.rehearsal.replay import replay_bundle
 from bootstrap.rehearsal.story import Chapter, Say, Storyteller
 from bootstrap.rehearsal.wire import Wire
-from netboot.bootset import BootSetManifest
+from netboot.bootset import AMD64, Architecture, BootSetManifest
 from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE
 
 MACS = ("52:54:00:d0:00:01", "52:54:00:d0:00:02", "52:54:00:d0:00:03")
@@ -114,7 +114,7 @@ class Rehearsal:
     def prepare_boot_sets(self) -> tuple[BootSetManifest, BootSetManifest]:
         """Build two sets that differ in their release text; measure one, publish the first."""
         self.step("building the boot set: shim, GRUB, kernel, enrolment system, anchor")
-        parts = self._parts()
+        parts = self.parts()
         old, new = (
             make_boot_set(self.place, parts, version=number, release=f"rehearsal release {number}")
             for number in (1, 2)
@@ -127,13 +127,14 @@ class Rehearsal:
         self.shelf.publish(old.digest, KEEP)
         return old, new
 
-    def _parts(self) -> Parts:
+    def parts(self, architecture: Architecture = AMD64) -> Parts:
+        """Build what sets are made of, from the lock or from what the mirror has now."""
         try:
-            return build_parts(committed_lock(), default_cache())
+            return build_parts(committed_lock(architecture), default_cache())
         except LockStaleError as error:
             self.say(f"          {error}")
             self.say("          taking what the mirror has now instead")
-            return build_parts(resolve(), default_cache())
+            return build_parts(resolve(architecture), default_cache())
 
     @contextmanager
     def started(self) -> Iterator[tuple[Lan, Appliance]]:
