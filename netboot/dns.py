@@ -242,7 +242,7 @@ class DnsEngine:
                 rcode=found.rcode,
                 flags=flags,
                 answers=found.answers,
-                authority=found.authority,
+                authority=tuple(one for one in found.authority if one.rtype != Rtype.DS),
                 additional=extra,
             )
         authority = self._signed(found.authority, now)

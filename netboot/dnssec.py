@@ -125,10 +125,14 @@ class ZoneSigner:
         return found
 
     def _is_signed(self, rrset: RRset) -> bool:
+        if rrset.is_made:
+            return False  # who validates makes it himself (RFC 6672, 5.3.1)
         owner = rrset.source or rrset.owner
         if owner[-len(self._zone.origin) :] != self._zone.origin and self._zone.origin:
             return False
         cut = self._zone.cut(owner)
+        if self._zone.moved(owner) is not None:
+            return False
         return cut is None or (cut == owner and rrset.rtype == Rtype.DS)
 
     def everything(self, now: float) -> Iterator[RRset]:

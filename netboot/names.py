@@ -79,6 +79,12 @@ def read_wire(data: bytes, at: int = 0) -> tuple[Labels, int]:
     raise PeerError("a name is malformed")
 
 
+def renamed(name: Labels, owner: Labels, target: Labels) -> Labels | None:
+    """Give what a DNAME makes of a name below it (RFC 6672, 2.2); None when that is too long."""
+    found = (*name[: len(name) - len(owner)], *target)
+    return found if _size(found) <= MAX_NAME else None
+
+
 def order(name: Labels) -> Labels:
     """Give what names are sorted by (RFC 4034, 6.1)."""
     return name[::-1]

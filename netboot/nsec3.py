@@ -99,7 +99,7 @@ def _next_closer(name: Labels, encloser: Labels) -> Labels:
 def _names(zone: Zone) -> Iterator[Labels]:
     for name in zone.names:
         cut = zone.cut(name)
-        if cut is None or cut == name:
+        if (cut is None or cut == name) and zone.moved(name) is None:
             yield name
 
 

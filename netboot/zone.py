@@ -1,8 +1,8 @@
 """The site's zones as immutable values, and what they say to one question.
 
 `lookup` follows RFC 1034, 4.3.2 with wildcards (RFC 4592), empty non-terminals (RFC 8020), CNAME
-chains (RFC 6604), delegations, and names what a signer must prove (RFC 5155, 7.2). It never decides
-how a packet looks, and never asks anybody.
+chains (RFC 6604), DNAME (RFC 6672), delegations, and names what a signer must prove (RFC 5155,
+7.2). It never decides how a packet looks, and never asks anybody.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from netboot.names import Labels
+from netboot.names import Labels, renamed, wire
 from netboot.rdata import Rtype, target
 
 MAX_CHAIN = 8
@@ -20,7 +20,7 @@ WILDCARD = b"*"
 
 
 class Rcode(IntEnum):
-    """RFC 1035, 4.1.1, RFC 6891, 9 and RFC 7873, 8."""
+    """RFC 1035, 4.1.1, RFC 2136, 2.2, RFC 6891, 9 and RFC 7873, 8."""
 
     NOERROR = 0
     FORMERR = 1
@@ -28,6 +28,7 @@ class Rcode(IntEnum):
     NXDOMAIN = 3
     NOTIMP = 4
     REFUSED = 5
+    YXDOMAIN = 6
     BADVERS = 16
     BADCOOKIE = 23
 
@@ -36,7 +37,8 @@ class Rcode(IntEnum):
 class RRset:
     """The records of one owner name and type; `rdatas` in wire form without compression.
 
-    `source` is the wildcard that the set was made from, None for one that is in the zone.
+    `source` is the wildcard that the set was made from, None for one that is in the zone. `is_made`
+    is a CNAME that a DNAME stands for: it is in no zone and has no signature.
     """
 
     owner: Labels
@@ -44,6 +46,7 @@ class RRset:
     ttl: int
     rdatas: tuple[bytes, ...]
     source: Labels | None = None
+    is_made: bool = False
 
 
 class Absence(Enum):
@@ -113,12 +116,23 @@ class Zone:
     def cut(self, name: Labels) -> Labels | None:
         """Find the delegation that a name is at or below, the highest one; None when there is none.
 
-        The apex is no delegation.
+        The apex is no delegation, and below a DNAME there is none.
         """
-        for start in range(len(name) - len(self.origin) - 1, -1, -1):
-            sets = self.names.get(name[start:])
-            if sets is not None and Rtype.NS in sets:
+        apex = len(name) - len(self.origin)
+        for start in range(apex, -1, -1):
+            sets = self.names.get(name[start:], {})
+            if Rtype.NS in sets and start < apex:
                 return name[start:]
+            if Rtype.DNAME in sets:
+                return None
+        return None
+
+    def moved(self, name: Labels) -> RRset | None:
+        """Find the DNAME that a name is below, the highest one; None when there is none."""
+        for start in range(len(name) - len(self.origin), 0, -1):
+            sets = self.names.get(name[start:])
+            if sets is not None and Rtype.DNAME in sets:
+                return sets[Rtype.DNAME]
         return None
 
 
@@ -169,6 +183,21 @@ class Zones:
             cut = zone.cut(name)
             if cut is not None and not (qtype == Rtype.DS and cut == name):
                 return _referral(zone, cut, answers, missing)
+            moved = zone.moved(name)
+            if moved is not None:
+                alias = _alias(name, moved)
+                answers += [one for one in (moved, alias) if one and one not in answers]
+                if alias is None:
+                    return Found(
+                        rcode=Rcode.YXDOMAIN,
+                        answers=tuple(answers),
+                        missing=tuple(missing),
+                        zone=last,
+                    )
+                if qtype in (Rtype.CNAME, Rtype.ANY):
+                    break
+                name = target(alias.rdatas[0])
+                continue
             step = _step(zone, name, qtype)
             if isinstance(step, _Not):
                 return Found(
@@ -186,6 +215,14 @@ class Zones:
                 break
             name = target(step.rrset.rdatas[0])
         return Found(rcode=Rcode.NOERROR, answers=tuple(answers), missing=tuple(missing), zone=last)
+
+
+def _alias(name: Labels, moved: RRset) -> RRset | None:
+    """Make the CNAME that a DNAME stands for (RFC 6672, 3.1)."""
+    made = renamed(name, moved.owner, target(moved.rdatas[0]))
+    if made is None:
+        return None
+    return RRset(owner=name, rtype=Rtype.CNAME, ttl=moved.ttl, rdatas=(wire(made),), is_made=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

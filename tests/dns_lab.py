@@ -42,6 +42,8 @@ _443._tcp.host TLSA 3 1 1 0102030405060708090a0b0c0d0e0f101112131415161718191a1b
 odd\.dot A 192.0.2.13
 new TYPE65400 \# 3 abcdef
 svc HTTPS 1 . alpn=h2
+old DNAME new-place
+moved.new-place A 192.0.2.22
 $GENERATE 1-3 pos-$ A 10.0.0.$
 """
 )

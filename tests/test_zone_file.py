@@ -53,6 +53,23 @@ def test_n16_a_wildcard_answers_only_what_does_not_exist() -> None:
     assert below.rcode is Rcode.NXDOMAIN
 
 
+def test_a_dname_moves_what_is_below_it_and_nothing_else() -> None:
+    found = look("moved.old.example.net")
+    assert [one.rtype for one in found.answers] == [Rtype.DNAME, Rtype.CNAME, Rtype.A]
+    assert found.answers[1].is_made and found.answers[1].ttl == found.answers[0].ttl
+    assert [one.rtype for one in look("moved.old.example.net", Rtype.CNAME).answers] == [
+        *(Rtype.DNAME, Rtype.CNAME)
+    ]
+    assert look("old.example.net").answers == ()
+    assert look("old.example.net", Rtype.DNAME).answers
+    assert look("nothing.old.example.net").rcode is Rcode.NXDOMAIN
+    long = zone(HEAD + f"old DNAME {'a' * 60}.{'b' * 60}.{'c' * 60}.new\n")
+    asked = labels(f"{'d' * 60}.old.example.net")
+    too_long = Zones([long]).lookup(asked, Rtype.A)
+    assert too_long.rcode is Rcode.YXDOMAIN
+    assert [one.rtype for one in too_long.answers] == [Rtype.DNAME]
+
+
 def test_a_delegation_refers_with_glue_and_its_ds_is_ours() -> None:
     found = look("host.sub.example.net")
     assert (found.rcode, found.is_authoritative, found.answers) == (Rcode.NOERROR, False, ())
