@@ -25,7 +25,7 @@ from netboot.dns_message import (
     encode_question,
 )
 from netboot.errors import PeerError
-from netboot.names import Labels, wire
+from netboot.names import Labels, renamed, wire
 from netboot.rdata import Rtype, target
 from netboot.zone import Rcode, RRset
 
@@ -199,15 +199,34 @@ def _chain(sets: dict[tuple[Labels, int, int], RRset], question: Question) -> tu
         found = rrset or alias
         if found is None:
             break
-        taken.append(found)
         signature = sets.get((name, Rtype.RRSIG, found.rtype))
-        taken += [] if signature is None else [signature]
+        if signature is None and found.rtype == Rtype.CNAME:
+            taken += [one for one in _moved(sets, found) if one not in taken]
+        taken += [found] if signature is None else [found, signature]
         if found is rrset:
             break
         name = target(found.rdatas[0])
         if any(one.owner == name for one in taken):
             break
     return tuple(taken)
+
+
+def _moved(sets: dict[tuple[Labels, int, int], RRset], alias: RRset) -> list[RRset]:
+    """Find the DNAME that a CNAME without signature stands for, with its own (RFC 6672, 5.3.1)."""
+    for start in range(1, len(alias.owner) + 1):
+        moved = sets.get((alias.owner[start:], Rtype.DNAME, 0))
+        if moved is not None and stands_for(alias, moved):
+            signature = sets.get((moved.owner, Rtype.RRSIG, Rtype.DNAME))
+            return [moved] if signature is None else [moved, signature]
+    return []
+
+
+def stands_for(alias: RRset, moved: RRset) -> bool:
+    """Tell whether a CNAME is what a DNAME makes of its owner."""
+    if moved.rtype != Rtype.DNAME or not _is_above(moved.owner, alias.owner[1:]):
+        return False
+    made = renamed(alias.owner, moved.owner, target(moved.rdatas[0]))
+    return len(moved.rdatas) == 1 and alias.rdatas == (wire(made or ()),)
 
 
 def _is_whole(answers: tuple[RRset, ...], question: Question) -> bool:

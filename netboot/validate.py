@@ -28,6 +28,7 @@ from netboot.errors import PeerError
 from netboot.names import Labels, order, read_wire, text
 from netboot.nsec3 import hash_of
 from netboot.rdata import Rtype
+from netboot.upstream import stands_for
 from netboot.zone import Rcode, RRset
 
 MAX_KEYS = 16
@@ -79,16 +80,21 @@ class Validator:
         self._fetch, self._now, self._blind = fetch, now, blind
         self._anchors = {zone: tuple(found) for zone, found in anchors.items()}
         self._zones: dict[Labels, _Zone] = {}
+        self._held: dict[tuple[Labels, int], bytes] = {}
         self._depth = 0
 
     def check(self, known: Known, name: Labels, qtype: int) -> Trust:
         """Say what is known of an answer; BogusError when it must not be believed."""
-        signed = [self._set(rrset, known.answers) for rrset in _plain(known.answers)]
+        signed = [
+            self._set(rrset, known.answers)
+            for rrset in _plain(known.answers)
+            if not _is_made(rrset, known.answers)
+        ]
         is_secure = all(signed)
         last, rest = _end(known.answers, name, qtype)
         if rest:
             is_secure = self._denied(known, last, qtype) and is_secure
-        elif is_secure:
+        if is_secure:
             self._expansions(known)
         if not is_secure:
             return Trust.INSECURE
@@ -112,11 +118,11 @@ class Validator:
         zone = self._zone(signer)
         if zone.keys is None:
             return False
-        self._verify(rrset, signatures, zone.keys)
+        self._held[rrset.owner, rrset.rtype] = self._verify(rrset, signatures, zone.keys)
         return True
 
-    def _verify(self, rrset: RRset, signatures: list[bytes], keys: RRset) -> None:
-        """Check that one of the signatures is by one of the keys, and in its time."""
+    def _verify(self, rrset: RRset, signatures: list[bytes], keys: RRset) -> bytes:
+        """Find a signature by one of the keys, in its time; BogusError when there is none."""
         found = _dns(rrset)
         trusted: dict[dns.name.Name, Any] = {dns.name.from_text(text(keys.owner)): _dns(keys)}
         when = None if self._blind else self._now
@@ -131,7 +137,7 @@ class Validator:
             except (dns.exception.DNSException, ValueError, TypeError) as error:
                 problem = error
                 continue
-            return
+            return data
         is_expired = not self._blind and all(_is_outside(one, self._now) for one in signatures)
         why = "its signature's time is over, or has not begun" if is_expired else problem
         raise BogusError(f"{text(rrset.owner)}: {why}", is_expired=is_expired)
@@ -244,12 +250,12 @@ class Validator:
     def _expansions(self, known: Known) -> None:
         """Check that what a wildcard answered has no name of its own (RFC 4035, 5.3.4)."""
         for rrset in _plain(known.answers):
-            for data in _signatures(rrset, known.answers)[:1]:
-                count = data[3]
-                if count < len(rrset.owner) - (rrset.owner[:1] == (b"*",)):
-                    proof = self._proof(known)
-                    if proof is None or not proof.covers_below(rrset.owner, count):
-                        raise BogusError(f"{text(rrset.owner)}: a wildcard without its proof")
+            held = self._held.get((rrset.owner, rrset.rtype))
+            count = len(rrset.owner) if held is None else held[3]
+            if count < len(rrset.owner) - (rrset.owner[:1] == (b"*",)):
+                proof = self._proof(known)
+                if proof is None or not proof.covers_below(rrset.owner, count):
+                    raise BogusError(f"{text(rrset.owner)}: a wildcard without its proof")
 
 
 class _Proof:
@@ -377,6 +383,12 @@ def _signatures(rrset: RRset, among: Iterable[RRset]) -> list[bytes]:
         and int.from_bytes(data[:2], "big") == rrset.rtype
         and data[2] in ALGORITHMS
     ]
+
+
+def _is_made(rrset: RRset, among: Iterable[RRset]) -> bool:
+    """Tell a CNAME that a DNAME stands for, whose signature counts for both (RFC 6672, 5.3.1)."""
+    is_alone = rrset.rtype == Rtype.CNAME and not _signatures(rrset, among)
+    return is_alone and any(stands_for(rrset, one) for one in among)
 
 
 def _signer(rrsig: bytes) -> Labels:

@@ -9,7 +9,7 @@ from dns_lab import NOW, World
 
 from netboot.dns_cache import Known, Trust
 from netboot.dnssec import VALID_SECONDS
-from netboot.names import labels
+from netboot.names import labels, wire
 from netboot.rdata import Rtype
 from netboot.validate import ROOT_ANCHORS, BogusError
 from netboot.zone import RRset
@@ -30,6 +30,9 @@ def world() -> World:
         ("www.example.net", Rtype.AAAA),
         ("exact.wild.example.net", Rtype.A),
         ("nothing.exact.wild.example.net", Rtype.A),
+        ("moved.old.example.net", Rtype.A),
+        ("nothing.old.example.net", Rtype.A),
+        ("moved.old.example.net", Rtype.CNAME),
         ("example.net", Rtype.DS),
         ("plain.net", Rtype.DS),
         ("nothing.net", Rtype.A),
@@ -102,6 +105,33 @@ def test_a_wildcards_answer_for_a_name_that_exists_is_bogus(world: World) -> Non
     moved = replace(known, answers=tuple(replace(one, owner=www) for one in known.answers))
     with pytest.raises(BogusError, match="a wildcard without its proof"):
         world.check("www.example.net", Rtype.TXT, known=moved)
+
+
+def test_a_signature_that_does_not_hold_hides_no_wildcard(world: World) -> None:
+    """The one that holds says how many labels were signed, whatever stands before it."""
+    known = world.fetch(labels("any.example.net"), Rtype.TXT)
+    name = labels("www.example.net")
+    signed = next(one for one in known.answers if one.rtype == Rtype.RRSIG).rdatas[0]
+    false = signed[:3] + b"\3" + signed[4:-1] + b"x"
+    moved = tuple(
+        replace(one, owner=name, rdatas=(false, signed) if one.rtype == Rtype.RRSIG else one.rdatas)
+        for one in known.answers
+    )
+    with pytest.raises(BogusError, match="wildcard without its proof"):
+        world.check("www.example.net", Rtype.TXT, known=replace(known, answers=moved))
+
+
+def test_a_dname_moves_names_to_its_own_target_alone(world: World) -> None:
+    known = world.fetch(labels("moved.old.example.net"), Rtype.A)
+    assert [one.rtype for one in known.answers] == [
+        *(Rtype.DNAME, Rtype.RRSIG, Rtype.CNAME, Rtype.A, Rtype.RRSIG)
+    ]
+    elsewhere = changed(known, Rtype.CNAME, rdatas=(wire(labels("www.example.net")),))
+    with pytest.raises(BogusError, match="no signature"):
+        world.check("moved.old.example.net", Rtype.CNAME, known=elsewhere)
+    forged = changed(known, Rtype.DNAME, rdatas=(wire(labels("evil.example.net")),))
+    with pytest.raises(BogusError):
+        world.check("moved.old.example.net", known=forged)
 
 
 def test_a_zone_whose_delegation_is_hidden_is_not_believed_unsigned(world: World) -> None:
