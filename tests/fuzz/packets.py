@@ -217,7 +217,7 @@ def tftp(data: bytes) -> str:
     kind = TFTP(reply).op
     _demand(kind in (3, 5, 6), f"packet {kind} is no reply")
     if kind == 3:
-        is_text = b"netascii" in data.lower()
+        is_text = data[2:].split(b"\0")[1].lower() == b"netascii"
         contents = [to_netascii(one) if is_text else one for one in seeds.FILES.values()]
         _demand(reply[4:] in [one[:512] for one in contents], "what is in no file was sent")
     return REFUSED if kind == 5 else TAKEN
