@@ -31,6 +31,7 @@ NEXT_STEP: Mapping[str, str] = {
     "FOREIGN-DHCP": "Unplug the other device that gives out addresses, or call.",
     "FOREIGN-BOOT": "Unplug the other device that offers boot files, or call.",
     "FOREIGN-ROUTER": "Unplug the other device that acts as a router, or call.",
+    "DNS-HIJACK": "Call: something between this site and its name servers changes answers.",
     "FOREIGN-FLOOD": "Call: something on this network pretends to be many servers.",
     "GATEWAY-CHANGED": "Find out whether the router was exchanged. If nobody knows of it, call.",
     "ARCH": "Call and say the model of the box: this site has no start file for it.",

@@ -36,6 +36,7 @@ class EventKind(StrEnum):
     WATCH_FLOOD = "watch-flood"
     ARCHITECTURE = "arch-unknown"
     BOOT_FILE = "boot-file"
+    DNS_HIJACK = "dns-hijack"
     IN_USE = "address-in-use"
     DISK_REFUSED = "disk-refused"
     DISK_WORKS = "disk-works"

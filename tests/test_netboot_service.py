@@ -10,23 +10,29 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bootstrap.rehearsal.view import command_that_sees
-from keys.io.rpc import RpcError, RpcUnavailableError, call
+from keys.io.layout import Layout, users_from_text
+from keys.io.rpc import Method, Params, RpcError, RpcServer, RpcUnavailableError, call
 from netboot.errors import PeerError
 from netboot.files import ServedSet
+from netboot.io.own_ksk import OwnKsk
 from netboot.io.service import load
 from netboot.io.workers import line
 from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.plan import Boot, Plan, Record
+from netboot.plan_dns import Asking, PlanDns
+from netboot.rdata import Rtype, show
 
 UID = 61001
 USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007"
@@ -67,6 +73,33 @@ def until(what: Callable[[], object], seconds: float = 20.0) -> object:
         time.sleep(0.05)
 
 
+class Keys:
+    """The key service as far as netboot asks it, as a thread of this process."""
+
+    def __init__(self, base: Path) -> None:
+        (base / "run/keys").mkdir()
+        layout = Layout(site=base, state=base, run=base / "run", users=users_from_text(USERS))
+        self.ksk, self.calls = OwnKsk(base / "ksk.pem"), 0
+        method = Method(self._sign, frozenset({"netboot"}))
+        self._server = RpcServer(layout, "keys", {"zone_sign": method})
+        self._is_ended = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _sign(self, _: str, params: Params) -> Mapping[str, Any]:
+        self.calls += 1
+        return self.ksk.sign(params["zones"], params["keys"])
+
+    def _run(self) -> None:
+        while not self._is_ended:
+            self._server.turn(0.05)
+
+    def end(self) -> None:
+        self._is_ended = True
+        self._thread.join()
+        self._server.close()
+
+
 class Lab:
     """Two namespaces on a veth, a state directory, and the process as its own user."""
 
@@ -93,6 +126,7 @@ class Lab:
             (base / directory).mkdir(parents=True)
         for directory in ("state/netboot", "run/netboot"):
             os.chown(base / directory, UID, UID)
+        self.keys = Keys(base)
         for data in FILES.values():
             (base / "state/bootsets/files" / hashlib.sha256(data).hexdigest()).write_bytes(data)
 
@@ -124,6 +158,7 @@ class Lab:
             reservations=(Reservation(mac=mac, address=IPv4Address("10.41.7.20"), name="till-1"),),
             records=(Record(name=f"appliance.{DOMAIN}", type="A", ttl=60, value=US),),
             boot=Boot(sets=(loader,), files=names),
+            dns=PlanDns(asking=Asking.SITE),
         )
         return replace(plan, **changes)
 
@@ -193,6 +228,7 @@ class Lab:
         return subprocess.Popen(words.split(), stderr=subprocess.DEVNULL)
 
     def end(self) -> None:
+        self.keys.end()
         if self.process is not None:
             self.kill()
         for namespace in (self.srv, self.cli):
@@ -386,6 +422,37 @@ except RpcError as error:
             assert done.stdout.strip() == ("yes" if allowed else "FORBIDDEN"), (name, method)
     with pytest.raises(RpcError):
         serving.ask("events", after="0")
+
+
+def test_zones_are_signed_by_the_key_service_and_go_on_without_it(serving: Lab) -> None:
+    signed = until(lambda: serving.dig("+dnssec", f"till-1.{DOMAIN}", "A"))
+    assert "A 13 4 60 " in str(signed)
+    dnskey = serving.dig(DOMAIN, "DNSKEY")
+    assert show(Rtype.DNSKEY, serving.keys.ksk.anchor()) in dnskey
+    calls = serving.keys.calls
+    serving.kill()
+    serving.start()
+    until(serving.serves)
+    assert serving.dig(DOMAIN, "DNSKEY") == dnskey  # the keys below are kept on disk
+    assert serving.keys.calls == calls  # and so is what was signed
+
+
+def test_a_box_that_is_not_enrolled_finds_what_it_needs_and_nothing_else(serving: Lab) -> None:
+    serving.write(serving.plan(6, dns=PlanDns()).encode())
+    until(lambda: serving.serves(6))
+    assert serving.dig(f"appliance.{DOMAIN}") == US
+    assert serving.dig("-x", US) == f"appliance.{DOMAIN}."
+    full = serving.box("dig", f"@{US}", f"till-1.{DOMAIN}")
+    assert "status: REFUSED" in full
+    assert "this box is not enrolled yet" in full
+    run("ip", "-n", serving.cli, "address", "add", "10.41.7.20/24", "dev", serving.far)
+    try:
+        assert serving.dig("-b", "10.41.7.20", f"till-1.{DOMAIN}") == "10.41.7.20"
+    finally:
+        run("ip", "-n", serving.cli, "address", "del", "10.41.7.20/24", "dev", serving.far)
+    answered = serving.status()["dns"]["answered"]
+    assert answered["REFUSED"] >= 1
+    assert answered["NOERROR"] >= 2
 
 
 def test_it_ends_when_told(serving: Lab) -> None:

@@ -73,15 +73,21 @@ def netboot() -> None:
 @_SITE
 @_STATE
 @click.option("--probe/--no-probe", default=True, help="Look for another DHCP server first.")
-def run(file: Path, state: Path, probe: bool) -> None:
+@click.option(
+    "--sign/--no-sign",
+    default=None,
+    help="Sign all zones of the site, or none; else those marked as signed.",
+)
+def run(file: Path, state: Path, probe: bool, sign: bool | None) -> None:
     """Serve what the site file says, as root or with CAP_NET_BIND_SERVICE and CAP_NET_RAW.
 
-    `[site]` with id and domain and one `[[subnet]]` are enough. A change of the file takes effect
-    without a restart, SIGHUP reads it at once; one that cannot be served changes nothing.
+    `[site]` with id and domain and one `[[subnet]]` or `[[zone]]` are enough. A change of the file
+    takes effect without a restart, SIGHUP reads it at once; one that cannot be served changes
+    nothing.
     """
     from bootstrap.io.netboot_run import serve
 
-    serve(_file(file), state.absolute(), probe=probe, say=_say)
+    serve(_file(file), state.absolute(), probe=probe, sign=sign, say=_say)
 
 
 @netboot.command(short_help="Show what a client would be told, byte by byte, and why.")

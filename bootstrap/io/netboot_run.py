@@ -32,12 +32,15 @@ from keys.errors import KeysError
 from netboot.bootset import BootSetManifest
 from netboot.errors import NetbootError
 from netboot.io.bootsets import BootSetStore
+from netboot.io.own_ksk import OwnKsk
 from netboot.io.probe import PROBE_SECONDS
 from netboot.io.service import Netboot
 from netboot.io.workers import State
+from netboot.io.zones import Signing
 from netboot.plan import Plan
 from netboot.plan_check import check
 
+OWN_KSK = Path("netboot/zone-ksk.pem")
 LOOK_SECONDS = 0.25
 """Between looks whether the site file changed."""
 
@@ -136,8 +139,11 @@ class SiteCompiler:
         keep_files(directory, self._files)
 
 
-def serve(file: Path, state: Path, *, probe: bool, say: Say) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the file at once. SiteError when it cannot."""
+def serve(file: Path, state: Path, *, probe: bool, sign: bool | None, say: Say) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the file at once. SiteError when it cannot.
+
+    `sign` None signs the zones that the site file marks.
+    """
     stopped, hup = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.set())
@@ -147,7 +153,7 @@ def serve(file: Path, state: Path, *, probe: bool, say: Say) -> None:
         plan = compiler.compile()
         compiler.has_changed()
         compiler.write(plan)
-        netboot = Netboot(state, PROBE_SECONDS if probe else 0.0)
+        netboot = Netboot(state, PROBE_SECONDS if probe else 0.0, signing=_signing(state, sign))
         netboot.services.start()
         say("started")
         for sentence in describe(plan):
@@ -157,6 +163,12 @@ def serve(file: Path, state: Path, *, probe: bool, say: Say) -> None:
         finally:
             netboot.services.stop()
     say("stopped")
+
+
+def _signing(state: Path, sign: bool | None) -> Signing | None:
+    if sign is False:
+        return None
+    return Signing(sign=OwnKsk(state / OWN_KSK).sign, marked_only=sign is None)
 
 
 def _loop(
@@ -213,6 +225,7 @@ def ready(plan: Plan, states: dict[str, State]) -> str:
     beside = sorted({one.interface for one in plan.subnets if one.dhcp == "proxy"})
     on6 = sorted({one.interface for one in plan.subnets6 if one.dhcp != "off"})
     own = [str(one) for one in (*plan.addresses(), *plan.addresses6())]
+    names_on = [str(one) for one in plan.listening()]
     said = []
     if states["dhcp"] is State.SERVING:
         said.append(f"DHCP on {', '.join(on)}")
@@ -221,9 +234,13 @@ def ready(plan: Plan, states: dict[str, State]) -> str:
     if states.get("dhcp6") is State.SERVING:
         said.append(f"DHCPv6 on {', '.join(on6)}")
     names = {"tftp": "TFTP", "http": "HTTP", "dns": "DNS"}
-    files = [name for key, name in names.items() if states[key] is State.SERVING]
-    if files:
-        said.append(f"{', '.join(files)} on {', '.join(own)}")
+    kinds = [name for key, name in names.items() if states[key] is State.SERVING]
+    if own and names_on == own:
+        said.append(f"{', '.join(kinds)} on {', '.join(own)}")
+    else:
+        files = [name for name in kinds if own and name != "DNS"]
+        said += [f"{', '.join(files)} on {', '.join(own)}"] if files else []
+        said += [f"DNS on {', '.join(names_on)}"] if "DNS" in kinds else []
     return f"serving {'; '.join(said) or 'nothing'} (plan {plan.number})"
 
 
@@ -238,6 +255,10 @@ def describe(plan: Plan) -> Iterator[str]:
         yield f"subnet {one.name}, {one.network} {where}: DHCP {what}"
     for six in plan.subnets6:
         yield f"subnet {six.name}, {six.network} on {six.interface}: DHCPv6 {six.dhcp}"
+    for zone in plan.zones:
+        yield f"zone {zone.name} from {zone.file}{', to be signed' if zone.signed else ''}"
+    if plan.boot is None and not (plan.subnets or plan.subnets6):
+        return
     if plan.boot is None:
         yield "nothing is booted from here: there is no boot set and no [[boot.rule]]"
         return

@@ -267,6 +267,11 @@ class EventLog:
             for n, at, kind, mac, address, reason, detail in rows
         )
 
+    def newest(self) -> float:
+        """Give the time of the newest event, in unix seconds; 0 when there is none."""
+        rows = self._store.rows("SELECT at FROM events ORDER BY n DESC LIMIT 1")
+        return float(rows[0][0]) if rows else 0.0
+
     def last(self) -> int:
         """The number of the newest event, 0 when there is none."""
         return int(self._store.rows("SELECT coalesce(max(n), 0) FROM events")[0][0])

@@ -9,16 +9,18 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from keys.io.layout import OPERATOR, Layout
-from keys.io.rpc import Method, Params, Refusal, RpcServer
+from keys.io.rpc import Method, Params, Refusal, RpcServer, call
 from netboot.errors import PeerError
 from netboot.io.listen import Relay
 from netboot.io.probe import PROBE_SECONDS
 from netboot.io.services import Services
 from netboot.io.workers import say
+from netboot.io.zones import Signing
 from netboot.plan import MAX_PLAN, Plan
 from netboot.plan_check import check
 from netboot.plan_form import PlanError
@@ -27,6 +29,7 @@ PLAN, PREVIOUS = "plan.json", "plan.previous.json"
 MAX_EVENTS = 500
 MAX_SENTENCES = 5
 _TURN_SECONDS = 0.25
+_KEYS_SECONDS = 3.0
 _CALLERS = frozenset({"control", OPERATOR})
 
 _Stamp = tuple[int, int, int]
@@ -36,11 +39,15 @@ class Netboot:
     """The services, and the file that the plan comes in."""
 
     def __init__(
-        self, state: Path, probe_seconds: float = PROBE_SECONDS, relay: Relay | None = None
+        self,
+        state: Path,
+        probe_seconds: float = PROBE_SECONDS,
+        relay: Relay | None = None,
+        signing: Signing | None = None,
     ) -> None:
         """Open the database; SiteError. Nothing is served before `look_for_plan` finds a plan."""
         self._directory = state / "plan"
-        self.services = Services(state, probe_seconds, relay)
+        self.services = Services(state, probe_seconds, relay, signing)
         self._started = time.time()
         self._stamp: _Stamp | None = None
         self.kept: str | None = None
@@ -52,6 +59,7 @@ class Netboot:
         """
         self.look_for_plan()
         self.services.settle()
+        self.services.renew_keys()
         self.services.check_alive()
 
     def look_for_plan(self) -> None:
@@ -102,6 +110,7 @@ class Netboot:
             "boot_set": _served_set(plan),
             "since": self._started,
             "services": self.services.states,
+            "dns": self.services.names.status(),
             "foreign": [
                 {
                     "interface": one.interface,
@@ -175,13 +184,21 @@ def _stamp(path: Path) -> _Stamp | None:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
+def _ask_keys(socket: Path, zones: list[str], points: list[str]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = call(
+        socket, "zone_sign", {"zones": zones, "keys": points}, _KEYS_SECONDS
+    )
+    return found
+
+
 def main(layout: Layout) -> None:
     """Serve until SIGTERM; SiteError when this process cannot run here, or a part of it ended."""
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
     relay = Relay(path=layout.run / "netboot" / "http", uid=layout.users["nginx"])
-    netboot = Netboot(layout.state, relay=relay)
+    signing = Signing(sign=partial(_ask_keys, layout.socket("keys")))
+    netboot = Netboot(layout.state, relay=relay, signing=signing)
     server = RpcServer(layout, "netboot", netboot.methods())
     netboot.services.start()
     say("started")

@@ -7,6 +7,7 @@ until the next one. It never reads a plan and never decides whether one is good.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -14,23 +15,24 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from netboot.dns import DnsEngine, Generation
 from netboot.errors import SiteError
 from netboot.files import Assignments
+from netboot.io.clock import ClockTrust
 from netboot.io.dhcp6 import Dhcp6Service
 from netboot.io.dhcp_service import DhcpService
-from netboot.io.dns import DnsRunner
 from netboot.io.files import FileStore
+from netboot.io.forwarding import Forwarding
 from netboot.io.http import HttpRunner
 from netboot.io.leases import EventLog, NetbootStore
 from netboot.io.listen import Relay
+from netboot.io.names import NameService
 from netboot.io.probe import PROBE_SECONDS, ForeignServer
 from netboot.io.proxy import ProxyRunner
 from netboot.io.tftp import TftpRunner, interface_mtu
 from netboot.io.workers import Recorder, State, Worker
+from netboot.io.zones import Signing, ZoneDesk
 from netboot.plan import Plan
-from netboot.zone import Zones
-from netboot.zone_build import LeaseName, build
+from netboot.zone import Zone
 
 _SERVING_FILES = ("tftp", "http", "dns")
 _TELLING_CLIENTS = ("dhcp", "dhcp6", "proxy")
@@ -40,11 +42,16 @@ class Services:
     """DHCP, proxyDHCP, DHCPv6 with advertisements, TFTP, HTTP and DNS, each with its thread."""
 
     def __init__(
-        self, state: Path, probe_seconds: float = PROBE_SECONDS, relay: Relay | None = None
+        self,
+        state: Path,
+        probe_seconds: float = PROBE_SECONDS,
+        relay: Relay | None = None,
+        signing: Signing | None = None,
     ) -> None:
         """Open the database; SiteError. Nothing is served before `take`.
 
-        `relay` is where TLS in front of HTTP ends; `probe_seconds` 0 looks for no other server.
+        `relay` is where TLS in front of HTTP ends; `probe_seconds` 0 looks for no other server;
+        `signing` None signs no zone.
         """
         self.store = NetbootStore(state / "netboot" / "netboot.db")
         self.log = EventLog(self.store)
@@ -53,11 +60,14 @@ class Services:
         tell, offered = self.recorder.tell, Assignments()
         self._tftp = TftpRunner(self.files, tell, assignments=offered)
         self._http = HttpRunner(self.files, tell, assignments=offered, relay=relay)
-        self._names = _NameService(self.store)
+        clock = ClockTrust(self.log.newest())
+        forwarding = Forwarding(state / "netboot" / "dns-cache.db", clock, tell)
+        self.names = NameService(self.store, forwarding, os.urandom(32))
+        self.zones = ZoneDesk(self.files, state / "netboot" / "zone-keys.json", signing)
         self._dhcp = DhcpService(
-            self.store, tell, self._names.may_differ, probe_seconds, assign=offered.assign
+            self.store, tell, self.names.may_differ, probe_seconds, assign=offered.assign
         )
-        self._dhcp6 = Dhcp6Service(self.store, tell, offered.assign)
+        self._dhcp6 = Dhcp6Service(self.store, tell, offered.assign, self.names.may_differ)
         self._proxy = ProxyRunner(tell, offered.assign)
         self._workers = {
             "dhcp": Worker("dhcp", self._dhcp.turn),
@@ -65,10 +75,11 @@ class Services:
             "proxy": Worker("proxy", self._proxy.turn),
             "tftp": Worker("tftp", self._tftp.turn),
             "http": Worker("http", self._http.turn),
-            "dns": Worker("dns", self._names.turn),
+            "dns": Worker("dns", self.names.turn),
         }
         self._generation = 0
         self._plans: dict[int, Plan] = {}
+        self._master: tuple[Zone, ...] = ()
         self._waiting: dict[str, Callable[[], None]] = {}
         self.newest: Plan | None = None
 
@@ -89,7 +100,7 @@ class Services:
         """End all threads and close everything."""
         for worker in self._workers.values():
             worker.stop()
-        for runner in (self._dhcp, self._dhcp6, self._proxy, self._tftp, self._http, self._names):
+        for runner in (self._dhcp, self._dhcp6, self._proxy, self._tftp, self._http, self.names):
             runner.close()
         self.recorder.stop()
         self.store.close()
@@ -106,12 +117,22 @@ class Services:
         mtu = min((interface_mtu(one.interface) for one in plan.subnets), default=1500)
         self._post("tftp", partial(self._tftp.replace, files, addresses, mtu))
         self._post("http", partial(self._http.replace, files, addresses))
-        self._post("dns", partial(self._names.replace, plan))
+        self._master = self.zones.take(plan)
+        self.zones.refresh(time.time())
+        self._post_names(plan)
         self._waiting = {
             "dhcp": partial(self._dhcp.replace, plan.dhcp()),
             "dhcp6": partial(self._dhcp6.replace, plan.dhcp6()),
             "proxy": partial(self._proxy.replace, plan.dhcp()),
         }
+
+    def _post_names(self, plan: Plan) -> None:
+        self._post("dns", partial(self.names.replace, plan, self._master, self.zones.signed))
+
+    def renew_keys(self) -> None:
+        """Sign zones with other keys where that is due; may wait for the key service."""
+        if self.zones.refresh(time.time()) and self.newest is not None:
+            self._post_names(self.newest)
 
     def _post(self, name: str, configure: Callable[[], None]) -> None:
         self._workers[name].post(self._generation, configure)
@@ -164,6 +185,7 @@ class Services:
         said: list[str | None] = [worker.trouble for worker in self._workers.values()]
         said += [self._dhcp.sentence, self._dhcp6.sentence, self._proxy.trouble]
         said.append(self.recorder.trouble)
+        said += [*self.zones.sentences(), *self.names.forwarding.sentences()]
         if self.recorder.lost:
             said.append(f"{self.recorder.lost} events were not kept: the disk was too slow")
         plan = self.running
@@ -178,56 +200,6 @@ class Services:
         if not lost:
             return None
         return f"{len(lost)} boot files are missing in the store: {', '.join(lost[:3])}"
-
-
-class _NameService:
-    """DNS with the names that leases bring; only its thread calls it, but for `may_differ`."""
-
-    def __init__(self, store: NetbootStore) -> None:
-        self._store = store
-        self._dns = DnsRunner(DnsEngine(Zones(()), socket.gethostname()))
-        self._plan: Plan | None = None
-        self._names: tuple[LeaseName, ...] = ()
-        self._until = 0.0
-        self._are_old = True
-        self._serial = 0
-
-    def replace(self, plan: Plan) -> None:
-        """Serve the names of another plan."""
-        self._plan = plan
-        self._names = self._read()
-        self._build(plan)
-        self._dns.listen(plan.addresses())
-
-    def may_differ(self) -> None:
-        """Have the names of leases read again; called by the thread of DHCP."""
-        self._are_old = True
-        self._dns.wake()
-
-    def turn(self, timeout: float) -> None:
-        """Answer for a while; look at leases first, where they may have changed."""
-        if self._plan is not None and (self._are_old or self._until <= time.time()):
-            names = self._read()
-            if names != self._names:
-                self._names = names
-                self._build(self._plan)
-        self._dns.turn(timeout)
-
-    def _read(self) -> tuple[LeaseName, ...]:
-        self._are_old = False
-        now = time.time()
-        leases = [one for one in self._store.current_leases(now) if one.name]
-        self._until = min((one.expires for one in leases), default=float("inf"))
-        return tuple(LeaseName(name=one.name or "", address=one.address) for one in leases)
-
-    def _build(self, plan: Plan) -> None:
-        self._serial = max(self._serial + 1, int(time.time()))
-        zones = build(plan, self._names, self._serial)
-        self._dns.replace(Generation(zones=zones))
-
-    def close(self) -> None:
-        """Close all sockets."""
-        self._dns.close()
 
 
 def _missing_addresses(plan: Plan) -> list[str]:
