@@ -425,7 +425,7 @@ except RpcError as error:
 
 
 def test_zones_are_signed_by_the_key_service_and_go_on_without_it(serving: Lab) -> None:
-    signed = until(lambda: serving.dig("+dnssec", f"till-1.{DOMAIN}", "A"))
+    signed = until(lambda: serving.dig("+dnssec", f"appliance.{DOMAIN}", "A"))
     assert "A 13 4 60 " in str(signed)
     dnskey = serving.dig(DOMAIN, "DNSKEY")
     assert show(Rtype.DNSKEY, serving.keys.ksk.anchor()) in dnskey
@@ -438,6 +438,7 @@ def test_zones_are_signed_by_the_key_service_and_go_on_without_it(serving: Lab) 
 
 
 def test_a_box_that_is_not_enrolled_finds_what_it_needs_and_nothing_else(serving: Lab) -> None:
+    serving.dhcp()
     serving.write(serving.plan(6, dns=PlanDns()).encode())
     until(lambda: serving.serves(6))
     assert serving.dig(f"appliance.{DOMAIN}") == US
