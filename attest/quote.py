@@ -33,7 +33,7 @@ from attest.wire import (
     decode_signature,
 )
 from keys.errors import PeerError
-from keys.tpm_public import HASHES, KeyedHashPublic, PublicArea
+from keys.tpm_public import DIGEST_SIZES, HASHES, KeyedHashPublic, PublicArea
 
 Values = Mapping[str, Mapping[int, bytes]]
 """PCR values: bank name, then index."""
@@ -44,7 +44,7 @@ _HASHES: Mapping[str, hashes.HashAlgorithm] = {
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
-_SIZES = {name: hashlib.new(name).digest_size for name in HASHES.values()}
+_ECDSA = {name: ec.ECDSA(algorithm) for name, algorithm in _HASHES.items()}
 _MAKER = object()
 
 
@@ -151,7 +151,7 @@ def _check_signature(attest: bytes, signature: Signature, ak: PublicArea) -> Non
     algorithm = _HASHES[signature.hash_name]
     try:
         if isinstance(signature, EcdsaSignature) and isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(_dss(signature, key), attest, ec.ECDSA(algorithm))
+            key.verify(_dss(signature, key), attest, _ECDSA[signature.hash_name])
         elif isinstance(signature, RsaSignature) and isinstance(key, rsa.RSAPublicKey):
             key.verify(signature.signature, attest, _padding(signature, algorithm), algorithm)
         else:
@@ -199,26 +199,30 @@ def _check_selection(
 ) -> None:
     if not signed or not all(chosen.indices for chosen in signed):
         raise CheckError(Reason.QUOTE_SELECTION, "nothing of a bank is selected")
-    chosen_sets = {chosen.bank: frozenset(chosen.indices) for chosen in signed}
-    if wanted is not None and chosen_sets != dict(wanted):
-        raise CheckError(Reason.QUOTE_SELECTION, "another selection was asked for")
-    for bank, indices in chosen_sets.items():
-        if wanted is None and not any_pcr and not indices <= BOOT_PCRS:
-            raise CheckError(Reason.QUOTE_SELECTION, f"{bank}: PCR 16 and up carry no boot claim")
+    if wanted is not None:
+        if {chosen.bank: frozenset(chosen.indices) for chosen in signed} != dict(wanted):
+            raise CheckError(Reason.QUOTE_SELECTION, "another selection was asked for")
+        return
+    for chosen in signed:
+        if not any_pcr and not BOOT_PCRS.issuperset(chosen.indices):
+            detail = f"{chosen.bank}: PCR 16 and up carry no boot claim"
+            raise CheckError(Reason.QUOTE_SELECTION, detail)
 
 
 def _check_digest(quoted: QuoteInfo, hash_name: str, values: Values) -> Values:
     proved: dict[str, dict[int, bytes]] = {}
+    # In the order of the selection, which names each bank once (`attest.wire`).
+    joined: list[bytes] = []
     for chosen in quoted.selection:
-        size, given = _SIZES[chosen.bank], values.get(chosen.bank, {})
+        size, given = DIGEST_SIZES[chosen.bank], values.get(chosen.bank, {})
         own = proved[chosen.bank] = {index: given.get(index, b"") for index in chosen.indices}
         for index, value in own.items():
             if len(value) != size:
                 raise CheckError(Reason.QUOTE_DIGEST, f"{chosen.bank}: PCR {index} has no value")
-    # In the order of the selection, which names each bank once (`attest.wire`).
-    joined = b"".join(value for own in proved.values() for value in own.values())
+        joined += own.values()
     # The hash is the signature scheme's, not the bank's (Part 3, 18.4.1).
-    if not hmac.compare_digest(hashlib.new(hash_name, joined).digest(), quoted.digest):
+    digest = hashlib.new(hash_name, b"".join(joined)).digest()
+    if not hmac.compare_digest(digest, quoted.digest):
         raise CheckError(Reason.QUOTE_DIGEST, "the values do not hash to the signed digest")
     return _frozen(proved)
 

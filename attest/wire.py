@@ -19,7 +19,8 @@ from keys.tpm_public import HASH_IDS, HASHES, Reader, sized
 MAGIC = 0xFF544347
 MAX_SELECT = 3
 _RSASSA, _RSAPSS, _ECDSA = 0x0014, 0x0016, 0x0018
-_CLOCK = struct.Struct(">QIIB")
+_HEAD, _SELECTION = struct.Struct(">IH"), struct.Struct(">HB")
+_CLOCK = struct.Struct(">QIIBQ")
 
 
 class AttestType(IntEnum):
@@ -78,15 +79,14 @@ class Attest:
         """Give the TPMS_ATTEST."""
         quote = isinstance(self.attested, QuoteInfo)
         kind = AttestType.QUOTE if quote else AttestType.CERTIFY
-        clock = struct.pack(
-            ">QIIBQ",
+        clock = _CLOCK.pack(
             self.clock.clock,
             self.clock.reset_count,
             self.clock.restart_count,
             self.clock.safe,
             self.firmware_version,
         )
-        head = struct.pack(">IH", MAGIC, kind) + sized(self.qualified_signer)
+        head = _HEAD.pack(MAGIC, kind) + sized(self.qualified_signer)
         return head + sized(self.extra_data) + clock + _encode_attested(self.attested)
 
 
@@ -115,14 +115,13 @@ def decode_attest(data: bytes) -> Attest:
     """Decode all of `data`; EvidenceError for anything but a quote or a certification."""
     reader = Reader(data)
     try:
-        if reader.u32() != MAGIC:
+        magic, kind = reader.fields(_HEAD)
+        if magic != MAGIC:
             raise EvidenceError("the magic number is not that of a TPM")
-        kind = reader.u16()
         if kind not in (AttestType.CERTIFY, AttestType.QUOTE):
             raise EvidenceError(f"attestation type 0x{kind:04x} is not taken here")
         signer, extra = reader.sized(66), reader.sized(66)
-        clock = _decode_clock(reader)
-        firmware = reader.u64()
+        clock, firmware = _decode_clock(reader)
         attested = _decode_quote(reader) if kind == AttestType.QUOTE else _decode_certify(reader)
         reader.end()
     except PeerError as error:
@@ -171,11 +170,13 @@ def _bank(number: int) -> str:
     return HASHES[number]
 
 
-def _decode_clock(reader: Reader) -> ClockInfo:
-    clock, resets, restarts, safe = _CLOCK.unpack(reader.take(_CLOCK.size))
+def _decode_clock(reader: Reader) -> tuple[ClockInfo, int]:
+    """Read the clock and the firmware version behind it."""
+    clock, resets, restarts, safe, firmware = reader.fields(_CLOCK)
     if safe > 1:
         raise EvidenceError("a yes-or-no field is neither")
-    return ClockInfo(clock=clock, reset_count=resets, restart_count=restarts, safe=bool(safe))
+    info = ClockInfo(clock=clock, reset_count=resets, restart_count=restarts, safe=bool(safe))
+    return info, firmware
 
 
 def _decode_quote(reader: Reader) -> QuoteInfo:
@@ -188,7 +189,8 @@ def _decode_quote(reader: Reader) -> QuoteInfo:
 
 
 def _decode_selection(reader: Reader) -> BankSelection:
-    bank, width = _bank(reader.u16()), reader.u8()
+    number, width = reader.fields(_SELECTION)
+    bank = _bank(number)
     if not 1 <= width <= MAX_SELECT:
         raise EvidenceError(f"a PCR selection of {width} bytes is not accepted")
     return BankSelection(bank=bank, indices=_indices(reader.take(width)), width=width)
@@ -211,6 +213,6 @@ def _encode_attested(attested: QuoteInfo | CertifyInfo) -> bytes:
     parts = [struct.pack(">I", len(attested.selection))]
     for chosen in attested.selection:
         bits = sum(1 << index for index in chosen.indices)
-        parts.append(struct.pack(">HB", HASH_IDS[chosen.bank], chosen.width))
+        parts.append(_SELECTION.pack(HASH_IDS[chosen.bank], chosen.width))
         parts.append(bits.to_bytes(chosen.width, "little"))
     return b"".join(parts) + sized(attested.digest)

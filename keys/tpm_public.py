@@ -11,7 +11,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from functools import lru_cache
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -28,11 +28,15 @@ RSAES = 0x0015
 CFB = 0x0043
 HASHES = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
 HASH_IDS = {name: number for number, name in HASHES.items()}
+DIGEST_SIZES = {name: hashlib.new(name).digest_size for name in HASH_IDS}
+"""Bytes of each digest, by name."""
 
 # Part 2, 11.2.1.4 and 11.2.2: asymmetric schemes that carry a hash and nothing else.
 _HASH_SCHEMES = frozenset({0x0014, 0x0016, 0x0017, 0x0018, 0x0019, 0x001B, 0x001C, 0x001D})
 _RSA_BITS = frozenset({2048, 3072, 4096})
 _MAX_FIELD = 1024
+# Type, name hash and attributes; an RSA key's bits and exponent; bits and mode of a cipher.
+_HEAD, _RSA_SIZES, _AES_SIZES = struct.Struct(">HHI"), struct.Struct(">HI"), struct.Struct(">HH")
 
 
 class Attributes(IntFlag):
@@ -67,6 +71,9 @@ class Curve(IntEnum):
         return ec.SECP256R1() if self is Curve.P256 else ec.SECP384R1()
 
 
+_CURVES = {int(curve): curve for curve in Curve}
+
+
 class Reader:
     """Reads big-endian fields; PeerError as soon as bytes are missing or left over."""
 
@@ -79,12 +86,15 @@ class Reader:
 
     def take(self, size: int) -> bytes:
         """Give the next `size` bytes."""
-        end = self._offset + size
+        start = self._offset
+        end = self._offset = start + size
         if end > len(self._data):
             raise PeerError("a TPM structure is cut short")
-        part = self._data[self._offset : end]
-        self._offset = end
-        return part
+        return self._data[start:end]
+
+    def fields(self, form: struct.Struct) -> tuple[int, ...]:
+        """Read numbers that stand side by side."""
+        return form.unpack(self.take(form.size))
 
     def u8(self) -> int:
         """Read one byte."""
@@ -104,10 +114,14 @@ class Reader:
 
     def sized(self, limit: int = _MAX_FIELD) -> bytes:
         """Read a TPM2B of at most `limit` bytes."""
-        size = self.u16()
-        if size > limit:
+        data, start = self._data, self._offset + 2
+        end = start + int.from_bytes(data[start - 2 : start], "big")
+        if end - start > limit:
             raise PeerError("a TPM structure holds a field that is too long")
-        return self.take(size)
+        if end > len(data):
+            raise PeerError("a TPM structure is cut short")
+        self._offset = end
+        return data[start:end]
 
     def end(self) -> None:
         """Check that nothing is left."""
@@ -171,9 +185,12 @@ Key = RsaPublic | EccPublic | KeyedHashPublic
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PublicArea:
-    """A decoded TPMT_PUBLIC; `attributes` keeps unknown bits, `encode` restores the bytes."""
+    """A decoded TPMT_PUBLIC; `attributes` keeps unknown bits, `encode` restores the bytes.
+
+    It has no slots, so that name and key, which a session needs again and again, are made once.
+    """
 
     name_alg: int
     attributes: int
@@ -184,11 +201,9 @@ class PublicArea:
     def decode(cls, data: bytes) -> PublicArea:
         """Decode all of `data`; PeerError otherwise."""
         reader = Reader(data)
-        kind = reader.u16()
-        name_alg = _hash_id(reader.u16())
-        attributes = reader.u32()
-        auth_policy = reader.sized(64)
-        if len(auth_policy) not in (0, hashlib.new(HASHES[name_alg]).digest_size):
+        kind, number, attributes = reader.fields(_HEAD)
+        name_alg, auth_policy = _hash_id(number), reader.sized(64)
+        if len(auth_policy) not in (0, DIGEST_SIZES[HASHES[name_alg]]):
             raise PeerError("the policy of a TPM object has not the size of its name hash")
         key = _decode_key(kind, reader)
         reader.end()
@@ -211,10 +226,18 @@ class PublicArea:
 
     def name(self) -> bytes:
         """Give the TPM name: nameAlg, then H(TPMT_PUBLIC)."""
-        return _name(self)
+        return self._name
 
     def public_key(self) -> PublicKey:
         """Give the key for `cryptography`; PeerError when there is none or it is no valid key."""
+        return self._public_key
+
+    @cached_property
+    def _name(self) -> bytes:
+        return object_name(self.name_alg, self.encode())
+
+    @cached_property
+    def _public_key(self) -> PublicKey:
         if isinstance(self.key, RsaPublic):
             return _rsa_key(self.key)
         if isinstance(self.key, EccPublic):
@@ -265,7 +288,7 @@ def _decode_symmetric(reader: Reader) -> Symmetric | None:
         return None
     if algorithm != AES:
         raise PeerError(f"symmetric algorithm 0x{algorithm:04x} is not used here")
-    bits, mode = reader.u16(), reader.u16()
+    bits, mode = reader.fields(_AES_SIZES)
     if bits not in (128, 192, 256):
         raise PeerError(f"AES with {bits} bits does not exist")
     return Symmetric(algorithm=algorithm, bits=bits, mode=mode)
@@ -293,7 +316,8 @@ def _decode_kdf(reader: Reader) -> Scheme | None:
 
 def _decode_rsa(reader: Reader) -> RsaPublic:
     symmetric, scheme = _decode_symmetric(reader), _decode_scheme(reader)
-    bits, exponent, modulus = reader.u16(), reader.u32(), reader.sized()
+    bits, exponent = reader.fields(_RSA_SIZES)
+    modulus = reader.sized()
     if bits not in _RSA_BITS:
         raise PeerError(f"an RSA key of {bits} bits is not accepted")
     if len(modulus) not in (0, bits // 8):
@@ -306,10 +330,11 @@ def _decode_rsa(reader: Reader) -> RsaPublic:
 def _decode_ecc(reader: Reader) -> EccPublic:
     symmetric, scheme = _decode_symmetric(reader), _decode_scheme(reader)
     number = reader.u16()
-    if number not in (Curve.P256, Curve.P384):
+    curve = _CURVES.get(number)
+    if curve is None:
         raise PeerError(f"curve 0x{number:04x} is not accepted")
-    curve, kdf = Curve(number), _decode_kdf(reader)
-    x, y = reader.sized(curve.size), reader.sized(curve.size)
+    kdf, size = _decode_kdf(reader), curve.size
+    x, y = reader.sized(size), reader.sized(size)
     return EccPublic(symmetric=symmetric, scheme=scheme, curve=curve, kdf=kdf, x=x, y=y)
 
 
@@ -352,12 +377,6 @@ def _encode_key(key: Key) -> bytes:
     return head + struct.pack(">H", key.curve) + tail
 
 
-@lru_cache(maxsize=256)
-def _name(area: PublicArea) -> bytes:
-    return object_name(area.name_alg, area.encode())
-
-
-@lru_cache(maxsize=256)
 def _rsa_key(key: RsaPublic) -> rsa.RSAPublicKey:
     modulus = int.from_bytes(key.modulus, "big")
     if modulus.bit_length() != key.bits:
@@ -368,10 +387,10 @@ def _rsa_key(key: RsaPublic) -> rsa.RSAPublicKey:
         raise PeerError("the public area holds no valid RSA key") from None
 
 
-@lru_cache(maxsize=256)
 def _ecc_key(key: EccPublic) -> ec.EllipticCurvePublicKey:
-    x, y = int.from_bytes(key.x, "big"), int.from_bytes(key.y, "big")
+    size = key.curve.size
+    point = b"\4" + key.x.rjust(size, b"\0") + key.y.rjust(size, b"\0")
     try:
-        return ec.EllipticCurvePublicNumbers(x, y, key.curve.algorithm()).public_key()
+        return ec.EllipticCurvePublicKey.from_encoded_point(key.curve.algorithm(), point)
     except ValueError:
         raise PeerError("the public area holds a point that is not on its curve") from None
