@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from attest.errors import EvidenceError
 
@@ -25,9 +25,8 @@ Name = tuple[tuple[str, str], ...]
 """(OID, text) pairs in order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Element:
-    """One DER element; `raw` is header and content."""
+class Element(NamedTuple):
+    """One DER element; `raw` is header and content. There are dozens in every certificate."""
 
     tag: int
     content: bytes
@@ -53,7 +52,7 @@ def read(data: bytes, offset: int = 0) -> Element:
     tag, start, end = header(data, offset)
     if end > len(data):
         raise EvidenceError("a certificate is cut short")
-    return Element(tag=tag, content=data[start:end], raw=data[offset:end])
+    return Element(tag, data[start:end], data[offset:end])
 
 
 def children(data: bytes, most: int = MAX_CHILDREN) -> Iterator[Element]:
@@ -62,9 +61,11 @@ def children(data: bytes, most: int = MAX_CHILDREN) -> Iterator[Element]:
     while offset < len(data):
         if count == most:
             raise EvidenceError("a certificate holds too many parts")
-        element = read(data, offset)
-        offset, count = offset + len(element.raw), count + 1
-        yield element
+        tag, start, end = header(data, offset)
+        if end > len(data):
+            raise EvidenceError("a certificate is cut short")
+        yield Element(tag, data[start:end], data[offset:end])
+        offset, count = end, count + 1
 
 
 @lru_cache(maxsize=512)

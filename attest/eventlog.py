@@ -262,7 +262,7 @@ def _agile_events(
         if size > total - start:
             raise _cut_off(offset)
         offset = start + size
-        events.append(Event(pcr=pcr, type=event_type, digests=digests, data=data[start:offset]))
+        events.append(_event(pcr, event_type, digests, data[start:offset]))
 
 
 def _agile_head(

@@ -7,6 +7,7 @@ TCG PFP 1.06, 10.2.6 and 10.2.3.
 """
 
 import struct
+from codecs import utf_16_le_decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,7 @@ CERT_SHA256 = UUID("c1c41626-504c-4092-aca9-41f936934328")
 MAX_SIGNATURES = 16384
 
 _MAX_NODES = 64
+_RECORD = struct.Struct("<16sQQ")
 
 
 @lru_cache(maxsize=256)
@@ -53,16 +55,16 @@ class Variable:
         """Decode a record with whatever behind it, as older shims measure; give its size too."""
         if len(data) < 32:
             raise EvidenceError("a UEFI variable record is cut off")
-        name_length, data_length = struct.unpack_from("<QQ", data, 16)
+        guid, name_length, data_length = _RECORD.unpack_from(data)
         start = 32 + 2 * name_length
         end = start + data_length
         if end > len(data):
             raise EvidenceError("a UEFI variable record has a wrong size")
         try:
-            name = data[32:start].decode("utf-16-le")
+            name, _ = utf_16_le_decode(data[32:start], "strict", True)
         except UnicodeDecodeError as error:
             raise EvidenceError("a UEFI variable name is not UTF-16") from error
-        return cls(guid=_guid(data[:16]), name=name, data=data[start:end]), end
+        return cls(guid=_guid(guid), name=name, data=data[start:end]), end
 
     def encode(self) -> bytes:
         """Give the record as firmware hashes it."""
