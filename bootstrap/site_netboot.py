@@ -30,6 +30,7 @@ from bootstrap.site_types import (
     Label,
     Mac,
     MacStart,
+    Name,
     Network,
     Network6,
     Range,
@@ -151,7 +152,7 @@ class PoolRange(Leasing):
     """Addresses to lend, to whom, and what goes with them."""
 
     range: Range
-    classes: Annotated[tuple[Label, ...], ONE_OR_MORE] = ()
+    classes: Annotated[tuple[Name, ...], ONE_OR_MORE] = ()
 
 
 Pool = Annotated[PoolRange, BeforeValidator(_pool)]
@@ -160,13 +161,13 @@ Pool = Annotated[PoolRange, BeforeValidator(_pool)]
 class SharedNetwork(Leasing):
     """One link with several subnets."""
 
-    name: Label
+    name: Name
 
 
 class Subnet(Leasing):
     """One network behind one interface of the appliance; `appliance` is our address in it."""
 
-    name: Label
+    name: Name
     interface: Interface
     network: Network
     appliance: Address
@@ -174,7 +175,7 @@ class Subnet(Leasing):
     pools: Annotated[tuple[Pool, ...], ONE_OR_MORE] = Field(default=(), alias="pool")
     dhcp: Literal["server", "proxy", "off"] = "server"
     boot: bool = True
-    shared: Label | None = None
+    shared: Name | None = None
     relayed: bool = False
     relays: Annotated[tuple[Address, ...], ONE_OR_MORE] = ()
     authoritative: bool = True
@@ -189,7 +190,7 @@ class Subnet(Leasing):
 class ClientClass(Matching, Leasing):
     """Clients that have something in common."""
 
-    name: Label
+    name: Name
 
 
 class Reservation(Leasing):
@@ -207,7 +208,7 @@ class Reservation(Leasing):
 class BootRule(Matching):
     """Which file clients that match are given: a path below `files`, or a URL elsewhere."""
 
-    name: Label
+    name: Name
     file: Plain
     via: Literal["tftp", "http", "https"] = "tftp"
 
@@ -224,7 +225,7 @@ class NetbootBoot(Table):
 class Subnet6(Table):
     """One IPv6 network; `appliance` is our address in it."""
 
-    name: Label
+    name: Name
     interface: Interface
     network: Network6
     appliance: Address6
@@ -234,7 +235,7 @@ class Subnet6(Table):
     dhcp: Literal["stateful", "stateless", "off"] = "stateful"
     boot: bool = True
     router: bool = False
-    shared: Label | None = None
+    shared: Name | None = None
     relayed: bool = False
     relays: Annotated[tuple[Address6, ...], ONE_OR_MORE] = ()
     rapid_commit: bool = False

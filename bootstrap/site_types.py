@@ -247,6 +247,7 @@ def _one_or_more(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f]*$")]
 Label = Annotated[str, StringConstraints(pattern=rf"^{LABEL}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 Address = Annotated[IPv4Address, from_text(IPv4Address)]
 Network = Annotated[IPv4Network, from_text(IPv4Network)]

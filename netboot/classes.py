@@ -26,7 +26,7 @@ def matches(match: Match, facts: Facts) -> bool:
         and (not match.vendor_class or facts.vendor_class.startswith(match.vendor_class))
         and (not match.mac or (facts.mac is not None and facts.mac.startswith(match.mac)))
         and _holds_who(match, facts)
-        and (not match.options or any(_has(facts, *wanted) for wanted in match.options))
+        and all(_has(facts, *wanted) for wanted in match.options)
     )
 
 

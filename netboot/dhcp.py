@@ -243,8 +243,8 @@ class DhcpEngine:
             return self._elsewhere(request)
         ciaddr = request.message.ciaddr
         if request.wanted is not None:
-            if is_for_us:
-                return self._selecting(request, request.wanted)
+            if is_for_us:  # whatever the xid: U-Boot requests with the first of its four
+                return self._confirm(request, request.wanted, _NOWHERE)
             return self._init_reboot(request, request.wanted)
         if int(ciaddr):
             return self._renewing(request, ciaddr)
@@ -276,12 +276,6 @@ class DhcpEngine:
                 *self._damped(request, EventKind.ELSEWHERE, reason="OTHER-DHCP", detail=chose),
             )
         )
-
-    def _selecting(self, request: Request, wanted: IPv4Address) -> Outcome:
-        """Serve whatever the xid: U-Boot requests with the first of its four."""
-        if self._may_have(request, wanted):
-            return self._ack(request, wanted, _NOWHERE)
-        return self._nak(request, wanted, "NOT-YOURS", "this address is not offered to you")
 
     def _accepting(self, request: Request) -> Outcome:
         """Serve a client that names us and forgets what we offered."""

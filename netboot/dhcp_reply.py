@@ -31,7 +31,9 @@ from netboot.network import ClientKind
 
 LARGEST_REPLY = 1472
 """edk2 announces 65280 in option 57 and still drops what is larger than one frame."""
-SMALLEST_LIMIT = 576
+SMALLEST_LIMIT = 548
+"""What every client takes: an IP datagram of 576 bytes (RFC 2131, 2)."""
+_IP_UDP = 28
 _NOWHERE = IPv4Address(0)
 _EVERYBODY = IPv4Address("255.255.255.255")
 PXE_NO_DISCOVERY = bytes((6, 1, 8, Code.END))
@@ -288,7 +290,8 @@ def _limit(said: Mapping[int, bytes]) -> int:
     """Bytes that a reply may have: what option 57 takes, one frame at most."""
     data = said.get(Code.MAX_SIZE)
     asked = int.from_bytes(data, "big") if data is not None and len(data) == 2 else 0
-    return max(min(asked, LARGEST_REPLY), SMALLEST_LIMIT)
+    # Whether 57 counts the headers of IP and UDP is not said; most servers take it that it does.
+    return max(min(asked - _IP_UDP, LARGEST_REPLY), SMALLEST_LIMIT)
 
 
 def _fit(

@@ -22,7 +22,7 @@ OFFERS_LIMIT = 65_536
 MEMORY_SECONDS = 86400.0
 """How long after its lease a box's address is kept from strangers."""
 STRANGERS = 4
-"""With this many open offers, addresses younger than MEMORY_SECONDS are kept (a flood of MACs)."""
+"""With this many open offers on a link, addresses younger than MEMORY_SECONDS are kept: a flood."""
 PROBE_SECONDS = 600.0
 """How long the silence of an address that was asked by ARP counts."""
 PROBES_KEPT = 4096
@@ -113,6 +113,7 @@ class LeaseTable:
         # A plain dict walks over what was deleted before its first entry: a flood would be squared.
         self._offers: OrderedDict[int, tuple[str, bytes, float]] = OrderedDict()
         self._offered: dict[tuple[str, bytes], int] = {}
+        self._open: defaultdict[str, int] = defaultdict(int)
         self._probed: OrderedDict[int, float] = OrderedDict()
         self.replace(subnets, reservations)
 
@@ -129,12 +130,14 @@ class LeaseTable:
                 self._by_identity[b"u" + swapped_uuid(entry.uuid)].append(entry)
         self._held.clear()
         self._offered.clear()
+        self._open.clear()
         offers, self._offers = self._offers, OrderedDict()
         for number, (_, key, until) in offers.items():
             place = self.links.at(number)
             if place is not None:
                 self._offers[number] = place.link.name, key, until
                 self._offered[place.link.name, key] = number
+                self._open[place.link.name] += 1
         # Where two links became one, the lease that ends last is the client's.
         for number, lease in sorted(self._leases.items(), key=lambda item: item[1].expires):
             self._index(number, lease)
@@ -279,7 +282,7 @@ class LeaseTable:
         oldest = min((note for note in ended if note is not None), default=None)
         if oldest is None:
             return None
-        is_flood = len(self._offers) >= STRANGERS
+        is_flood = self._open[client.place.link.name] >= STRANGERS
         return None if is_flood and oldest[0] + MEMORY_SECONDS > now else oldest[1]
 
     # Offers
@@ -295,6 +298,7 @@ class LeaseTable:
         elif len(self._offers) >= OFFERS_LIMIT:
             self._end_offer(next(iter(self._offers)))
         self._offers[address] = (*link, now + OFFER_SECONDS)
+        self._open[link[0]] += 1
         self._offered[link] = address
 
     def withdraw(self, client: Client) -> None:
@@ -305,6 +309,7 @@ class LeaseTable:
 
     def _forget_offer(self, address: int) -> None:
         link, key, _ = self._offers.pop(address)
+        self._open[link] -= 1
         self._offered.pop((link, key), None)
 
     def _end_offer(self, address: int) -> None:

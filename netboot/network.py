@@ -77,7 +77,8 @@ class Match:
 
     `vendor_class` are prefixes of option 60, `mac` of the Ethernet address; `uuid` 16 bytes as in
     option 97; `circuit_id` and `remote_id` sub-options 1 and 2 of option 82; `relays` giaddr;
-    `options` a code with its bytes, or None for "is there". `known`: has a reservation, or not.
+    `options` a code with its bytes, or None for "is there"; each of them must hold. `known`: has a
+    reservation, or not.
     """
 
     kinds: frozenset[ClientKind] = frozenset()

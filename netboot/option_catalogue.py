@@ -2,7 +2,7 @@
 
 Any option takes its bytes as "hex:0a1b" too; an option without a name takes those or a text. Lists
 may be one text with commas. It never guesses a size. RFC 2132, 3396 (long values), 3397 (119), 3442
-(121), 3004 (77), 3925 (125), 3361 (120), 8572 (143).
+(121), 3004 (77), 3925 (124, 125), 3361 (120), 8572 (143).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEX = "hex:"
 _DIGITS = re.compile(r"-?[0-9]{1,10}")
 _SUBOPTION = 'a text, data as "hex:0a1b", a number from 0 to 255 or a list of IPv4 addresses'
 _UNKNOWN = 'data as "hex:0a1b" or a text'
-_BOOLS: Mapping[object, bool] = {"true": True, "false": False}
+_BOOLS: Mapping[object, bool] = {"true": True, "false": False, "1": True, "0": False}
 
 
 class OptionError(SiteError):
@@ -199,7 +199,7 @@ def _sized(size: int, *, signed: bool = False) -> Callable[[object], bytes]:
 
 
 def _bool(value: object) -> bytes:
-    value = _BOOLS.get(value, value) if isinstance(value, str) else value
+    value = _BOOLS.get(value.lower(), value) if isinstance(value, str) else value
     if not isinstance(value, bool):
         raise _WrongError
     return bytes((value,))
@@ -325,6 +325,18 @@ def _vendors(value: object) -> bytes:
     return data
 
 
+def _vendor_classes(value: object) -> bytes:
+    """Write each enterprise's data after its number and its length (RFC 3925, 3)."""
+    data = b""
+    for enterprise, said in _numbered(value, 0xFFFFFFFF):
+        inner = _raw(said)
+        inner = _text(said) if inner is None else inner
+        if len(inner) > 255:
+            raise _WrongError("data of at most 255 bytes")
+        data += enterprise.to_bytes(4, "big") + bytes((len(inner),)) + inner
+    return data
+
+
 _ENCODERS: Mapping[Kind, Callable[[object], bytes]] = {
     Kind.ADDRESS: _address,
     Kind.ADDRESSES: _addresses,
@@ -346,6 +358,7 @@ _ENCODERS: Mapping[Kind, Callable[[object], bytes]] = {
     Kind.SIP: _sip,
     Kind.SUBOPTIONS: _suboptions,
     Kind.VENDORS: _vendors,
+    Kind.VENDOR_CLASSES: _vendor_classes,
     Kind.CLASSES: _classes,
     Kind.NOTHING: _nothing,
 }

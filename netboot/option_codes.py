@@ -33,6 +33,7 @@ class Kind(Enum):
     SIP = "a list of IPv4 addresses, or of domain names"
     SUBOPTIONS = "a table of sub-options by number"
     VENDORS = "a table of tables: sub-options by number, by enterprise number"
+    VENDOR_CLASSES = 'a table: data as "hex:0a1b" or a text, by enterprise number'
     CLASSES = "a list of texts"
     NOTHING = "nothing: write true"
 
@@ -178,7 +179,6 @@ _BY_KIND: Mapping[Kind, Mapping[int, str]] = {
         99: "geoconf-civic",
         122: "cablelabs-client-configuration",
         123: "geoconf",
-        124: "vivco-suboptions",
         139: "v4-mos-address",
         140: "v4-mos-fqdn",
         142: "v4-andsf",
@@ -198,6 +198,7 @@ _BY_KIND: Mapping[Kind, Mapping[int, str]] = {
     Kind.SIP: {120: "sip-servers"},
     Kind.SUBOPTIONS: {43: "vendor-encapsulated-options", 175: "etherboot"},
     Kind.VENDORS: {125: "vivso-suboptions"},
+    Kind.VENDOR_CLASSES: {124: "vivco-suboptions"},
     Kind.CLASSES: {77: "user-class"},
     Kind.NOTHING: {80: "rapid-commit"},
 }
@@ -236,7 +237,6 @@ OPTIONS_OF_SERVER: Mapping[int, str] = {
     50: "clients alone send it",
     52: "the server says itself which fields it used",
     53: "the server says itself what kind of answer it is",
-    54: "it is the appliance's address",
     55: "clients alone send it",
     61: "the client's own is given back (RFC 6842)",
     80: "set rapid_commit = true on the subnet",

@@ -140,6 +140,18 @@ def _vendors_text(data: bytes) -> str:
     return "; ".join(told)
 
 
+def _vendor_classes_text(data: bytes) -> str:
+    told, at = [], 0
+    while at < len(data):
+        end = at + 5 + data[at + 4]
+        if end > len(data):
+            raise ValueError("cut")
+        enterprise = int.from_bytes(data[at : at + 4], "big")
+        told.append(f"enterprise {enterprise}: {_text_or_hex(data[at + 5 : end])}")
+        at = end
+    return "; ".join(told)
+
+
 def _classes_text(data: bytes) -> str:
     told, at = [], 0
     while at < len(data):
@@ -167,6 +179,7 @@ _DECODERS: Mapping[Kind, Callable[[bytes], str]] = {
     Kind.SIP: _sip_text,
     Kind.SUBOPTIONS: _suboptions_text,
     Kind.VENDORS: _vendors_text,
+    Kind.VENDOR_CLASSES: _vendor_classes_text,
     Kind.CLASSES: _classes_text,
     Kind.NOTHING: lambda data: "" if not data else _hex(data),
 }

@@ -246,7 +246,7 @@ def _check_reservation(one: Reservation, where: str) -> Iterator[str]:
     ]
     if len(named) != 1 or not 0 < len(named[0]) <= 255:
         yield f"{where}: takes exactly one of mac, uuid, client_id and circuit_id"
-    if one.mac is not None and (len(one.mac) != 6 or one.mac[0] & 1 or not any(one.mac)):
+    if one.mac is not None and (len(one.mac) != 6 or one.mac == b"\xff" * 6 or not any(one.mac)):
         yield f"{where}: {one.mac.hex(':')} is no address of one machine"
     if one.uuid is not None and len(one.uuid) != 16:
         yield f"{where}: a UUID has 16 bytes"

@@ -135,7 +135,7 @@ SETTINGS = [
     ("boot =", "true", "false", "subnet", "no subnet has boot"),
     ("address =", "10.77.0.11", "10.77.0.1", "reservation.printer-1.address", "the gateway"),
     ("address =", "10.77.0.11", "10.9.0.1", "reservation.printer-1.address", "any subnet"),
-    ("mac =", "02:00", "03:00", "reservation.printer-1.mac", "group address"),
+    ("mac =", "02:00:00:00:00:11", "ff:" * 5 + "ff", "reservation.printer-1.mac", "no address"),
     (
         'name = "printer-1"',
         "printer-1",
@@ -172,6 +172,7 @@ def test_settings_that_do_not_agree(
 
 NOTES = [
     ("pool =", '["10.77.0.100-10.77.0.199"]', "[]", "subnet.tills.pool", "is empty"),
+    ("mac =", "02:00", "03:00", "reservation.printer-1.mac", "group address"),
     ("address =", "10.77.0.11", "10.77.0.150", "reservation.printer-1.address", "in the pool"),
     ("dhcp =", '"server"', '"off"', "subnet.tills.dhcp", "nothing tells them"),
     ("address =", "address", 'boot_set = "ab"\naddress', "reservation.boot_set", "with ab"),

@@ -233,7 +233,7 @@ WRONG = [
     (reserved(**{**ELSEWHERE, "mac": PRINTER.mac}), "in subnet tills is there twice"),
     (reserved(**{**ELSEWHERE, "name": "Printer-1"}), "reservation printer-1 is there twice"),
     (reserved(**{**ELSEWHERE, "name": "a.b"}), "is no label"),
-    (reserved(**{**ELSEWHERE, "mac": b"\1" * 6}), "is no address of one machine"),
+    (reserved(**{**ELSEWHERE, "mac": b"\xff" * 6}), "is no address of one machine"),
     (reserved(**{**ELSEWHERE, "mac": bytes(6)}), "is no address of one machine"),
     (reserved(**{**ELSEWHERE, "address": IPv4Address("10.9.9.9")}), "is no host of any subnet"),
     (reserved(**{**ELSEWHERE, "address": SUBNET.appliance}), "is the appliance's"),
