@@ -72,6 +72,7 @@ SERVICES: Mapping[str, tuple[str, str]] = {
     "control": ("Controller", "No box is judged, and nothing new is shown here."),
     "keys": ("Key service", "No box can be given its configuration or its secrets."),
     "netboot": ("Network boot", "No box gets an address or its start file."),
+    "watch": ("Network watch", "Nobody notices another server on the network."),
 }
 """Of each service: what people call it, and what its silence means."""
 

@@ -1,6 +1,6 @@
 """A site with its real control, keys, page and nginx processes, each as its own user, on loopback.
 
-netboot alone is played: a process under its uid answers its socket with events that a test writes
+netboot and the watch are played: processes under their uids answer with events that a test writes
 to a file, in the form of docs/architecture.md. Needs root, nginx and setpriv.
 """
 
@@ -114,12 +114,17 @@ class PageSite:
         process.wait()
 
     def start_netboot(self) -> None:
-        """Start the process that plays netboot."""
+        """Start the processes that play netboot, and the watch that hears nobody."""
+        self._play("netboot", self.events)
+        if "watch" not in self._running:
+            self._play("watch", Path("/dev/null"))
+
+    def _play(self, name: str, events: Path) -> None:
         layout = self.layout
-        places = [str(path) for path in (layout.site, layout.state, layout.run, self.events)]
-        command = [sys.executable, "-I", str(Path(__file__).resolve()), *places]
-        self._launch(Job(name="netboot", command=command, uid=USERS["netboot"]))
-        self._wait("netboot", lambda: self._answers("netboot"))
+        places = [str(path) for path in (layout.site, layout.state, layout.run, events)]
+        command = [sys.executable, "-I", str(Path(__file__).resolve()), name, *places]
+        self._launch(Job(name=name, command=command, uid=USERS[name]))
+        self._wait(name, lambda: self._answers(name))
 
     def happens(self, kind: str, mac: str | None, reason: str | None = None, **detail) -> None:
         """Let netboot see something; control collects it within a second."""
@@ -174,10 +179,10 @@ class PageSite:
         call(path, "ca_install", signed)
 
 
-def _play_netboot(layout: Layout, events: Path) -> None:
+def _play(name: str, layout: Layout, events: Path) -> None:
     server = RpcServer(
         layout,
-        "netboot",
+        name,
         {
             "status": Method(lambda user, params: {"running": 1, "kept": None}, READERS),
             "events": Method(lambda user, params: _events_after(events, params), READERS),
@@ -285,5 +290,5 @@ def cards_of(html: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    SITE, STATE, RUN, EVENTS = (Path(text) for text in sys.argv[1:])
-    _play_netboot(Layout(site=SITE, state=STATE, run=RUN, users=USERS), EVENTS)
+    SITE, STATE, RUN, EVENTS = (Path(text) for text in sys.argv[2:])
+    _play(sys.argv[1], Layout(site=SITE, state=STATE, run=RUN, users=USERS), EVENTS)
