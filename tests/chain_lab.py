@@ -147,7 +147,7 @@ def captured(lan: Lan, which: str) -> Iterator[list[str]]:
             yield lines
         finally:
             watch.terminate()
-            lines += watch.communicate()[0].split("\n")[:-1]
+            lines += filter(None, watch.communicate()[0].splitlines())
 
 
 @contextmanager
