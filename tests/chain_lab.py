@@ -137,7 +137,7 @@ def until(what: Callable[[], bool], why: Callable[[], str], seconds: float = SEC
 @contextmanager
 def captured(lan: Lan, which: str) -> Iterator[list[str]]:
     """Capture what passes the appliance's interface; the list has a line a packet at the end."""
-    words = ["tcpdump", "-nlp", "-i", lan.appliance_interface, which]
+    words = ["tcpdump", "-nlp", "--immediate-mode", "-i", lan.appliance_interface, which]
     lines: list[str] = []
     with subprocess.Popen(
         lan.appliance_command(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
