@@ -92,6 +92,19 @@ class Ask:
         return bool(self.query.flags & CD)
 
 
+@dataclass(slots=True)
+class _Shelf:
+    """Whole answers of one view without their numbers, by what was asked.
+
+    `udp` and `tcp` are our own; `passing` are those of others by UDP, for the rest of a second.
+    """
+
+    view: View
+    udp: dict[bytes, bytes] = field(default_factory=dict)
+    tcp: dict[bytes, bytes] = field(default_factory=dict)
+    passing: dict[bytes, bytes] = field(default_factory=dict)
+
+
 class DnsEngine:
     """Answers from one generation; whole answers are kept until the next one."""
 
@@ -103,28 +116,39 @@ class DnsEngine:
         self._generation = Generation(zones=zones)
         self._host = host
         self._secret = secret
-        self._kept: dict[tuple[bytes, bool, View], bytes] = {}
+        self._shelves = {view: _Shelf(view) for view in View}
         self._kept_until = 0.0
-        self._views: dict[str, View] = {}
+        self._peers: dict[str, _Shelf] = {}
         self._strangers: dict[str, int] = {}
         self._second = 0
 
     def replace(self, generation: Generation) -> None:
         """Take another generation; nothing of the old one is answered any more."""
         self._generation = generation
-        self._kept = {}
-        self._views = {}
+        self._shelves = {view: _Shelf(view) for view in View}
+        self._peers = {}
 
     def receive(self, data: bytes, peer: str, now: float, *, is_tcp: bool) -> bytes | Ask | None:
         """Answer one message; None for what must not be answered."""
-        view = self._views.get(peer) or self._view(peer)
-        kept = self._kept.get((data[2:], is_tcp, view))
+        shelf = self._peers.get(peer) or self._shelf(peer)
+        kept = (shelf.tcp if is_tcp else shelf.udp).get(data[2:])
         if kept is not None and now < self._kept_until:
             return data[:2] + kept
+        if int(now) != self._second:
+            self._begin_second(int(now))
+        elif not is_tcp and (kept := shelf.passing.get(data[2:])) is not None:
+            return data[:2] + kept
+        return self._receive(data, peer, shelf, now, is_tcp=is_tcp)
+
+    def _receive(
+        self, data: bytes, peer: str, shelf: _Shelf, now: float, *, is_tcp: bool
+    ) -> bytes | Ask | None:
+        """Answer what is on no shelf."""
         if len(data) < HEADER.size or data[2] & 0x80:
             return None
+        view = shelf.view
         is_small = view is View.STRANGER and not is_tcp
-        if is_small and not self._may_answer(peer, now):
+        if is_small and not self._may_answer(peer):
             return None
         opcode = data[2] >> 3 & 15
         if opcode != QUERY:
@@ -139,21 +163,25 @@ class DnsEngine:
             reply = encode(query, answer, size)
             if is_small and len(reply) > len(data) and not self._has_cookie(query, peer, now):
                 return _shrink(query, answer, len(data))
-            self._keep(data, is_tcp, view, query, answer, reply, now)
+            if not is_small and answer.flags & AA and not answer.cookie:
+                self._keep(data, shelf.tcp if is_tcp else shelf.udp, reply, now)
             return reply
         return replace(answer, size=size)
 
-    def _view(self, peer: str) -> View:
-        if len(self._views) >= MAX_PEERS:
-            self._views.clear()
-        view = self._generation.views.of(peer)
-        self._views[peer] = view
-        return view
+    def _shelf(self, peer: str) -> _Shelf:
+        if len(self._peers) >= MAX_PEERS:
+            self._peers.clear()
+        shelf = self._shelves[self._generation.views.of(peer)]
+        self._peers[peer] = shelf
+        return shelf
 
-    def _may_answer(self, peer: str, now: float) -> bool:
+    def _begin_second(self, second: int) -> None:
+        self._second, self._strangers = second, {}
+        for shelf in self._shelves.values():
+            shelf.passing.clear()
+
+    def _may_answer(self, peer: str) -> bool:
         """Limit what strangers get: a forged source is the victim of our answers."""
-        if int(now) != self._second:
-            self._second, self._strangers = int(now), {}
         network = peer.rpartition(".")[0] or peer[:14]
         count = self._strangers.get(network, 0) + 1
         self._strangers[network] = count
@@ -163,22 +191,25 @@ class DnsEngine:
         edns = query.edns
         return edns is not None and cookies.is_good(self._secret, edns.cookie, peer, now)
 
-    def _keep(
-        self,
-        data: bytes,
-        is_tcp: bool,
-        view: View,
-        query: Query,
-        answer: Answer,
-        reply: bytes,
-        now: float,
-    ) -> None:
+    def _keep(self, data: bytes, answers: dict[bytes, bytes], reply: bytes, now: float) -> None:
         """Keep what is ours, for whoever asks the same bytes in the same view."""
-        if not answer.flags & AA or answer.cookie or len(data) > MAX_CACHED_QUERY:
-            return
-        if len(self._kept) >= MAX_CACHED or now >= self._kept_until:
-            self._kept, self._kept_until = {}, now + CACHED_SECONDS
-        self._kept[data[2:], is_tcp, view] = reply[2:]
+        if now >= self._kept_until:
+            self._shelves = {view: _Shelf(view) for view in View}
+            self._peers = {}
+            self._kept_until = now + CACHED_SECONDS
+        elif len(data) <= MAX_CACHED_QUERY:
+            if len(answers) >= MAX_CACHED:
+                answers.clear()
+            answers[data[2:]] = reply[2:]
+
+    def keep(self, data: bytes, peer: str, reply: bytes) -> None:
+        """Keep what others answered to a question by UDP for the rest of this second.
+
+        Every TTL that is not 0 lasts so long; an answer with a cookie is for one client alone.
+        """
+        shelf = self._peers.get(peer)
+        if shelf is not None and len(data) <= MAX_CACHED_QUERY and len(shelf.passing) < MAX_CACHED:
+            shelf.passing[data[2:]] = reply[2:]
 
     def _answer(
         self, query: Query, peer: str, view: View, now: float, *, is_tcp: bool

@@ -29,6 +29,8 @@ MAX_CONNECTIONS = 128
 MAX_CONNECTIONS_EACH = 16
 IDLE_SECONDS = 10.0
 _DRAIN = 256
+_LARGEST_QUESTION = 4096
+"""Bytes of a question by UDP; what is cut off is malformed."""
 _MAX_OUTBOUND = 256 * 1024
 """Bytes; a peer that does not read its answers is not read from."""
 
@@ -88,21 +90,25 @@ class DnsRunner:
         """Answer from another generation."""
         self._engine.replace(generation)
 
-    def _receive(self, data: bytes, peer: str, send: _Send, *, is_tcp: bool) -> bytes | None:
-        """Answer now, or later by `send`."""
-        now = time.time()
-        reply = self._engine.receive(data, peer, now, is_tcp=is_tcp)
-        if not isinstance(reply, Ask):
-            if reply is not None:
-                self.answered[reply[3] & 15] += 1
-            return reply
+    def _resolve(self, ask: Ask, now: float) -> bytes | None:
+        """Answer from what is known of others; None when they must be asked."""
         if self._resolver is None:
-            return self._engine.finish(reply, Resolved(rcode=Rcode.SERVFAIL))
-        known = self._resolver.lookup(reply, now)
-        if known is not None:
-            return self._engine.finish(reply, known)
-        self._resolver.ask(reply, partial(self._done, reply, send))
-        return None
+            return self._engine.finish(ask, Resolved(rcode=Rcode.SERVFAIL))
+        known = self._resolver.lookup(ask, now)
+        return None if known is None else self._engine.finish(ask, known)
+
+    def _hand_on(self, ask: Ask, data: bytes, sock: socket.socket, peer: Any, now: float) -> None:
+        reply = self._resolve(ask, now)
+        if reply is None:
+            self._ask(ask, partial(_send_to, sock, peer))
+            return
+        if not ask.cookie:
+            self._engine.keep(data, peer[0], reply)
+        sock.sendto(reply, peer)
+
+    def _ask(self, ask: Ask, send: _Send) -> None:
+        if self._resolver is not None:
+            self._resolver.ask(ask, partial(self._done, ask, send))
 
     def _done(self, ask: Ask, send: _Send, resolved: Resolved) -> None:
         self._resolved.put((ask, resolved, send))
@@ -140,17 +146,20 @@ class DnsRunner:
             self._drop(connection)
 
     def _on_udp(self, sock: socket.socket) -> None:
-        for _ in range(_DRAIN):
-            try:
-                data, peer = sock.recvfrom(65535)
+        engine, answered, now = self._engine, self.answered, time.time()
+        try:
+            for _ in range(_DRAIN):
+                data, peer = sock.recvfrom(_LARGEST_QUESTION)
                 if not peer[1]:
                     continue
-                send = partial(_send_to, sock, peer)
-                reply = self._receive(data, peer[0], send, is_tcp=False)
-                if reply is not None:
-                    sock.sendto(reply, peer)
-            except OSError:
-                return
+                found = engine.receive(data, peer[0], now, is_tcp=False)
+                if isinstance(found, Ask):
+                    self._hand_on(found, data, sock, peer, now)
+                elif found is not None:
+                    answered[found[3] & 15] += 1
+                    sock.sendto(found, peer)
+        except OSError:
+            return
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -187,12 +196,24 @@ class DnsRunner:
         inbound = connection.inbound
         while _has_message(inbound) and len(connection.outbound) < _MAX_OUTBOUND:
             end = 2 + int.from_bytes(inbound[:2])
-            send = partial(self._send_later, connection)
-            reply = self._receive(bytes(inbound[2:end]), connection.peer, send, is_tcp=True)
+            reply = self._answer_one(bytes(inbound[2:end]), connection)
             del inbound[:end]
             connection.deadline = time.monotonic() + IDLE_SECONDS
             if reply is not None:
                 connection.outbound += struct.pack("!H", len(reply)) + reply
+
+    def _answer_one(self, data: bytes, connection: _Connection) -> bytes | None:
+        """Answer now, or later and out of order."""
+        now = time.time()
+        reply = self._engine.receive(data, connection.peer, now, is_tcp=True)
+        if not isinstance(reply, Ask):
+            if reply is not None:
+                self.answered[reply[3] & 15] += 1
+            return reply
+        known = self._resolve(reply, now)
+        if known is None:
+            self._ask(reply, partial(self._send_later, connection))
+        return known
 
     def _send_later(self, connection: _Connection, reply: bytes) -> None:
         """Write what others answered, if the client is still there."""
