@@ -18,7 +18,7 @@ from subprocess import SubprocessError
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
-from tests.bench import dhcp, dhcp_boxes, http, memory, ready, size, start, tftp, verify
+from tests.bench import dhcp, dhcp_boxes, dns, http, memory, ready, size, start, tftp, verify
 from tests.bench.figure import BenchError, Figure, Measure
 from tests.bench.lab import Lab
 
@@ -30,6 +30,7 @@ FIGURES: dict[str, Measure] = {
     "dhcp": dhcp.measure,
     "power-on": dhcp_boxes.measure,
     "tftp": tftp.measure,
+    "dns": dns.measure,
     "verify": verify.measure,
     "http": http.measure,
 }
