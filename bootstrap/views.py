@@ -219,6 +219,7 @@ _SENTENCES = {
     "foreign-tftp": "another TFTP server answers on this network: {address}",
     "gateway-seen": "is the router of this network: {address}",
     "gateway-changed": "took the place of the router {address}",
+    "dns-hijack": "answers about names are changed on the way: {sentence}",
     "watch-flood": "something pretends to be many servers on this network",
     "address-in-use": "uses {address}, which no lease gives it",
     "disk-refused": "no lease can be given, the disk refuses: {sentence}",
