@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from bootstrap import planning_network as network
+from bootstrap.box_keys import key_records
 from bootstrap.enrolment import Stage
 from bootstrap.rows import BoxRow
 from bootstrap.site_dns import PORTS, RecordEntry
@@ -132,7 +133,9 @@ def _records(site: NetbootSite, boxes: Iterable[BoxRow]) -> Iterator[Record]:
         if name is not None and address is not None:
             yield from _pair(f"{name}.{site.site.domain}", address)
     for box in boxes:
-        yield from _pair(f"{box.hostname}.{site.site.domain}", IPv4Address(box.address or ""))
+        host = f"{box.hostname}.{site.site.domain}"
+        yield from _pair(host, IPv4Address(box.address or ""))
+        yield from key_records(box, host)
     for entry in site.records:
         yield _own_record(entry, site.site.domain)
 

@@ -21,6 +21,7 @@ class BoxRow:
     under, `replaces` the box whose place it was given and has not taken yet. `firmware` is the
     digest of the measurements that a person released for this EK, `tpm_firmware` the version last
     accepted. `basis` names policy and baseline of the last appraisal, `tier` what that proved.
+    `device_public` (TPMT_PUBLIC) and `ssh_host_key` (OpenSSH) are of the last accepted evidence.
     """
 
     box: str
@@ -52,6 +53,8 @@ class BoxRow:
     firmware: bytes | None = None
     tpm_firmware: int | None = None
     basis: bytes | None = None
+    device_public: bytes | None = None
+    ssh_host_key: bytes | None = None
     facts: Mapping[str, Any]
 
 

@@ -68,6 +68,12 @@ def ds(owner: bytes, key: bytes) -> bytes:
     return struct.pack("!HBB", key_tag(key), ALGORITHM, _SHA256_DIGEST) + digest
 
 
+def ds_text(data: bytes) -> str:
+    """Write a DS's data as in a zone file (RFC 4034, 5.3)."""
+    tag, algorithm, kind = struct.unpack_from("!HBB", data)
+    return f"{tag} {algorithm} {kind} {data[4:].hex().upper()}"
+
+
 def rrsig_head(*, rtype: int, labels: int, ttl: int, span: Span, tag: int, signer: bytes) -> bytes:
     """Write an RRSIG's data up to its signature (RFC 4034, 3.1); `labels` without root and `*`."""
     times = (span.expiration, span.inception)

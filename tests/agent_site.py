@@ -251,7 +251,10 @@ class Site:
             "fqdn": "till-1.shop-0417.example.net",
             "network": [],
             "identity": {"chain_pem": ca.pem([chain, self.authority.boxes.certificate])},
-            "trust": {"site_root_pem": ca.pem([self.authority.root])},
+            "trust": {
+                "site_root_pem": ca.pem([self.authority.root]),
+                "dns": {"zone": "shop-0417.example.net.", "ds": ["1 13 2 AB", "2 13 2 CD"]},
+            },
             "nocloud": {
                 "user_data": b64u(b"#cloud-config\n"),
                 "meta_data": b64u(b"instance-id: 1\n"),

@@ -98,6 +98,9 @@ def test_enrols_and_reports(box, site):
     assert set(known["report"]["checks"].values()) == {"ok"}
     assert unb64u(known["report"]["secrets"]["pos-api-token"]) == known["digest"]
     assert (box.seed / "user-data").read_bytes() == b"#cloud-config\n"
+    assert (box.seed / "trust/dns.positive").read_text() == (
+        "shop-0417.example.net. IN DS 1 13 2 AB\nshop-0417.example.net. IN DS 2 13 2 CD\n"
+    )
     secret = box.seed / "secrets/pos-api-token"
     assert secret.read_text() == CANARY
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600

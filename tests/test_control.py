@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 from control_site import CLAIM, Box, ControlSite, boot_log, make_tpm, row
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from forge import Box as SoftwareBox
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -133,6 +135,9 @@ def test_the_certificate_is_for_the_device_key_and_ends_in_the_site_root(site, b
     leaf, *authorities = x509.load_pem_x509_certificates(chain.encode())
     point = leaf.public_key().public_numbers()
     assert point.x.to_bytes(32, "big") in box.device
+    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    tlsa = {one["value"] for one in site.plan()["records"] if one["type"] == "TLSA"}
+    assert f"3 1 1 {hashlib.sha256(spki).hexdigest()}" in tlsa
     for child, issuer in zip([leaf, *authorities], [*authorities, site.root], strict=False):
         child.verify_directly_issued_by(issuer)
 

@@ -7,6 +7,9 @@ import subprocess
 import time
 from uuid import UUID
 
+import dns.dnssec
+import dns.name
+import dns.rdata
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -269,6 +272,12 @@ def test_a_hand_over_opens_in_the_box_it_is_for(site, tpm):
 def check_handoff(site, handoff, given, asked):
     assert handoff["hostname"] == "pos-01"
     assert handoff["trust"]["site_root_pem"] == ca.pem([site.root])
+    (anchor,) = site.operator("zone_anchors")["anchors"]
+    zone, key = dns.name.from_text("shop-0417.example.net"), unb64u(anchor["dnskey"])
+    rdata = dns.rdata.from_wire("IN", "DNSKEY", key, 0, len(key))
+    ds = dns.dnssec.make_ds(zone, rdata, "SHA256")  # somebody else's word on what a DS is
+    assert handoff["trust"]["dns"]["zone"] == zone.to_text()
+    assert [one.lower() for one in handoff["trust"]["dns"]["ds"]] == [ds.to_text().lower()]
     assert (handoff["site"], handoff["box"]) == ("shop-0417", asked["box"])
     assert (handoff["session"], handoff["role"]) == (asked["session"], "pos")
     assert handoff["expires"] == handoff["issued"] + 600

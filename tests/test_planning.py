@@ -1,15 +1,21 @@
 """The plan follows from settings, boxes and published sets, and netboot can always run it."""
 
+import base64
+import hashlib
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_site import NETBOOT
 
 import bootstrap
+from bootstrap.box_keys import sshfp
 from bootstrap.enrolment import Stage
 from bootstrap.planning import grub_cfg_files, make_plan
 from bootstrap.rows import BoxRow
@@ -232,3 +238,47 @@ BOXES = st.lists(
 @given(BOXES)
 def test_whatever_boxes_say_netboot_can_run_the_plan(boxes: list[BoxRow]) -> None:
     plan(*boxes)
+
+
+ED25519 = "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+ED25519_DIGEST = hashlib.sha256(base64.b64decode(ED25519)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (f"ssh-ed25519 {ED25519} box".encode(), f"4 2 {ED25519_DIGEST}"),
+        (base64.b64decode(ED25519), f"4 2 {ED25519_DIGEST}"),
+        (b"", None),
+        (b"ssh-ed25519 !!", None),
+        (b"ssh-dss AAAA", None),
+        (b"\0\0\0\x0bssh-ed25519", None),
+        (b"\xff" * 9, None),
+    ],
+)
+def test_the_fingerprint_of_an_ssh_host_key(key: bytes, told: str | None) -> None:
+    assert sshfp(key) == told
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_whatever_keys_a_box_names_the_plan_can_be_run(data: bytes) -> None:
+    made = plan(box(1, ssh_host_key=data, device_public=data))
+    assert "A" in {one.type for one in made.records}
+
+
+def test_an_enrolled_box_has_its_keys_in_dns_and_one_that_is_held_has_not() -> None:
+    private = ec.derive_private_key(7, ec.SECP256R1())
+    numbers = private.public_key().public_numbers()
+    x, y = (one.to_bytes(32, "big") for one in (numbers.x, numbers.y))
+    device = bytes.fromhex("0023000b0000007200000010001000030010")
+    device += b"".join(len(one).to_bytes(2, "big") + one for one in (x, y))
+    spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    keys = {"device_public": device, "ssh_host_key": f"ssh-ed25519 {ED25519}".encode()}
+    domain = SITE.site.domain
+    found = names(plan(box(1, **keys)))
+    assert found[f"pos-01.{domain} SSHFP"] == f"4 2 {ED25519_DIGEST}"
+    assert found[f"_443._tcp.pos-01.{domain} TLSA"] == f"3 1 1 {hashlib.sha256(spki).hexdigest()}"
+    for stage in (Stage.HELD, Stage.REFUSED, Stage.REVOKED):
+        told = names(plan(box(1, stage=stage, **keys)))
+        assert not any(one.endswith((" SSHFP", " TLSA")) for one in told)

@@ -39,6 +39,7 @@ class Handoff:
     after: str
     chain_pem: str
     site_root_pem: str
+    dns_anchors: str
     seed: Mapping[str, bytes] = field(repr=False)
     secrets: Mapping[str, bytes] = field(repr=False)
     withheld: tuple[str, ...] = ()
@@ -74,12 +75,25 @@ def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
         after=after,
         chain_pem=Fields(fields.take("identity", dict)).take("chain_pem", str),
         site_root_pem=Fields(fields.take("trust", dict)).take("site_root_pem", str),
+        dns_anchors=_dns_anchors(fields.take("trust", dict)),
         seed={file: cloud.data(name) for name, file in _CLOUD.items()},
         secrets=_secrets(fields.take("secrets", list)),
         withheld=tuple(_names(fields.take("withheld", list))),
         checks=tuple(str(one) for one in fields.take("checks", list)),
         document=opened.document,
     )
+
+
+def _dns_anchors(trust: dict[str, object]) -> str:
+    """Write the site's DNSSEC trust anchors one a line, as resolvers read them; older sites: none.
+
+    systemd's dnssec-trust-anchors.d(5), and every validator that reads DS records.
+    """
+    if "dns" not in trust:
+        return ""
+    dns = Fields(Fields(trust).take("dns", dict))
+    zone, lines = dns.take("zone", str), dns.take("ds", list)
+    return "".join(f"{zone} IN DS {one}\n" for one in map(str, lines))
 
 
 def write_seed(handoff: Handoff, directory: Path) -> None:
@@ -94,6 +108,7 @@ def write_seed(handoff: Handoff, directory: Path) -> None:
         _write(fresh / "secrets" / name, value)
     _write(fresh / "identity/chain.pem", handoff.chain_pem.encode())
     _write(fresh / "trust/site-root.pem", handoff.site_root_pem.encode())
+    _write(fresh / "trust/dns.positive", handoff.dns_anchors.encode())
     shutil.rmtree(directory, ignore_errors=True)
     fresh.rename(directory)
 

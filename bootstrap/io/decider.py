@@ -144,6 +144,8 @@ class Decider:
                 self._name(box, role, case.entry, replaced),
                 stage=advance(box.stage, Step.ACCEPTED),
                 replaces=replaced.box if replaced else None,
+                device_public=case.proved.evidence.device_public,
+                ssh_host_key=case.proved.evidence.ssh_host_key or None,
             )
             document = handoff_document(self._settings(), box, role, case.session.session)
         except SiteError as error:

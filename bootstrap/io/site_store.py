@@ -61,7 +61,11 @@ ALTER TABLE boxes ADD COLUMN tpm_firmware BLOB;
 ALTER TABLE boxes ADD COLUMN basis BLOB;
 ALTER TABLE approvals ADD COLUMN claim TEXT NOT NULL DEFAULT '';
 """
-MIGRATIONS: Sequence[str] = (_TABLES, _TIERS)
+_KEYS_OF_BOXES = """
+ALTER TABLE boxes ADD COLUMN device_public BLOB;
+ALTER TABLE boxes ADD COLUMN ssh_host_key BLOB;
+"""
+MIGRATIONS: Sequence[str] = (_TABLES, _TIERS, _KEYS_OF_BOXES)
 """Number n of these brings a database from schema n to n + 1."""
 SCHEMA = len(MIGRATIONS)
 

@@ -34,6 +34,7 @@ from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Handover, Store
 from keys.io.vault import Vault
+from keys.io.zone_signing import ZoneSigning
 from keys.note import Entry
 from keys.rules import RoleRule, SecretRule, Withheld
 from keys.secret import Secret
@@ -113,6 +114,7 @@ class Desk:
     vault: Vault
     authority: Authority
     files: SiteFiles
+    zones: ZoneSigning
 
     def serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
         """Decide, seal and write the row; Refusal with a code when it may not be."""
@@ -231,7 +233,10 @@ class Desk:
             "session": b64u(request.session),
             "role": request.role,
             "identity": identity,
-            "trust": {"site_root_pem": ca.pem([self.authority.root()])},
+            "trust": {
+                "site_root_pem": ca.pem([self.authority.root()]),
+                "dns": self.zones.trust(self.files.rules.domain),
+            },
             "secrets": secrets,
             "withheld": given.withheld,
             **times,

@@ -91,11 +91,16 @@ class Service:
         self._authority = Authority(layout, self._store, self._vault, site_id)
         self._boot_tls = BootTls(layout, self._store, self._vault, site_id)
         self._zones = ZoneSigning(self._store, self._vault)
+        self._zones.anchors()  # drawn now: a hand-over names them in a transaction of its own
         self._clock = Clock(_float(self._store.meta(MARK)))
         self._saved = 0.0
         self._trouble: str | None = None
         self._desk = Desk(
-            store=self._store, vault=self._vault, authority=self._authority, files=self._files
+            store=self._store,
+            vault=self._vault,
+            authority=self._authority,
+            files=self._files,
+            zones=self._zones,
         )
         self.tick()
 

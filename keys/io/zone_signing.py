@@ -17,7 +17,17 @@ from keys.envelope import b64u, unb64u
 from keys.io.rpc import Refusal
 from keys.io.store import Store
 from keys.io.vault import Vault
-from keys.zone_keys import KEYS_VALID_SECONDS, POINT_SIZE, Span, dnskey, key_tag, point, sign_keys
+from keys.zone_keys import (
+    KEYS_VALID_SECONDS,
+    POINT_SIZE,
+    Span,
+    dnskey,
+    ds,
+    ds_text,
+    key_tag,
+    point,
+    sign_keys,
+)
 
 MAX_ZONES, MAX_ZONE_KEYS = 512, 3
 _STATE = "zone-ksk"
@@ -56,6 +66,12 @@ class ZoneSigning:
             data = dnskey(point(pair.public_key()), is_ksk=True)
             found.append({"dnskey": b64u(data), "tag": key_tag(data)})
         return found
+
+    def trust(self, domain: str) -> Mapping[str, Any]:
+        """Give what a box trusts for the names of this site: DS data as in a zone file."""
+        owner = _owner(f"{domain}.", domain)
+        keys = (dnskey(point(pair.public_key()), is_ksk=True) for pair in self._pairs())
+        return {"zone": f"{domain}.", "ds": [ds_text(ds(owner, key)) for key in keys]}
 
     def roll(self) -> None:
         """Begin to roll: a new key signs beside the one there is."""
