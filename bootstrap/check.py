@@ -91,7 +91,7 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
 def _plan(site: Site, files: SiteFiles) -> Iterator[Problem]:
     """Say what netboot would not take of a plan made of this."""
     own = files.boot_files if isinstance(files.boot_files, frozenset) else frozenset()
-    plan = make_plan(site, (), None, (), 1, files=dict.fromkeys(own, bytes(32)))
+    plan = make_plan(site, (), (), (), 1, files=dict.fromkeys(own, bytes(32)))
     for sentence in check_plan(plan):
         yield wrong("", f"netboot cannot serve it: {sentence}", "correct it")
 
@@ -343,9 +343,9 @@ def _published(files: SiteFiles) -> Iterator[Problem]:
         yield wrong("", what, remedy, file=PUBLISHED)
         return
     for one in published.sets:
-        if one.digest not in files.boot_sets and one.until is None and one is published.served:
+        if one.digest not in files.boot_sets and one.until is None and one in published.served:
             what = f"boot set {one.digest.hex()[:12]} is not in the store"
             yield wrong("", what, "build or import it again, or publish another", file=PUBLISHED)
-    if published.served is None:
+    if not published.served:
         what = "no boot set is served: boxes find nothing to start"
         yield worth("", what, "run `doorstep bootset publish`", file=PUBLISHED)

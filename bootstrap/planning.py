@@ -37,7 +37,7 @@ _GONE = (Stage.REVOKED, Stage.REPLACED)
 def make_plan(
     site: NetbootSite,
     boxes: Sequence[BoxRow],
-    served: BootSetManifest | None,
+    served: Sequence[BootSetManifest],
     accepted: Sequence[BootSetManifest],
     number: int,
     *,
@@ -52,7 +52,7 @@ def make_plan(
     then nobody is told where to phone home, and everybody may ask for names.
     """
     named = [box for box in boxes if box.hostname and box.stage not in _GONE and _fits(site, box)]
-    sets = () if served is None else (served, *(one for one in accepted if one != served))
+    sets = (*served, *(one for one in accepted if one not in served)) if served else ()
     return Plan(
         number=number,
         site=site.site.id,

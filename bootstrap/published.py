@@ -1,7 +1,7 @@
 """Which boot sets are published: the value of `published.json`, decoded and encoded.
 
-One set is served, others are still accepted as evidence until a date, others are withdrawn. It
-never reads a file or a clock. docs/architecture.md, "Directories".
+One set of each architecture is served, others are still accepted as evidence until a date, others
+are withdrawn. It never reads a file or a clock. docs/architecture.md, "Directories".
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 from bootstrap.errors import SiteError
 
 TYPE = "doorstep/published/v1"
+AMD64 = "amd64"
+_ARCHITECTURES = (AMD64, "arm64")
+_KEYS = {"digest", "state", "until"}
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LATEST = 1 << 40
 
@@ -35,6 +38,7 @@ class PublishedSet:
     digest: bytes
     state: PublishedState
     until: int | None = None
+    architecture: str = AMD64
 
     def is_accepted(self, now: float) -> bool:
         """Tell whether evidence of this set is accepted now."""
@@ -45,14 +49,14 @@ class PublishedSet:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """All published sets, in the order of publishing; at most one is served."""
+    """All published sets, in the order of publishing; at most one of an architecture is served."""
 
     sets: tuple[PublishedSet, ...] = ()
 
     @property
-    def served(self) -> PublishedSet | None:
-        """The set that boxes are given."""
-        return next((one for one in self.sets if one.state is PublishedState.SERVED), None)
+    def served(self) -> tuple[PublishedSet, ...]:
+        """The sets that boxes are given, one for each architecture."""
+        return tuple(one for one in self.sets if one.state is PublishedState.SERVED)
 
     def accepted(self, now: float) -> tuple[PublishedSet, ...]:
         """All sets whose evidence is accepted now, the served one too."""
@@ -62,10 +66,12 @@ class Published:
         """Find a set by its digest."""
         return next((one for one in self.sets if one.digest == digest), None)
 
-    def serve(self, digest: bytes, *, keep_until: int | None) -> Published:
-        """Serve a set; the one before stays accepted until `keep_until` (unix seconds).
+    def serve(
+        self, digest: bytes, *, keep_until: int | None, architecture: str = AMD64
+    ) -> Published:
+        """Serve a set; the one before of its architecture stays accepted until `keep_until`.
 
-        SiteError when it was withdrawn: a withdrawn set never comes back.
+        That is in unix seconds. SiteError when it was withdrawn: a withdrawn set never comes back.
         """
         before = self.find(digest)
         if before is not None and before.state is PublishedState.WITHDRAWN:
@@ -75,12 +81,12 @@ class Published:
             )
         kept = [
             replace(one, state=PublishedState.ACCEPTED, until=keep_until)
-            if one.state is PublishedState.SERVED
+            if one.state is PublishedState.SERVED and one.architecture == architecture
             else one
             for one in self.sets
             if one.digest != digest
         ]
-        served = PublishedSet(digest=digest, state=PublishedState.SERVED)
+        served = PublishedSet(digest=digest, state=PublishedState.SERVED, architecture=architecture)
         return Published((*kept, served))
 
     def withdraw(self, digest: bytes) -> Published:
@@ -92,6 +98,7 @@ class Published:
         """Write the file."""
         sets = [
             {"digest": one.digest.hex(), "state": one.state.value, "until": one.until}
+            | ({} if one.architecture == AMD64 else {"architecture": one.architecture})
             for one in self.sets
         ]
         return json.dumps({"type": TYPE, "sets": sets}, indent=1).encode() + b"\n"
@@ -115,13 +122,17 @@ def decode_published(data: bytes) -> Published:
 def _check(sets: Sequence[PublishedSet]) -> None:
     if len({one.digest for one in sets}) != len(sets):
         raise _malformed("names a boot set twice")
-    if sum(one.state is PublishedState.SERVED for one in sets) > 1:
-        raise _malformed("serves more than one boot set")
+    served = [one.architecture for one in sets if one.state is PublishedState.SERVED]
+    if len(set(served)) != len(served):
+        raise _malformed("serves more than one boot set of an architecture")
 
 
 def _set(value: Any) -> PublishedSet:
-    if not isinstance(value, dict) or set(value) != {"digest", "state", "until"}:
+    if not isinstance(value, dict) or set(value) - {"architecture"} != _KEYS:
         raise _malformed("has a set without exactly digest, state and until")
+    architecture = value.get("architecture", AMD64)
+    if architecture not in _ARCHITECTURES:
+        raise _malformed(f"has an unknown architecture {architecture!r}")
     digest, state, until = value["digest"], value["state"], value["until"]
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise _malformed("has a digest that is not 64 hex digits")
@@ -129,7 +140,12 @@ def _set(value: Any) -> PublishedSet:
         raise _malformed(f"has an unknown state {state!r}")
     if until is not None and (type(until) is not int or not 0 <= until < _LATEST):
         raise _malformed("has a date that is not in unix seconds")
-    return PublishedSet(digest=bytes.fromhex(digest), state=PublishedState(state), until=until)
+    return PublishedSet(
+        digest=bytes.fromhex(digest),
+        state=PublishedState(state),
+        until=until,
+        architecture=architecture,
+    )
 
 
 def _malformed(what: str) -> SiteError:

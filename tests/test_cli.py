@@ -249,7 +249,7 @@ def test_a_set_is_published_replaced_and_withdrawn(options: list[str]) -> None:
     config = grub_cfg(store.manifest(first), site.subnets[0].appliance)
     assert store.file(sha256(config).digest()).read_bytes() == config
     assert doorstep("bootset", "publish", "enrol", *options).exit_code == 0
-    served = published(options).served
+    (served,) = published(options).served
     assert served is not None
     assert served.digest == second
     rows = json.loads(doorstep("bootset", "list", "--json", *options).stdout)["sets"]
@@ -259,7 +259,7 @@ def test_a_set_is_published_replaced_and_withdrawn(options: list[str]) -> None:
     }
     assert doorstep("check", *options).exit_code == 0
     assert doorstep("bootset", "withdraw", second.hex()[:12], *options).exit_code == 0
-    assert published(options).served is None
+    assert published(options).served == ()
     back = doorstep("bootset", "publish", second.hex()[:12], *options)
     assert back.exit_code == 2
     assert "was withdrawn" in back.output

@@ -93,7 +93,7 @@ kind = "ipxe"
 file = "http://elsewhere.example.net/menu.ipxe"
 via = "http"
 """
-PLAN = make_plan(decode_netboot_site(SITE.encode()), [], None, [], 1, enrols=False)
+PLAN = make_plan(decode_netboot_site(SITE.encode()), [], [], [], 1, enrols=False)
 STRANGER = bytes.fromhex("525400000002")
 TILL = bytes.fromhex("525400000001")
 
@@ -213,7 +213,7 @@ def test_d21_what_proxydhcp_tells(kind: MessageType, said: dict, reason: str) ->
     text = SITE + '[[boot.rule]]\nname = "plain"\narchitecture = 7\nfile = "plain.efi"\n'
     text = text.replace("[[boot.rule]]", '[boot]\nfiles = "x"\n[[boot.rule]]', 1)
     made = make_plan(
-        decode_netboot_site(text.encode()), [], None, [], 1, files={"/plain.efi": bytes(32)}
+        decode_netboot_site(text.encode()), [], [], [], 1, files={"/plain.efi": bytes(32)}
     )
     asking = Asking(mac=STRANGER, architectures=(7,), interface="eth2", kind=kind, **said)
     found = explain(asking, made.dhcp(), (), 1000.0)

@@ -57,7 +57,7 @@ def box(number: int, **changes: object) -> BoxRow:
 
 
 def plan(*boxes: BoxRow, site: Site = SITE) -> Plan:
-    made = make_plan(site, boxes, manifest(2), [manifest(1)], 7)
+    made = make_plan(site, boxes, [manifest(2)], [manifest(1)], 7)
     assert check(made) == ()
     assert Plan.decode(made.encode()) == made
     return made
@@ -98,7 +98,7 @@ def test_what_is_booted() -> None:
 
 
 def test_an_accepted_set_that_is_served_too_is_there_once() -> None:
-    made = make_plan(SITE, [], manifest(2), [manifest(2), manifest(1)], 1)
+    made = make_plan(SITE, [], [manifest(2)], [manifest(2), manifest(1)], 1)
     assert made.boot is not None
     assert [one.boot_set for one in made.boot.sets] == [manifest(2).digest, manifest(1).digest]
 
@@ -106,7 +106,7 @@ def test_an_accepted_set_that_is_served_too_is_there_once() -> None:
 def test_every_table_of_netboot_reaches_the_plan() -> None:
     files = {"/menu.ipxe": bytes(32)}
     site = decode_netboot_site(NETBOOT.encode())
-    made = make_plan(site, [], None, [], 3, files=files, enrols=False)
+    made = make_plan(site, [], [], [], 3, files=files, enrols=False)
     assert check(made) == ()
     assert Plan.decode(made.encode()) == made
     assert (made.identify, made.quarantine) == (Identify.CLIENT_ID, timedelta(minutes=10))
@@ -145,14 +145,14 @@ def test_every_table_of_netboot_reaches_the_plan() -> None:
 
 
 def test_a_rule_for_a_file_that_is_not_there_is_told() -> None:
-    made = make_plan(decode_netboot_site(NETBOOT.encode()), [], None, [], 3)
+    made = make_plan(decode_netboot_site(NETBOOT.encode()), [], [], [], 3)
     assert check(made) == ("boot rule 1: there is no file menu.ipxe",)
 
 
 def test_a_box_may_be_given_another_set_by_the_start_of_its_digest() -> None:
     start = manifest(1).digest.hex()[:8]
     site = decode_netboot_site(NETBOOT.replace("abcdef", start).encode())
-    made = make_plan(site, [], manifest(2), [manifest(1)], 3, files={"/menu.ipxe": bytes(32)})
+    made = make_plan(site, [], [manifest(2)], [manifest(1)], 3, files={"/menu.ipxe": bytes(32)})
     assert made.reservations[1].boot_set == manifest(1).digest
     assert check(made) == ()
 
@@ -164,14 +164,14 @@ def test_both_orders_of_a_uuid_are_one_turn_apart() -> None:
 
 
 def test_without_a_served_set_nothing_is_booted() -> None:
-    made = make_plan(SITE, [], None, [manifest(1)], 1)
+    made = make_plan(SITE, [], [], [manifest(1)], 1)
     assert made.boot is None
     assert check(made) == ()
 
 
 def test_without_a_booting_subnet_nothing_is_booted() -> None:
     site = decode_site(EXAMPLE.replace("boot = true", "boot = false").encode())
-    assert make_plan(site, [], manifest(2), [], 1).boot is None
+    assert make_plan(site, [], [manifest(2)], [], 1).boot is None
     assert list(grub_cfg_files(site, manifest(2))) == []
 
 

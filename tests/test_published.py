@@ -14,10 +14,18 @@ A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
 
 def test_the_set_before_stays_accepted_until_its_date() -> None:
     published = Published().serve(A, keep_until=None).serve(B, keep_until=1000)
-    assert published.served is not None
-    assert published.served.digest == B
+    assert [one.digest for one in published.served] == [B]
     assert [one.digest for one in published.accepted(999.0)] == [A, B]
     assert [one.digest for one in published.accepted(1000.0)] == [B]
+
+
+def test_each_architecture_has_a_set_of_its_own() -> None:
+    published = Published().serve(A, keep_until=None).serve(B, keep_until=9, architecture="arm64")
+    assert [one.digest for one in published.served] == [A, B]
+    published = published.serve(C, keep_until=9, architecture="arm64")
+    assert [one.digest for one in published.served] == [A, C]
+    assert decode_published(published.encode()) == published
+    assert b"amd64" not in published.encode()  # what older releases read stays as it was
 
 
 def test_serving_the_same_set_again_changes_nothing() -> None:
@@ -27,7 +35,7 @@ def test_serving_the_same_set_again_changes_nothing() -> None:
 
 def test_a_withdrawn_set_never_comes_back() -> None:
     published = Published().serve(A, keep_until=None).withdraw(A)
-    assert published.served is None
+    assert published.served == ()
     assert published.accepted(0.0) == ()
     with pytest.raises(SiteError, match="was withdrawn"):
         published.serve(A, keep_until=None)
@@ -54,6 +62,7 @@ TYPE = "doorstep/published/v1"
         ({"type": TYPE, "sets": [1]}, "without exactly"),
         ({"type": TYPE, "sets": [GOOD, GOOD]}, "twice"),
         ({"type": TYPE, "sets": [GOOD, OTHER]}, "more than one"),
+        ({"type": TYPE, "sets": [{**GOOD, "architecture": "riscv"}]}, "unknown architecture"),
         ({"type": TYPE, "sets": [{**GOOD, "digest": "00"}]}, "64 hex"),
         ({"type": TYPE, "sets": [{**GOOD, "digest": 5}]}, "64 hex"),
         ({"type": TYPE, "sets": [{**GOOD, "state": "x"}]}, "unknown state"),

@@ -61,7 +61,7 @@ def site(tmp_path: Path):
 
 def test_nothing_is_published_where_there_is_no_file(tmp_path: Path, site) -> None:
     assert load_references(tmp_path, site, b"", 0.0) == References()
-    assert References().served() is None
+    assert References().served() == ()
 
 
 def test_a_published_json_that_cannot_be_read(tmp_path: Path, site) -> None:

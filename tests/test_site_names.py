@@ -49,7 +49,7 @@ def problems(text: str) -> dict[str, Problem]:
 def plan_of(text: str) -> Plan:
     site: SiteOfNetboot = decode_netboot_site((HEAD + text).encode())
     assert list(check_network(site)) == []
-    plan = make_plan(site, (), None, (), 1, enrols=False)
+    plan = make_plan(site, (), (), (), 1, enrols=False)
     assert check(plan) == ()
     return plan
 

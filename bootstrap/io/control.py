@@ -280,7 +280,7 @@ class Control:
         settings = self._settings()
         kept = (*settings.problems, self._settings.kept, self._kept, self._planner.trouble)
         notices += [text for text in kept if text]
-        if self._references.served() is None:
+        if not self._references.served():
             notices.append("No boot set is served: publish one with `doorstep bootset publish`.")
         return {"services": services, "notices": notices}
 

@@ -108,11 +108,12 @@ class SiteCompiler:
 
     def _sets(
         self, site: SiteOfNetboot, *, keep: bool
-    ) -> tuple[BootSetManifest | None, list[BootSetManifest]]:
+    ) -> tuple[list[BootSetManifest], list[BootSetManifest]]:
         """Give the sets that are published in the state; verified where the site's key is there."""
         store = BootSetStore(self.state / "bootsets")
         key = self.file.parent / ROOT_PUB
-        served, accepted = None, []
+        served: list[BootSetManifest] = []
+        accepted: list[BootSetManifest] = []
         for one in load_published(self.state / "bootsets").sets:
             if not one.is_accepted(time.time()):
                 continue
@@ -123,10 +124,7 @@ class SiteCompiler:
             if keep:
                 for data in grub_cfg_files(site, manifest):
                     store.add_file(data, "grub.cfg")
-            if one.state is PublishedState.SERVED:
-                served = manifest
-            else:
-                accepted.append(manifest)
+            (served if one.state is PublishedState.SERVED else accepted).append(manifest)
         return served, accepted
 
     def write(self, plan: Plan) -> None:

@@ -85,11 +85,10 @@ class PlanWriter:
         """Make the plan of these boxes durable and return its number."""
         self._take_files()
         number, references = self._store.number(NUMBER), self._references()
-        served = references.served()
         plan = make_plan(
             self._settings().site,
             boxes,
-            served.manifest if served else None,
+            [one.manifest for one in references.served()],
             [one.manifest for one in references.manifests if one.published.state is ACCEPTED],
             number,
             files=self._own,

@@ -113,7 +113,8 @@ class Shelf:
             self.store.add_file(data, "grub.cfg")
         published = site_dir.load_published(self.state)
         until = int(time.time() + keep.total_seconds())
-        site_dir.save_published(self.state, published.serve(digest, keep_until=until))
+        served = published.serve(digest, keep_until=until, architecture=manifest.architecture)
+        site_dir.save_published(self.state, served)
         return manifest
 
     def withdraw(self, digest: bytes) -> None:

@@ -55,10 +55,10 @@ class References:
         ends = (one.published.until for one in self.manifests)
         return any(end is not None and loaded < end <= now for end in ends)
 
-    def served(self) -> PublishedManifest | None:
-        """The set that boxes are given."""
+    def served(self) -> tuple[PublishedManifest, ...]:
+        """The sets that boxes are given, one for each architecture."""
         wanted = PublishedState.SERVED
-        return next((one for one in self.manifests if one.published.state is wanted), None)
+        return tuple(one for one in self.manifests if one.published.state is wanted)
 
 
 def verified_record(store: BootSetStore, digest: bytes, key: bytes) -> RehearsalRecord:

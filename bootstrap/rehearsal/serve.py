@@ -38,7 +38,7 @@ def measuring_plan(site: Site, manifest: BootSetManifest, names: Mapping[str, by
 
     `names` are URL paths with the SHA-256 of what is sent for them.
     """
-    plan = make_plan(site, [], None, [], 1)
+    plan = make_plan(site, [], [], [], 1)
     served = ServedSet(
         boot_set=manifest.digest,
         architecture=manifest.architecture,
