@@ -72,19 +72,19 @@ class Resolved:
     said: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Ask:
     """A question that is not ours: `name` and `qtype` to resolve, then `DnsEngine.finish`.
 
-    `begun` is the part of a chain of CNAMEs that is ours.
+    `begun` is the part of a chain of CNAMEs that is ours. Not frozen, being filled in two steps.
     """
 
     query: Query
     name: Labels
     qtype: int
     begun: tuple[RRset, ...]
-    size: int
-    cookie: bytes
+    size: int = 0
+    cookie: bytes = b""
 
     @property
     def skips_checks(self) -> bool:
@@ -166,7 +166,8 @@ class DnsEngine:
             if not is_small and answer.flags & AA and not answer.cookie:
                 self._keep(data, shelf.tcp if is_tcp else shelf.udp, reply, now)
             return reply
-        return replace(answer, size=size)
+        answer.size = size
+        return answer
 
     def _shelf(self, peer: str) -> _Shelf:
         if len(self._peers) >= MAX_PEERS:
@@ -224,7 +225,12 @@ class DnsEngine:
             if is_whole and not is_tcp and not self._has_cookie(query, peer, now):
                 return Answer(rcode=Rcode.BADCOOKIE, cookie=cookie)
         answer = self._find(query, view, now)
-        return replace(answer, cookie=cookie) if cookie else answer
+        if not cookie:
+            return answer
+        if isinstance(answer, Answer):
+            return replace(answer, cookie=cookie)
+        answer.cookie = cookie
+        return answer
 
     def _find(self, query: Query, view: View, now: float) -> Answer | Ask:
         if query.qclass == CHAOS:
@@ -253,14 +259,7 @@ class DnsEngine:
         recursion = self._recursion(view)
         begun = self._signed(found.answers, now) if query.wants_signatures else found.answers
         if recursion and query.flags & RD and found.left is not None:
-            return Ask(
-                query=query,
-                name=found.left,
-                qtype=query.qtype,
-                begun=begun,
-                size=0,
-                cookie=b"",
-            )
+            return Ask(query=query, name=found.left, qtype=query.qtype, begun=begun)
         if found.answers:
             return Answer(rcode=Rcode.NOERROR, flags=AA | recursion, answers=begun)
         return Answer(rcode=Rcode.REFUSED, flags=recursion, error=ExtendedError.NOT_AUTHORITATIVE)

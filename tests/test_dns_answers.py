@@ -284,6 +284,36 @@ def test_what_is_not_ours_is_handed_on_and_written_when_it_comes() -> None:
     assert reply.extended_errors()[0].code == 3
 
 
+def test_what_others_answered_is_given_again_for_the_rest_of_the_second_and_view() -> None:
+    server = engine(forwards=True)
+    query = dns.message.make_query("www.example.org.", "A", id=1).to_wire()
+
+    def receive(peer: str = ENROLLED, now: float = NOW, is_tcp: bool = False):
+        return server.receive(b"\0\2" + query[2:], peer, now, is_tcp=is_tcp)
+
+    asked = receive()
+    assert isinstance(asked, Ask)
+    reply = server.finish(asked, Resolved(rcode=Rcode.NXDOMAIN))
+    server.keep(query, ENROLLED, reply)
+    assert receive() == b"\0\2" + reply[2:]
+    assert receive("10.42.0.1", NOW + 0.9) == reply
+    for other in (receive(BOX), receive(STRANGER)):
+        assert isinstance(other, bytes) and other[3] & 15 == 5
+    assert isinstance(receive(is_tcp=True), Ask)
+    assert isinstance(receive(now=NOW + 1), Ask)
+    assert isinstance(receive(now=NOW), Ask)
+    server.keep(query, ENROLLED, reply)
+    server.replace(server._generation)
+    assert isinstance(receive(now=NOW), Ask)
+
+
+def test_a_stranger_who_is_answered_from_no_shelf_cannot_have_more_than_his_share() -> None:
+    server = engine()
+    long = dns.message.make_query("www.example.net.", "A", use_edns=0, pad=512).to_wire()
+    answers = [server.receive(long, STRANGER, NOW, is_tcp=False) for _ in range(50)]
+    assert sum(one is not None for one in answers) == STRANGER_PER_SECOND
+
+
 def test_secure_answers_have_ad_for_who_asks_so() -> None:
     for how, is_told in (({"want_dnssec": True}, True), ({}, False)):
         server, one = asked(**how)

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
 from netboot.dns import Ask, DnsEngine, Generation, Resolved
+from netboot.io.datagrams import COUNT, Datagrams
 from netboot.io.listen import listen_tcp
 from netboot.io.tftp import listen_udp
 from netboot.zone import Rcode
@@ -28,9 +29,8 @@ PORT = 53
 MAX_CONNECTIONS = 128
 MAX_CONNECTIONS_EACH = 16
 IDLE_SECONDS = 10.0
-_DRAIN = 256
-_LARGEST_QUESTION = 4096
-"""Bytes of a question by UDP; what is cut off is malformed."""
+_BATCHES = 4
+"""Of datagrams, in one turn of one address."""
 _MAX_OUTBOUND = 256 * 1024
 """Bytes; a peer that does not read its answers is not read from."""
 
@@ -97,14 +97,13 @@ class DnsRunner:
         known = self._resolver.lookup(ask, now)
         return None if known is None else self._engine.finish(ask, known)
 
-    def _hand_on(self, ask: Ask, data: bytes, sock: socket.socket, peer: Any, now: float) -> None:
+    def _hand_on(self, ask: Ask, data: bytes, peer: str, now: float, send: _Send) -> bytes | None:
         reply = self._resolve(ask, now)
         if reply is None:
-            self._ask(ask, partial(_send_to, sock, peer))
-            return
-        if not ask.cookie:
-            self._engine.keep(data, peer[0], reply)
-        sock.sendto(reply, peer)
+            self._ask(ask, send)
+        elif not ask.cookie:
+            self._engine.keep(data, peer, reply)
+        return reply
 
     def _ask(self, ask: Ask, send: _Send) -> None:
         if self._resolver is not None:
@@ -129,7 +128,8 @@ class DnsRunner:
                 self._selector.unregister(sock)
                 sock.close()
         for udp, tcp in opened.values():
-            self._selector.register(udp, selectors.EVENT_READ, self._on_udp)
+            on_udp = partial(self._on_udp, Datagrams(udp.family))
+            self._selector.register(udp, selectors.EVENT_READ, on_udp)
             self._selector.register(tcp, selectors.EVENT_READ, self._accept)
         self._listeners |= opened
 
@@ -145,21 +145,26 @@ class DnsRunner:
         for connection in [one for one in self._connections.values() if one.deadline <= now]:
             self._drop(connection)
 
-    def _on_udp(self, sock: socket.socket) -> None:
-        engine, answered, now = self._engine, self.answered, time.time()
-        try:
-            for _ in range(_DRAIN):
-                data, peer = sock.recvfrom(_LARGEST_QUESTION)
-                if not peer[1]:
+    def _on_udp(self, datagrams: Datagrams, sock: socket.socket) -> None:
+        receive, answered, now = self._engine.receive, self.answered, time.time()
+        for _ in range(_BATCHES):
+            questions = datagrams.receive(sock)
+            replies = []
+            for data, name in questions:
+                peer = datagrams.address(name)
+                if peer is None:
                     continue
-                found = engine.receive(data, peer[0], now, is_tcp=False)
-                if isinstance(found, Ask):
-                    self._hand_on(found, data, sock, peer, now)
-                elif found is not None:
-                    answered[found[3] & 15] += 1
-                    sock.sendto(found, peer)
-        except OSError:
-            return
+                reply = receive(data, peer, now, is_tcp=False)
+                if isinstance(reply, Ask):
+                    send = partial(_send_to, sock, datagrams.peer(name))
+                    reply = self._hand_on(reply, data, peer, now, send)
+                elif reply is not None:
+                    answered[reply[3] & 15] += 1
+                if reply is not None:
+                    replies.append((reply, name))
+            datagrams.send(sock, replies)
+            if len(questions) < COUNT:
+                return
 
     def _accept(self, listener: socket.socket) -> None:
         try:
