@@ -245,8 +245,9 @@ class DhcpEngine:
         if request.wanted is not None:
             if is_for_us:  # whatever the xid: U-Boot requests with the first of its four
                 return self._confirm(request, request.wanted, _NOWHERE)
-            return self._init_reboot(request, request.wanted)
-        if int(ciaddr):
+            if request.wanted != ciaddr or not int(ciaddr):
+                return self._init_reboot(request, request.wanted)
+        if int(ciaddr):  # with 50 too it is a renewal: dhcping asks so
             return self._renewing(request, ciaddr)
         if is_for_us:
             return self._accepting(request)

@@ -92,11 +92,11 @@ def decode_request(head: bytes) -> Request:
     fields = _decode_fields(rest)
     if is_new and "host" not in fields:
         raise RequestError(HTTPStatus.BAD_REQUEST, "a Host field is missing")
-    if "transfer-encoding" in fields or fields.get("content-length", "0") != "0":
-        raise RequestError(HTTPStatus.BAD_REQUEST, "nothing is uploaded here")
     method = _METHODS.get(name)
     if method is None:
         raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only")
+    if "transfer-encoding" in fields or fields.get("content-length", "0") != "0":
+        raise RequestError(HTTPStatus.BAD_REQUEST, "nothing is uploaded here")
     return Request(
         method=method,
         path=_decode_target(target),

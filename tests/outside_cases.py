@@ -169,6 +169,17 @@ ALL_STATES = (
         ),
     ),
     Case(
+        name="a renewal that names its address twice, as dhcping does",
+        says=(
+            *bound(),
+            request(
+                ACK, ("requested_addr", "@50"), header={"ciaddr": "@50"}, has={"ciaddr": "@50"}
+            ),
+            request(NAK, ("requested_addr", "@50"), header={"ciaddr": "@50"}, mac="B"),
+            request(None, ("requested_addr", "@51"), header={"ciaddr": "@50"}, mac="B"),
+        ),
+    ),
+    Case(
         name="a renewal of an unknown client with a free address of a pool is granted",
         says=(request(ACK, header={"ciaddr": "@50"}, has={"yiaddr": "@50"}),),
     ),

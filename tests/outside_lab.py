@@ -6,6 +6,7 @@ server is told is a site file, what it answers are frames.
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import struct
 import subprocess
@@ -34,15 +35,26 @@ _HEAD = """
 [site]
 id = "outside"
 domain = "lab.example.net"
+[[reservation]]
+mac = "02:fe:fe:fe:fe:fe"
+address = "10.99.0.9"
 [[subnet]]
 name = "relayed"
 interface = "{near}"
 network = "10.99.0.0/24"
 appliance = "10.99.0.1"
-[[reservation]]
-mac = "02:fe:fe:fe:fe:fe"
-address = "10.99.0.9"
 """
+_FROM_SERVER = (
+    (0x28, 0, 0, 12),
+    (0x15, 0, 5, 0x0800),
+    (0x30, 0, 0, 23),
+    (0x15, 0, 3, 17),
+    (0x28, 0, 0, 34),
+    (0x15, 0, 1, 67),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+)
+"""What a wire hears: IPv4, UDP, from port 67 (bpf(2), classic; SO_ATTACH_FILTER)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +115,10 @@ class Wire:
         with inside(namespace):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             self._socket.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
+            code = b"".join(struct.pack("HBBI", *line) for line in _FROM_SERVER)
+            self._filter = ctypes.create_string_buffer(code)
+            program = struct.pack("HL", len(_FROM_SERVER), ctypes.addressof(self._filter))
+            self._socket.setsockopt(socket.SOL_SOCKET, 26, program)
             self._socket.bind((interface, 3))
             wanted = struct.pack("iHH8s", socket.if_nametoindex(interface), 1, 0, b"")
             self._socket.setsockopt(263, 1, wanted)
