@@ -430,10 +430,15 @@ def test_zones_are_signed_by_the_key_service_and_go_on_without_it(serving: Lab) 
     dnskey = serving.dig(DOMAIN, "DNSKEY").replace(" ", "")
     assert show(Rtype.DNSKEY, serving.keys.ksk.anchor()).replace(" ", "") in dnskey
     calls = serving.keys.calls
+    serving.ask("dns_sign")
+    until(lambda: serving.keys.calls == calls + 1)
+    calls = serving.keys.calls
     serving.kill()
     serving.start()
     until(serving.serves)
-    assert serving.dig(DOMAIN, "DNSKEY").replace(" ", "") == dnskey  # the keys below are kept on disk
+    assert (
+        serving.dig(DOMAIN, "DNSKEY").replace(" ", "") == dnskey
+    )  # the keys below are kept on disk
     assert serving.keys.calls == calls  # and so is what was signed
 
 
@@ -454,6 +459,28 @@ def test_a_box_that_is_not_enrolled_finds_what_it_needs_and_nothing_else(serving
     answered = serving.status()["dns"]["answered"]
     assert answered["REFUSED"] >= 1
     assert answered["NOERROR"] >= 2
+
+
+def test_the_operator_is_told_what_is_answered_and_why(serving: Lab) -> None:
+    owner = f"appliance.{DOMAIN}."
+    said = until(lambda: serving.ask("dns_lookup", name=owner))
+    assert (said["code"], said["answers"]) == ("NOERROR", [f"{owner} 60 IN A {US}"])
+    assert any("of the plan" in one and ", signed)" in one for one in said["reasons"])
+    serving.dhcp()
+    until(lambda: serving.dig(f"till-1.{DOMAIN}"))
+    said = serving.ask("dns_lookup", name=f"till-1.{DOMAIN}", peer="10.41.7.99")
+    assert any("of a lease" in one for one in said["reasons"])
+    said = serving.ask("dns_lookup", name="www.example.org")
+    assert (said["code"], said["answers"]) == ("REFUSED", [])
+    text = serving.ask("dns_dump", zone=DOMAIN)["text"]
+    assert f"till-1.{DOMAIN}. 60 IN A 10.41.7.20" in text
+    assert " IN RRSIG " in serving.ask("dns_dump", zone=DOMAIN, signed=True)["text"]
+    assert serving.ask("dns_pinned") == {"pinned": {}}
+    for wrong in ({"name": "a..b"}, {"name": "a", "type": "AXFR"}, {"name": "a", "peer": "x"}):
+        with pytest.raises(RpcError):
+            serving.ask("dns_lookup", **wrong)
+    with pytest.raises(RpcError, match="is no zone of this site"):
+        serving.ask("dns_dump", zone="example.org")
 
 
 def test_it_ends_when_told(serving: Lab) -> None:

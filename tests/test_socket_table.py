@@ -195,7 +195,7 @@ def test_the_processes_have_no_method_that_the_document_does_not_name(tmp_path):
     tables = {
         "keys": Service(one.layout).methods(),
         "control": Control(one.layout).methods(),
-        "netboot": Netboot(one.layout).methods(),
+        "netboot": Netboot(one.layout.state).methods(),
         "watch": WatchService(one.layout).methods(),
     }
     assert set(tables) == {socket for socket, _ in TABLE}

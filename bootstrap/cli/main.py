@@ -28,6 +28,7 @@ COMMANDS = {
     "rehearse": Entry("bootstrap.cli.run:rehearse", "Enrol a virtual box before anybody travels."),
     "run": Entry("bootstrap.cli.run:run", "Run the whole appliance (as root)."),
     "netboot": Entry("bootstrap.cli.netboot:netboot", "Run netboot alone; explain an offer."),
+    "dns": Entry("bootstrap.cli.dns:dns", "Explain names; print trust anchors; dump zones."),
     "services": Entry("bootstrap.cli.box:services", "Show what each process does."),
     "box": Entry("bootstrap.cli.box:box", "Look at boxes; approve or refuse one."),
     "events": Entry("bootstrap.cli.box:events", "Show what happened, and what happens."),

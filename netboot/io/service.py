@@ -17,6 +17,7 @@ from keys.io.layout import OPERATOR, Layout
 from keys.io.rpc import Method, Params, Refusal, RpcServer, call
 from netboot.errors import PeerError
 from netboot.io.listen import Relay
+from netboot.io.names_rpc import NamesDesk
 from netboot.io.probe import PROBE_SECONDS
 from netboot.io.services import Services
 from netboot.io.workers import say
@@ -95,10 +96,15 @@ class Netboot:
 
     def methods(self) -> Mapping[str, Method]:
         """Give the table of methods."""
+        names = NamesDesk(self.services.names, lambda: self.services.running)
         return {
             "status": Method(self._status, _CALLERS),
             "events": Method(self._events, _CALLERS),
             "leases": Method(self._leases, _CALLERS),
+            "dns_lookup": Method(names.lookup, _CALLERS),
+            "dns_dump": Method(names.dump, _CALLERS),
+            "dns_pinned": Method(names.pinned, _CALLERS),
+            "dns_sign": Method(self._sign_anew, frozenset({OPERATOR})),
         }
 
     def _status(self, _: str, params: Params) -> Mapping[str, Any]:
@@ -136,6 +142,11 @@ class Netboot:
             raise Refusal("MALFORMED", "after and limit are numbers")
         events = self.services.log.after(after, max(1, min(limit, MAX_EVENTS)))
         return {"events": list(events), "last": self.services.log.last()}
+
+    def _sign_anew(self, _: str, params: Params) -> Mapping[str, Any]:
+        """Have zones signed by the keys that there are now: they were rolled."""
+        self.services.zones.sign_anew()
+        return {}
 
     def _leases(self, _: str, params: Params) -> Mapping[str, Any]:
         return {

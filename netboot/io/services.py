@@ -30,7 +30,7 @@ from netboot.io.probe import PROBE_SECONDS, ForeignServer
 from netboot.io.proxy import ProxyRunner
 from netboot.io.tftp import TftpRunner, interface_mtu
 from netboot.io.workers import Recorder, State, Worker
-from netboot.io.zones import Signing, ZoneDesk
+from netboot.io.zones import ZONE_KEYS, Signing, ZoneDesk
 from netboot.plan import Plan
 from netboot.zone import Zone
 
@@ -63,7 +63,7 @@ class Services:
         clock = ClockTrust(self.log.newest())
         forwarding = Forwarding(state / "netboot" / "dns-cache.db", clock, tell)
         self.names = NameService(self.store, forwarding, os.urandom(32))
-        self.zones = ZoneDesk(self.files, state / "netboot" / "zone-keys.json", signing)
+        self.zones = ZoneDesk(self.files, state / ZONE_KEYS, signing)
         self._dhcp = DhcpService(
             self.store, tell, self.names.may_differ, probe_seconds, assign=offered.assign
         )

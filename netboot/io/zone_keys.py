@@ -62,6 +62,10 @@ class ZoneKeyFile:
             self._ask(sorted(names), points, wanted, due)
         return self._zone_keys(names, roll(self._keys, now))
 
+    def expire(self) -> None:
+        """Ask `keys` at the next `refresh`: its key was rolled; till then, what it signed stays."""
+        self._expires = 0.0
+
     def _ask(self, names: list[str], points: list[str], wanted: tuple[str, ...], due: Roll) -> None:
         try:
             answer = self._sign(names, points)

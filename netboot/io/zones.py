@@ -25,6 +25,8 @@ from netboot.zone_file import MAX_FILE, decode_zone
 
 LOOK_SECONDS, RETRY_SECONDS = 60.0, 5.0
 """Between looks whether keys are due, and after one that failed."""
+ZONE_KEYS = Path("netboot/zone-keys.json")
+"""Where in the state directory the keys are."""
 _TOLD = 3
 
 
@@ -87,6 +89,12 @@ class ZoneDesk:
         self.signed = found
         self._again = now + (RETRY_SECONDS if self._keys.trouble else LOOK_SECONDS)
         return found != before
+
+    def sign_anew(self) -> None:
+        """Have every zone signed again at the next `refresh`."""
+        if self._keys is not None:
+            self._keys.expire()
+        self._again = 0.0
 
     def sentences(self) -> list[str]:
         """Say what a person should know."""
