@@ -48,11 +48,12 @@ def typed(raw: bytes) -> IPv4Address:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Message:
     """A message; `chaddr` is `hlen` bytes, `sname` and `file` end before their first NUL.
 
-    `sname` and `file` are empty when option 52 gave them to the options.
+    `sname` and `file` are empty when option 52 gave them to the options. Nobody changes it; not
+    frozen, being made for each packet.
     """
 
     op: int

@@ -38,9 +38,12 @@ class Assignment:
     boot_set: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What to send, what happened, and what to make durable first."""
+    """What to send, what happened, and what to make durable first.
+
+    Nobody changes it; not frozen, being made for each packet.
+    """
 
     sends: tuple[Send, ...] = ()
     events: tuple[Event, ...] = ()

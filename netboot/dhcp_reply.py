@@ -93,12 +93,13 @@ _FRAME, _BROADCAST, _UNICAST = Via
 _ACK = MessageType.ACK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Send:
     """A reply to send from port 67 of `source`; `mac` for a frame only.
 
     `promises` means that it must not leave before the writes of its outcome are durable; `delay` in
-    seconds, for clients that miss a reply that comes at once.
+    seconds, for clients that miss a reply that comes at once. Nobody changes it; not frozen, being
+    made for each packet.
     """
 
     via: Via
