@@ -92,7 +92,9 @@ def order(name: Labels) -> Labels:
 
 def reverse_name(address: IPv4Address | IPv6Address) -> Labels:
     """Give the owner name of an address's PTR."""
-    return labels(address.reverse_pointer)
+    if address.version == 4:
+        return (*(b"%d" % byte for byte in reversed(address.packed)), b"in-addr", b"arpa")
+    return (*(digit.encode() for digit in reversed(address.packed.hex())), b"ip6", b"arpa")
 
 
 def reverse_origins(network: IPv4Network | IPv6Network) -> tuple[Labels, ...]:

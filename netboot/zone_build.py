@@ -6,11 +6,12 @@ names: RFC 6303 and 6761.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from netboot.names import Labels, labels, reverse_name, reverse_origins, text, wire
+from netboot.names import Labels, labels, reverse_name, reverse_origins, wire
 from netboot.plan import Plan, Record
 from netboot.rdata import Rtype, encode, number_of
 from netboot.zone import RRset, Zone, Zones
@@ -139,10 +140,10 @@ class ZoneBuilder:
         self._sets: dict[Labels, dict[int, RRset]] = {}
         if server is None:
             return
-        master, mailbox = text(server), text((b"hostmaster", *server[1:]))
-        soa = f"{master} {mailbox} {serial & 0xFFFFFFFF} 3600 600 604800 {NEGATIVE_TTL}"
-        for rtype, ttl, value in ((Rtype.SOA, SOA_TTL, soa), (Rtype.NS, NS_TTL, master)):
-            rdata = encode(rtype, value)
+        master = wire(server)
+        times = struct.pack("!5I", serial & 0xFFFFFFFF, 3600, 600, 604800, NEGATIVE_TTL)
+        soa = master + wire((b"hostmaster", *server[1:])) + times
+        for rtype, ttl, rdata in ((Rtype.SOA, SOA_TTL, soa), (Rtype.NS, NS_TTL, master)):
             self.add(ZoneRecord(owner=origin, rtype=rtype, ttl=ttl, rdata=rdata))
 
     def add(self, record: ZoneRecord) -> None:
