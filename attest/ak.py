@@ -7,12 +7,12 @@ credential. TPM 2.0 Library, Part 1, 16 (names), 25.2 (attributes); Part 2, 8.3,
 
 from __future__ import annotations
 
-import hashlib
 import struct
 
 from attest.ektemplate import ENDORSEMENT
 from attest.errors import CheckError
 from attest.reasons import Reason
+from attest.replay import hash_of
 from keys.tpm_public import (
     HASH_IDS,
     HASHES,
@@ -86,9 +86,8 @@ def check_ak(ak: PublicArea) -> None:
 
 def qualified_name(parent: bytes, name: bytes) -> bytes:
     """Give the qualified name of an object below a qualified name or hierarchy handle."""
-    (algorithm,) = struct.unpack_from(">H", name)
-    digest = hashlib.new(HASHES[algorithm], parent + name).digest()
-    return struct.pack(">H", algorithm) + digest
+    algorithm = int.from_bytes(name[:2], "big")
+    return name[:2] + bytes(hash_of(HASHES[algorithm])(parent + name).digest())
 
 
 def qualified_name_under_ek(ek: PublicArea, ak: PublicArea) -> bytes:

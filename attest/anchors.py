@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from attest.asn1 import OID, SEQUENCE, children, header, oid_text, read
+from attest.asn1 import OID, SEQUENCE, Name, children, header, oid_text, read
 from attest.crl import Crl, decode_crl, is_crl, is_list_of
 from attest.der import Certificate, decode_certificate, public_key
 from attest.errors import AttestSiteError, EvidenceError
@@ -89,8 +89,13 @@ def check_anchor(
 
 def is_virtual_ca(certificate: Certificate) -> bool:
     """Tell whether the names of a CA say that it vouches for TPMs in software."""
-    texts = [text for _, text in certificate.subject + certificate.issuer]
-    return any(VIRTUAL.search(text) for text in texts)
+    return is_virtual_name(certificate.subject) or is_virtual_name(certificate.issuer)
+
+
+@lru_cache(maxsize=256)
+def is_virtual_name(name: Name) -> bool:
+    """Tell whether a name says that it is of TPMs in software."""
+    return any(VIRTUAL.search(text) for _, text in name)
 
 
 def check_list(name: str, crl: Crl, certificates: Iterable[Certificate]) -> bool:

@@ -77,14 +77,14 @@ class Baseline:
 
 def firmware_digest(values: Values, indices: Sequence[int], keys: frozenset[bytes]) -> bytes:
     """Hash the firmware's measurements and key certificates: what a person releases for one EK."""
-    state = hashlib.sha256(b"doorstep/v1/firmware\0")
-    for bank in sorted(values):
-        for index in sorted(indices):
-            if index in values[bank]:
-                state.update(f"{bank}:{index}={values[bank][index].hex()}\n".encode())
-    for fingerprint in sorted(keys):
-        state.update(b"key=" + fingerprint.hex().encode() + b"\n")
-    return state.digest()
+    lines = [
+        f"{bank}:{index}={given[index].hex()}\n"
+        for bank, given in sorted(values.items())
+        for index in sorted(indices)
+        if index in given
+    ]
+    lines += [f"key={fingerprint.hex()}\n" for fingerprint in sorted(keys)]
+    return hashlib.sha256(b"doorstep/v1/firmware\0" + "".join(lines).encode()).digest()
 
 
 def _plain(entry: FirmwareEntry) -> dict[str, Any]:

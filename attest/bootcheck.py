@@ -96,6 +96,12 @@ def check_boot(
     return checks
 
 
+def _quoted(values: Values) -> frozenset[int]:
+    """Name the PCRs that are quoted in every bank."""
+    first, *others = values.values()
+    return frozenset(first).intersection(*others)
+
+
 def _allowed_keys(
     policy: Policy, baseline: Baseline, machine: Machine | None
 ) -> frozenset[bytes] | None:
@@ -134,7 +140,7 @@ def _check_ima(
     checks: BootChecks, data: bytes | None, values: Values, *, secure_boot: bool
 ) -> None:
     """Judge PCR 10; without a boot set only whether the list explains it."""
-    if not all(index in given for given in values.values() for index in range(11)):
+    if not _quoted(values).issuperset(range(11)):
         checks.not_checked.append("the kernel's measurements (PCR 0 to 10 are not all quoted)")
         return
     extended = any(any(given[10]) for given in values.values())
@@ -207,11 +213,9 @@ def _check_sets(
     policy: Policy,
 ) -> None:
     # All of them are quoted in a box's own session (`attest.quote.check_coverage`).
-    indices = tuple(
-        index
-        for index in (PREDICTED_PCRS if variables is not None else WITHOUT_LOG)
-        if all(index in given for given in values.values())
-    )
+    quoted = _quoted(values)
+    wanted = PREDICTED_PCRS if variables is not None else WITHOUT_LOG
+    indices = tuple([index for index in wanted if index in quoted])
     known = unknown_variables if variables is None else known_variables(variables)
     matches: list[Match] = []
     for candidate in candidates(sets, known):

@@ -136,7 +136,7 @@ def compare_values(
     differing, workarounds = [], []
     banks = [(given, candidate.expected(bank)) for bank, given in values.items()]
     for index in indices:
-        told = _compare_pcr([(given[index], expected[index]) for given, expected in banks])
+        told = _compare_pcr(banks, index)
         if told is None:
             differing.append(index)
         elif told:
@@ -144,13 +144,16 @@ def compare_values(
     return Match(candidate=candidate, differing=tuple(differing), workarounds=tuple(workarounds))
 
 
-def _compare_pcr(tables: Sequence[tuple[bytes, Sequence[tuple[str, bytes]]]]) -> str | None:
+def _compare_pcr(banks: Sequence[tuple[Mapping[int, bytes], Expected]], index: int) -> str | None:
     """Give the workaround that makes a PCR equal in every bank, "" for none, None if unequal.
 
-    `tables` holds for each bank the quoted value and those that it may have.
+    `banks` holds for each bank the quoted values and those that they may be.
     """
-    for place, (name, _) in enumerate(tables[0][1]):
-        if all(value == expected[place][1] for value, expected in tables):
+    for place, (name, _) in enumerate(banks[0][1][index]):
+        for given, expected in banks:
+            if given[index] != expected[index][place][1]:
+                break
+        else:
             return name
     return None
 

@@ -199,7 +199,10 @@ def decode_extensions(content: bytes) -> Mapping[str, Extension]:
     return found
 
 
-# The same makers' certificates come with every box; both caches hold bounded inputs only.
+# The same makers' certificates come with every box; all caches hold bounded inputs only.
+_name = lru_cache(maxsize=256)(directory_name)
+
+
 @lru_cache(maxsize=1024)
 def _decode(der: bytes) -> Certificate:
     try:
@@ -220,8 +223,8 @@ def _decode(der: bytes) -> Certificate:
         der=der,
         tbs=tbs.raw,
         serial=serial_number(serial),
-        issuer=directory_name(issuer.content),
-        subject=directory_name(subject.content),
+        issuer=_name(issuer.content),
+        subject=_name(subject.content),
         not_before=time(before),
         not_after=time(after),
         spki=spki.raw,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from attest.anchors import VIRTUAL, Anchors, decode_anchors, is_virtual_ca
+from attest.anchors import VIRTUAL, Anchors, decode_anchors, is_virtual_ca, is_virtual_name
 from attest.chain import expired, find_path
 from attest.crl import check_revocation
 from attest.der import Certificate, join, public_key, weak_signature
@@ -211,5 +211,4 @@ def _day(seconds: int) -> str:
 def _is_virtual(leaf: Certificate, maker: str, model: str) -> bool:
     if maker.lower() in _VIRTUAL_MAKERS:
         return True
-    texts = [model, *(text for _, text in leaf.issuer)]
-    return any(VIRTUAL.search(text) for text in texts)
+    return VIRTUAL.search(model) is not None or is_virtual_name(leaf.issuer)

@@ -157,6 +157,7 @@ class Expectation:
         return state.digest()
 
 
+_RECORD = tuple(item.name for item in fields(BoxRecord))
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -168,8 +169,11 @@ def _hashed(text: str) -> tuple[str, bytes]:
     return text, hashlib.sha256(text.encode()).digest()
 
 
+_NULL = _hashed("null")
+
+
 def _ders(parts: Sequence[Certificate | Crl] | None) -> tuple[str, bytes]:
-    return _hashed("null") if parts is None else _hex_list(tuple(part.der for part in parts))
+    return _NULL if parts is None else _hex_list(tuple([part.der for part in parts]))
 
 
 @lru_cache(maxsize=16)
@@ -203,7 +207,7 @@ def _set_of(plain: Mapping[str, Any]) -> ReferenceSet:
 
 
 def _record_plain(record: BoxRecord) -> dict[str, Any]:
-    plain = {item.name: getattr(record, item.name) for item in fields(record)}
+    plain = {name: getattr(record, name) for name in _RECORD}
     return {**plain, "firmware": record.firmware.hex()}
 
 

@@ -19,6 +19,7 @@ from attest.replay import MISSING_EXIT_EVENTS, replay, values_with_exit_events
 
 # PCR 10 belongs to the running kernel (IMA), which has a log of its own.
 REPLAYED_PCRS = tuple(index for index in range(16) if index != 10)
+_NO_ACTION = int(EventType.NO_ACTION)
 _DISPROVED = frozenset(
     {
         Reason.LOG_SHA1,
@@ -118,7 +119,7 @@ def _compare(
     if 5 in differing and given[5] in values_with_exit_events(replayed[5], bank):
         differing.remove(5)
         workarounds.append(MISSING_EXIT_EVENTS)
-    told = {event.pcr for event in log.events if event.type != EventType.NO_ACTION}
+    told = {event.pcr for event in log.events if event.type != _NO_ACTION}
     silent = [index for index in differing if index not in told]
     differing = [index for index in differing if index not in silent]
     if differing:

@@ -10,6 +10,7 @@ go-attestation, docs/event-log-disclosure.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -39,7 +40,7 @@ DEBUG_MODE = b"UEFI Debug Mode"
 NO_DMA_PROTECTION = b"DMA Protection Disabled"
 
 MAX_FINDINGS = 32
-_MAX_ACTION = 128
+_TEXT = re.compile(rb"[ -~]{1,128}\0?")
 _NO_ACTION = int(EventType.NO_ACTION)
 _SEPARATOR = int(EventType.SEPARATOR)
 _CONFIG = int(EventType.EFI_VARIABLE_DRIVER_CONFIG)
@@ -68,8 +69,10 @@ _IN_PCR_7 = frozenset(
         int(EventType.EFI_SPDM_DEVICE_AUTHORITY),
     }
 )
-# Types whose data is what was measured, in whatever PCR.
+_EXPECTED = {4: PROGRAMS | _BESIDE_PROGRAMS, 7: _IN_PCR_7}
+# Types whose data is what was measured: in PCR 4 all but programs, in PCR 7 all, elsewhere these.
 _HASHED = frozenset({_CONFIG, _SEPARATOR, _EFI_ACTION, int(EventType.EFI_GPT_EVENT)})
+_MEASURED = {4: _BESIDE_PROGRAMS, 7: _IN_PCR_7}
 # These configure; as the key that let a program start one could only be a relabelled event.
 _NO_AUTHORITY = frozenset({"SecureBoot", "PK", "KEK", "dbx"})
 
@@ -158,6 +161,14 @@ class _Walk:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(reason=reason, detail=detail))
 
+    def proves(self, event: Event, content: bytes) -> bool:
+        """Tell whether the digest is the hash of `content` in every bank that has one."""
+        for bank, make in self.banks:
+            digest = event.digests.get(bank)
+            if digest is not None and make(content).digest() != digest:
+                return False
+        return True
+
     def differing(self, event: Event, content: bytes) -> list[str]:
         """Name the banks in which the digest is not the hash of `content`."""
         return [
@@ -167,21 +178,9 @@ class _Walk:
         ]
 
 
-def _is_expected(event: Event) -> bool:
-    if event.pcr == 4:
-        return event.type in PROGRAMS or event.type in _BESIDE_PROGRAMS
-    return event.pcr != 7 or event.type in _IN_PCR_7
-
-
-def _measures_data(event: Event) -> bool:
-    """Tell whether data and digest must agree: in PCR 4 for all but programs, in PCR 7 for all."""
-    if event.pcr == 4:
-        return event.type not in PROGRAMS
-    return event.pcr == 7 or event.type in _HASHED
-
-
 def _check_event(walk: _Walk, number: int, event: Event) -> None:
-    if not _is_expected(event):
+    expected = _EXPECTED.get(event.pcr)
+    if expected is not None and event.type not in expected:
         walk.refuse(Reason.LOG_EVENT, f"event {number}: {type_name(event.type)} in PCR {event.pcr}")
         return
     measured = _check_digest(walk, number, event)
@@ -203,19 +202,18 @@ def _check_digest(walk: _Walk, number: int, event: Event) -> bytes | None:
     if event.type == _BOOT:
         _check_boot_variable(walk, event)
         return event.data
-    if not _measures_data(event):
+    if event.type not in _MEASURED.get(event.pcr, _HASHED):
         return event.data
-    differing = walk.differing(event, event.data)
-    if not differing:
+    if walk.proves(event, event.data):
         return event.data
     measured, workaround = _shortened(event)
-    if not walk.differing(event, measured):
+    if walk.proves(event, measured):
         walk.workarounds.append(workaround)
         return measured
     walk.refuse(
         Reason.LOG_EVENT,
         f"event {number}: the data of {type_name(event.type)} in PCR {event.pcr} does not hash to"
-        f" its digest ({', '.join(differing)})",
+        f" its digest ({', '.join(walk.differing(event, event.data))})",
     )
     return None
 
@@ -236,9 +234,9 @@ def _is_padded(data: bytes) -> bool:
 def _check_boot_variable(walk: _Walk, event: Event) -> None:
     """Name the workaround; what hashes to neither form is unproven, and PCR 1 never gates."""
     value = boot_value(event)
-    if value is None or not walk.differing(event, event.data):
+    if value is None or walk.proves(event, event.data):
         return
-    if not walk.differing(event, value):
+    if walk.proves(event, value):
         walk.workarounds.append(BOOT_VALUE_ALONE)
 
 
@@ -301,5 +299,4 @@ def _check_pcr_4(walk: _Walk, number: int, event: Event) -> None:
 
 
 def _is_text(data: bytes) -> bool:
-    text = data.removesuffix(b"\0")
-    return 0 < len(text) <= _MAX_ACTION and all(32 <= byte < 127 for byte in text)
+    return _TEXT.fullmatch(data) is not None

@@ -7,7 +7,6 @@ TPM 2.0 Library, Part 2, 10.12.1; Part 3, 18.4 (TPM2_Quote). CVE-2024-29038, CVE
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from attest.ak import ECDSA, RSAPSS, RSASSA
 from attest.errors import CheckError, EvidenceError
 from attest.reasons import Reason
+from attest.replay import hash_of
 from attest.wire import (
     Attest,
     BankSelection,
@@ -221,7 +221,7 @@ def _check_digest(quoted: QuoteInfo, hash_name: str, values: Values) -> Values:
                 raise CheckError(Reason.QUOTE_DIGEST, f"{chosen.bank}: PCR {index} has no value")
         joined += own.values()
     # The hash is the signature scheme's, not the bank's (Part 3, 18.4.1).
-    digest = hashlib.new(hash_name, b"".join(joined)).digest()
+    digest = hash_of(hash_name)(b"".join(joined)).digest()
     if not hmac.compare_digest(digest, quoted.digest):
         raise CheckError(Reason.QUOTE_DIGEST, "the values do not hash to the signed digest")
     return _frozen(proved)

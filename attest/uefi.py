@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address
+from typing import NamedTuple
 from uuid import UUID
 
 from attest.errors import EvidenceError
@@ -34,8 +35,7 @@ def _guid(raw: bytes) -> UUID:
     return UUID(bytes_le=raw)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variable:
+class Variable(NamedTuple):
     """A UEFI_VARIABLE_DATA record: the name without NUL and the content."""
 
     guid: UUID
@@ -64,7 +64,7 @@ class Variable:
             name, _ = utf_16_le_decode(data[32:start], "strict", True)
         except UnicodeDecodeError as error:
             raise EvidenceError("a UEFI variable name is not UTF-16") from error
-        return cls(guid=_guid(guid), name=name, data=data[start:end]), end
+        return cls(_guid(guid), name, data[start:end]), end
 
     def encode(self) -> bytes:
         """Give the record as firmware hashes it."""

@@ -6,8 +6,9 @@ It reads; it never judges a whole certificate (see `attest.ekcert`). RFC 5280, 4
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
-from attest.asn1 import INTEGER, children, directory_name, is_true, oid_text, read
+from attest.asn1 import INTEGER, Name, children, directory_name, is_true, oid_text, read
 from attest.der import Certificate
 from attest.errors import EvidenceError
 
@@ -27,13 +28,7 @@ UNDERSTOOD = frozenset(
 def is_ca(certificate: Certificate) -> bool:
     """Tell whether the basic constraints say CA."""
     extension = certificate.extensions.get(BASIC)
-    if extension is None:
-        return False
-    try:
-        flags = list(children(read(extension.value).content))
-    except EvidenceError:
-        return False
-    return bool(flags) and is_true(flags[0])
+    return extension is not None and _says_ca(extension.value)
 
 
 def path_length(certificate: Certificate) -> int:
@@ -48,22 +43,14 @@ def usage(certificate: Certificate, bit: int) -> bool | None:
     extension = certificate.extensions.get(KEY_USAGE)
     if extension is None:
         return None
-    try:
-        bits = read(extension.value).content[1:]
-    except EvidenceError:
-        return False
+    bits = _bits(extension.value)
     return bit < 8 * len(bits) and bool(bits[bit // 8] >> (7 - bit % 8) & 1)
 
 
 def extended(certificate: Certificate) -> frozenset[str] | None:
     """Give the extended key usages; None where there is no such extension."""
     extension = certificate.extensions.get(EXTENDED)
-    if extension is None:
-        return None
-    try:
-        return frozenset(oid_text(item.content) for item in children(read(extension.value).content))
-    except EvidenceError:
-        return frozenset()
+    return None if extension is None else _usages(extension.value)
 
 
 def alternative_names(certificate: Certificate) -> dict[str, str]:
@@ -77,14 +64,7 @@ def alternative_names(certificate: Certificate) -> dict[str, str]:
 
 def general_names(value: bytes) -> dict[str, str]:
     """Give the attributes of the directory names of GeneralNames; nothing of what is malformed."""
-    found: dict[str, str] = {}
-    try:
-        for name in children(read(value).content):
-            if name.tag == 0xA4:
-                found.update(directory_name(read(name.content).content))
-    except EvidenceError:
-        return {}
-    return found
+    return dict(_directory_names(value))
 
 
 def critical_faults(certificate: Certificate) -> Iterator[str]:
@@ -92,3 +72,45 @@ def critical_faults(certificate: Certificate) -> Iterator[str]:
     for name, extension in certificate.extensions.items():
         if extension.critical and name not in UNDERSTOOD:
             yield f"{certificate.title} has the critical extension {name}, unknown here"
+
+
+# A maker writes the same into each certificate of a model; all are part of one of bounded size.
+_remembered = lru_cache(maxsize=256)
+
+
+@_remembered
+def _says_ca(constraints: bytes) -> bool:
+    try:
+        flags = list(children(read(constraints).content))
+    except EvidenceError:
+        return False
+    return bool(flags) and is_true(flags[0])
+
+
+@_remembered
+def _bits(key_usage: bytes) -> bytes:
+    """Give the bits of KeyUsage; none where it cannot be read."""
+    try:
+        return read(key_usage).content[1:]
+    except EvidenceError:
+        return b""
+
+
+@_remembered
+def _usages(value: bytes) -> frozenset[str]:
+    try:
+        return frozenset(oid_text(item.content) for item in children(read(value).content))
+    except EvidenceError:
+        return frozenset()
+
+
+@_remembered
+def _directory_names(value: bytes) -> Name:
+    found: list[tuple[str, str]] = []
+    try:
+        for name in children(read(value).content):
+            if name.tag == 0xA4:
+                found += directory_name(read(name.content).content)
+    except EvidenceError:
+        return ()
+    return tuple(found)

@@ -25,6 +25,9 @@ DATABASES = (
 """The variables that every firmware measures, in this order."""
 
 _SEPARATOR = bytes(4)
+_NO_ACTION = int(EventType.NO_ACTION)
+_CONFIG = int(EventType.EFI_VARIABLE_DRIVER_CONFIG)
+_AUTHORITY = int(EventType.EFI_VARIABLE_AUTHORITY)
 _REMARKS = (
     EventType.EFI_ACTION,
     EventType.EFI_SPDM_DEVICE_POLICY,
@@ -59,21 +62,15 @@ class SecureBootVariables:
 def variables_from_log(log: EventLog, bank: str) -> SecureBootVariables:
     """Read the databases that PCR 7's own digests prove; raise EvidenceError on any oddity."""
     before, after = _split(
-        [event for event in log.events if event.pcr == 7 and event.type != EventType.NO_ACTION],
+        [event for event in log.events if event.pcr == 7 and event.type != _NO_ACTION],
         bank,
     )
-    configs = [
-        _proven(event, bank)
-        for event in before
-        if event.type == EventType.EFI_VARIABLE_DRIVER_CONFIG
-    ]
-    authorities = [
-        _proven(event, bank) for event in before if event.type == EventType.EFI_VARIABLE_AUTHORITY
-    ]
-    remarks = [event for event in before if not _is_variable(event)]
+    configs = [_proven(event, bank) for event in before if event.type == _CONFIG]
+    authorities = [_proven(event, bank) for event in before if event.type == _AUTHORITY]
+    remarks = [event for event in before if event.type not in (_CONFIG, _AUTHORITY)]
     for event in remarks:
         _check_remark(event, bank)
-    if any(event.type != EventType.EFI_VARIABLE_AUTHORITY for event in after):
+    if any(event.type != _AUTHORITY for event in after):
         raise EvidenceError("PCR 7 holds more than authorities after its separator")
     levels = _levels(after, bank)
     names = [(variable.name, variable.guid) for variable in configs]
@@ -98,10 +95,6 @@ def _check_remark(event: Event, bank: str) -> None:
     """Refuse all but what firmware says of itself and of devices; `attest.logrules` reads it."""
     if event.type not in _REMARKS or not proves(event, bank, event.data):
         raise EvidenceError(f"PCR 7 holds an event of type {type_name(event.type)}")
-
-
-def _is_variable(event: Event) -> bool:
-    return event.type in (EventType.EFI_VARIABLE_DRIVER_CONFIG, EventType.EFI_VARIABLE_AUTHORITY)
 
 
 def _split(events: list[Event], bank: str) -> tuple[list[Event], list[Event]]:

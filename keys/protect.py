@@ -17,7 +17,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from keys.errors import PeerError
-from keys.tpm_public import AES, CFB, Curve, EccPublic, PublicArea, RsaPublic, Symmetric, sized
+from keys.tpm_public import (
+    AES,
+    CFB,
+    DIGEST_SIZES,
+    Curve,
+    EccPublic,
+    PublicArea,
+    RsaPublic,
+    Symmetric,
+    sized,
+)
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
@@ -81,7 +91,7 @@ def encrypt_seed(parent: PublicArea, label: bytes, randomness: bytes) -> tuple[b
         return _encrypt_seed_rsa(parent, key, label, randomness)
     if not isinstance(parent.key, EccPublic):
         raise PeerError("a parent is an RSA or an ECC key")
-    return _share_seed_ecc(parent.name_hash, parent.key.curve, key, label, randomness)
+    return _share_seed_ecc(parent.name_hash, parent.key, key, label, randomness)
 
 
 def outer_wrap(parent: PublicArea, seed: bytes, name: bytes, plaintext: bytes) -> bytes:
@@ -93,14 +103,14 @@ def outer_wrap(parent: PublicArea, seed: bytes, name: bytes, plaintext: bytes) -
     hash_name = parent.name_hash
     key = kdfa(hash_name, seed, b"STORAGE", name, b"", symmetric.bits)
     ciphertext = cfb_encrypt(key, plaintext)
-    bits = 8 * hashlib.new(hash_name).digest_size
+    bits = 8 * DIGEST_SIZES[hash_name]
     mac_key = kdfa(hash_name, seed, b"INTEGRITY", b"", b"", bits)
     return sized(hmac.digest(mac_key, ciphertext + name, hash_name)) + ciphertext
 
 
 def make_credential(parent: PublicArea, name: bytes, secret: bytes, randomness: bytes) -> Wrapped:
     """Protect `secret` so that only the TPM with `parent` and the object `name` opens it."""
-    if len(secret) > hashlib.new(parent.name_hash).digest_size:
+    if len(secret) > DIGEST_SIZES[parent.name_hash]:
         raise ValueError("a credential is at most one digest of the parent's name hash long")
     seed, encrypted = encrypt_seed(parent, IDENTITY, randomness)
     return Wrapped(blob=outer_wrap(parent, seed, name, sized(secret)), encrypted_seed=encrypted)
@@ -137,7 +147,7 @@ def cfb_encrypt(key: bytes, plaintext: bytes) -> bytes:
 def _count(hash_name: str, bits: int) -> int:
     if bits <= 0 or bits % 8:
         raise ValueError("whole bytes are derived")
-    return -(-bits // (8 * hashlib.new(hash_name).digest_size))
+    return -(-bits // (8 * DIGEST_SIZES[hash_name]))
 
 
 def _symmetric(parent: PublicArea) -> Symmetric:
@@ -159,16 +169,20 @@ def _encrypt_seed_rsa(
 
 
 def _share_seed_ecc(
-    hash_name: str, curve: Curve, key: ec.EllipticCurvePublicKey, label: bytes, randomness: bytes
+    hash_name: str,
+    parent: EccPublic,
+    key: ec.EllipticCurvePublicKey,
+    label: bytes,
+    randomness: bytes,
 ) -> tuple[bytes, bytes]:
-    order = _ORDERS[curve]
+    curve, order = parent.curve, _ORDERS[parent.curve]
     scalar = int.from_bytes(randomness, "big") % (order - 1) + 1
     ephemeral = ec.derive_private_key(scalar, curve.algorithm())
     z = ephemeral.exchange(ec.ECDH(), key)
     numbers = ephemeral.public_key().public_numbers()
     x, y = (value.to_bytes(curve.size, "big") for value in (numbers.x, numbers.y))
-    parent_x = key.public_numbers().x.to_bytes(curve.size, "big")
-    bits = 8 * hashlib.new(hash_name).digest_size
+    parent_x = parent.x.rjust(curve.size, b"\0")
+    bits = 8 * DIGEST_SIZES[hash_name]
     return kdfe(hash_name, z, label, x, parent_x, bits), sized(x) + sized(y)
 
 

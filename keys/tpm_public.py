@@ -189,7 +189,8 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 class PublicArea:
     """A decoded TPMT_PUBLIC; `attributes` keeps unknown bits, `encode` restores the bytes.
 
-    It has no slots, so that name and key, which a session needs again and again, are made once.
+    It has no slots, so that bytes, name and key, which a session needs again and again, are made
+    once.
     """
 
     name_alg: int
@@ -207,7 +208,10 @@ class PublicArea:
             raise PeerError("the policy of a TPM object has not the size of its name hash")
         key = _decode_key(kind, reader)
         reader.end()
-        return cls(name_alg=name_alg, attributes=attributes, auth_policy=auth_policy, key=key)
+        area = cls(name_alg=name_alg, attributes=attributes, auth_policy=auth_policy, key=key)
+        # Nothing has two encodings here, so these are the bytes that `encode` would give.
+        vars(area)["_encoded"] = bytes(data)
+        return area
 
     @property
     def type(self) -> int:
@@ -221,8 +225,7 @@ class PublicArea:
 
     def encode(self) -> bytes:
         """Give the TPMT_PUBLIC."""
-        head = struct.pack(">HHI", self.type, self.name_alg, self.attributes)
-        return head + sized(self.auth_policy) + _encode_key(self.key)
+        return self._encoded
 
     def name(self) -> bytes:
         """Give the TPM name: nameAlg, then H(TPMT_PUBLIC)."""
@@ -231,6 +234,11 @@ class PublicArea:
     def public_key(self) -> PublicKey:
         """Give the key for `cryptography`; PeerError when there is none or it is no valid key."""
         return self._public_key
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        head = _HEAD.pack(self.type, self.name_alg, self.attributes)
+        return head + sized(self.auth_policy) + _encode_key(self.key)
 
     @cached_property
     def _name(self) -> bytes:

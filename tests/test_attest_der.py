@@ -162,6 +162,8 @@ def test_parts_are_counted() -> None:
     assert len(list(asn1.children(b"\5\0" * 4096))) == 4096
     with pytest.raises(EvidenceError, match="too many parts"):
         list(asn1.children(b"\5\0" * 4097))
+    with pytest.raises(EvidenceError, match="cut short"):
+        list(asn1.children(b"\5\0\4\2\0"))
 
 
 @pytest.mark.parametrize("element", [b"\2\0", b"\4\1\1", make.tlv(2, bytes(65))])

@@ -141,6 +141,23 @@ def test_changed_structures_give_a_value_or_our_error(data):
 
 @FEW
 @given(st.data())
+def test_what_is_read_as_a_public_area_has_no_second_encoding(data):
+    """A name is made over the bytes that came; an area made anew has none but its fields."""
+    source = data.draw(st.sampled_from([known.public for known in TEMPLATES] + [BOX.ek, BOX.ak]))
+    changed = bytearray(source.encode())
+    at = data.draw(st.integers(0, len(changed) - 1))
+    changed[at] = data.draw(st.integers(0, 255))
+    try:
+        area = PublicArea.decode(bytes(changed))
+    except PeerError:
+        return
+    again = replace(area)
+    assert again.encode() == area.encode() == changed
+    assert again.name() == area.name()
+
+
+@FEW
+@given(st.data())
 def test_changed_certificates_never_break_the_check(data):
     changed = bytearray(LEAF)
     at = data.draw(st.integers(0, len(changed) - 1))

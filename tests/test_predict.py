@@ -564,7 +564,7 @@ def test_key_databases_are_not_taken_from_a_doubtful_log(name: str) -> None:
 
 def test_an_empty_secure_boot_variable_is_unknown_not_off() -> None:
     data = Variable.decode(seven(0).data)
-    record = replace(data, data=b"").encode()
+    record = data._replace(data=b"").encode()
     log = edited(0, data=record, digests={"sha256": hashlib.sha256(record).digest()})
     with pytest.raises(EvidenceError, match="does not say whether Secure Boot"):
         variables_from_log(log, "sha256")
