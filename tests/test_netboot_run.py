@@ -362,3 +362,74 @@ def test_what_cannot_be_bound_is_told_and_the_rest_is_served(lab: Lab) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+NAMES = """
+import socket, sys, threading, time
+from ipaddress import IPv4Address
+sys.path.insert(0, {root!r})
+from netboot.asking import Asking, discover, request_after
+from netboot.dhcp_message import Message
+import dnslib
+US, CLIENT, COUNT = {us!r}, {client!r}, 40
+ended, lookups, wrong = threading.Event(), 0, []
+
+def asked(sock, name, kind="A"):
+    question = dnslib.DNSRecord.question(name, kind)
+    sock.sendto(question.pack(), (US, 53))
+    found = dnslib.DNSRecord.parse(sock.recv(2000))
+    assert found.header.id == question.header.id
+    return str(found.rr[0].rdata) if found.rr else None
+
+def look():
+    global lookups
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(10)
+    while not ended.is_set():
+        for number in range(COUNT):
+            name = f"till-{{number}}.lab.example.net"
+            address = asked(sock, name)
+            if address is not None:  # whoever has the one has the other: they come together
+                back = asked(sock, f"{{address.split('.')[3]}}.0.46.10.in-addr.arpa", "PTR")
+                if back != name + ".":
+                    wrong.append((name, address, back))
+            lookups += 1
+
+def lease(sock, number):
+    mac = b"\\2\\1\\0\\0\\0" + bytes((number,))
+    first = discover(Asking(mac=mac, relay=IPv4Address(CLIENT)))
+    sock.sendto(first.encode(), (US, 67))
+    offer = Message.decode(sock.recv(2000))
+    sock.sendto(request_after(first, offer).encode(), (US, 67))
+    return str(Message.decode(sock.recv(2000)).yiaddr)
+
+looker = threading.Thread(target=look)
+looker.start()
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((CLIENT, 67))
+sock.settimeout(10)
+given = {{number: lease(sock, number) for number in range(COUNT)}}
+ask = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+ask.settimeout(10)
+end = time.monotonic() + 30
+while True:
+    missing = [n for n, ip in given.items() if asked(ask, f"till-{{n}}.lab.example.net") != ip]
+    if not missing or time.monotonic() > end:
+        break
+ended.set()
+looker.join()
+print(missing, wrong, lookups > COUNT, flush=True)
+"""
+
+
+def test_n22_names_of_leases_come_both_ways_at_once_while_many_ask(lab: Lab) -> None:
+    lab.write(
+        SITE.format(near=lab.near)
+        + "".join(
+            f'[[reservation]]\nname = "till-{number}"\nmac = "02:01:00:00:00:{number:02x}"\n'
+            for number in range(40)
+        )
+    )
+    lab.start("--no-probe")
+    script = NAMES.format(root=str(ROOT), us=US, client=CLIENT)
+    assert lab.box(sys.executable, "-c", script).strip() == "[] [] True"
