@@ -18,7 +18,13 @@ from netboot.dns_cache import DnsCache, Known, Trust
 from netboot.dns_message import ExtendedError
 from netboot.errors import PeerError
 from netboot.names import Labels
-from netboot.upstream import NotAnsweredError, make_question, read_answer, without_private
+from netboot.upstream import (
+    NotAnsweredError,
+    UnreadableError,
+    make_question,
+    read_answer,
+    without_private,
+)
 from netboot.validate import ROOT_ANCHORS, BogusError, Validator
 from netboot.zone import Rcode
 
@@ -237,6 +243,8 @@ class Resolver:
         try:
             answer = self._ports.exchange(upstream, data, TRY_SECONDS)
             known = read_answer(answer, question)
+        except UnreadableError:
+            raise  # a name that anybody may ask for must not silence an upstream for all
         except (UnreachableError, NotAnsweredError) as error:
             with self._lock:
                 self.health[upstream].bad(self._ports.clock(), str(error))

@@ -43,6 +43,10 @@ class NotAnsweredError(PeerError):
     """This message does not answer the question; the text says why."""
 
 
+class UnreadableError(NotAnsweredError):
+    """It answers this question with what we cannot read: whoever asks can choose such a name."""
+
+
 class TruncatedError(NotAnsweredError):
     """The answer was too long for UDP: ask again by TCP."""
 
@@ -91,17 +95,20 @@ def is_reply(data: bytes, query: bytes) -> bool:
 
 
 def read_answer(data: bytes, question: Question) -> Known:
-    """Take what answers the question; NotAnsweredError for everything else, spoofed or broken."""
+    """Take what answers the question; NotAnsweredError for everything else, spoofed or broken.
+
+    UnreadableError where it did answer.
+    """
     _check_head(data, question)
     try:
         message = dnslib.DNSRecord.parse(data)
     except (dnslib.DNSError, ValueError, IndexError, struct.error, UnicodeError) as error:
-        raise NotAnsweredError(f"cannot be read: {type(error).__name__}") from None
+        raise UnreadableError(f"cannot be read: {type(error).__name__}") from None
     if len(message.rr) + len(message.auth) > MAX_RECORDS:
-        raise NotAnsweredError("has too many records")
+        raise UnreadableError("has too many records")
     rcode = _RCODES.get(_extended(message))
     if rcode is None:
-        raise NotAnsweredError(f"answers with code {_extended(message)}")
+        raise UnreadableError(f"answers with code {_extended(message)}")
     answers = _chain(_rrsets(message.rr), question)
     names = {question.name, *(target(one.rdatas[0]) for one in answers if one.rtype == Rtype.CNAME)}
     authority = _proofs(_rrsets(message.auth), names)
@@ -122,7 +129,7 @@ def _check_head(data: bytes, question: Question) -> None:
     if flags & TC:
         raise TruncatedError("was cut off")
     if sum(counts) > MAX_RECORDS:
-        raise NotAnsweredError("has too many records")
+        raise UnreadableError("has too many records")
 
 
 def _extended(message: dnslib.DNSRecord) -> int:

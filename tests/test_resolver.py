@@ -246,6 +246,15 @@ def test_n27_private_addresses_of_public_names_are_blocked_with_an_allow_list(
     assert net.ask(labels("trap.rebind.example")).answers
 
 
+def test_a_name_that_cannot_be_read_silences_no_upstream(world: World) -> None:
+    """Such names are anybody's to ask for; the other names must go on being resolved."""
+    net = Net(world)
+    found = net.ask((b"\xff\xfe", *labels("nothing.net")))
+    assert found.rcode is Rcode.SERVFAIL
+    assert [health.failures for health in net.resolver.health.values()] == [0, 0]
+    assert net.ask().rcode is Rcode.NOERROR
+
+
 def test_answers_that_do_not_match_count_as_silence(world: World) -> None:
     net = Net(world)
     net.lie = bytes(40)
