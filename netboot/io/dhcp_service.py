@@ -21,7 +21,7 @@ from netboot.io.dhcp import DhcpRunner
 from netboot.io.files import Told
 from netboot.io.leases import NetbootStore
 from netboot.io.probe import PROBE_SECONDS, ForeignServer, probe, refuse_foreign
-from netboot.io.workers import State
+from netboot.io.workers import State, spare_collector
 
 LOOK_AGAIN_SECONDS = 60.0
 LOOK_OUT_SECONDS = 600.0
@@ -180,6 +180,7 @@ class DhcpService:
                     on_names=self._on_leases,
                     assign=self._assign,
                 )
+                spare_collector()
             else:
                 self._runner.replace(config, time.time())
         except SiteError as error:

@@ -23,6 +23,7 @@ from pathlib import Path
 from netboot.dhcp import DhcpConfig, DhcpEngine
 from netboot.io.dhcp import DhcpRunner
 from netboot.io.leases import NetbootStore
+from netboot.io.workers import spare_collector
 from netboot.network import Pool, SubnetPlan
 from tests.bench.figure import BenchError
 
@@ -186,6 +187,7 @@ def serve(database: Path, interface: str) -> None:
     config = DhcpConfig(subnets=(subnet,), reservations=(), boot=None, domain="load.example")
     store = NetbootStore(database)
     runner = DhcpRunner(DhcpEngine(config, store.load_leases()), store, config)
+    spare_collector()
     print("serving", flush=True)
     while True:
         runner.turn(0.5)
