@@ -25,7 +25,7 @@ from netboot.upstream import (
     read_answer,
     without_private,
 )
-from netboot.validate import ROOT_ANCHORS, BogusError, Validator
+from netboot.validate import ROOT_ANCHORS, BogusError, Validator, limited
 from netboot.zone import Rcode
 
 TRY_SECONDS = 0.9
@@ -219,19 +219,17 @@ class Resolver:
                 found = fetched[wanted, kind] = self._exchange(upstream, wanted, kind)
             return found
 
-        validator = Validator(
-            fetch,
-            self._ports.wall(),
-            blind=self._ports.is_blind(),
-            anchors=self._config.anchors,
-        )
+        wall, is_blind = self._ports.wall(), self._ports.is_blind()
+        validator = Validator(fetch, wall, blind=is_blind, anchors=self._config.anchors)
         trust = validator.check(known, name, qtype)
         with self._lock:  # forged keys must not stay when the answer they came for is dropped
             for (wanted, kind), found in fetched.items():
                 self._cache.store(wanted, kind, found, self._ports.clock())
-        return Known(
-            rcode=known.rcode, answers=known.answers, authority=known.authority, trust=trust
-        )
+        answers, authority = known.answers, known.authority
+        if trust is not Trust.INSECURE:
+            until = None if is_blind else wall
+            answers, authority = limited(answers, until), limited(authority, until)
+        return Known(rcode=known.rcode, answers=answers, authority=authority, trust=trust)
 
     def _exchange(self, upstream: Upstream, name: Labels, qtype: int) -> Known:
         """Ask one upstream once, and note how it did."""

@@ -12,7 +12,7 @@ import struct
 from base64 import b32hexdecode
 from binascii import Error as Base32Error
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dns.dnssec
@@ -406,6 +406,31 @@ def _end(answers: Iterable[RRset], name: Labels, qtype: int) -> tuple[Labels, bo
             break
         name = read_wire(alias.rdatas[0])[0]
     return name, True
+
+
+def limited(rrsets: tuple[RRset, ...], now: float | None) -> tuple[RRset, ...]:
+    """Bound TTLs by those that were signed, and by the time that signatures have left.
+
+    RFC 4035, 5.3.3; `now` is None while the clock is not trusted.
+    """
+    bounds: dict[tuple[Labels, int], int] = {}
+    for one in rrsets:
+        for data in one.rdatas if one.rtype == Rtype.RRSIG else ():
+            if len(data) < _RRSIG.size:
+                continue
+            covered, _, _, signed, expiration, *_ = _RRSIG.unpack_from(data)
+            left = signed if now is None else min(signed, max(0, int(expiration - now)))
+            key = (one.owner, covered)
+            bounds[key] = min(left, bounds.get(key, left))
+
+    def bounded(one: RRset) -> RRset:
+        covered = one.rtype
+        if covered == Rtype.RRSIG:
+            covered = int.from_bytes(one.rdatas[0][:2], "big")
+        bound = bounds.get((one.owner, covered), one.ttl)
+        return one if bound >= one.ttl else replace(one, ttl=bound)
+
+    return tuple(map(bounded, rrsets))
 
 
 def _middle(rrsig: bytes) -> float:

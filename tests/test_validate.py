@@ -11,7 +11,7 @@ from netboot.dns_cache import Known, Trust
 from netboot.dnssec import VALID_SECONDS
 from netboot.names import labels, wire
 from netboot.rdata import Rtype
-from netboot.validate import ROOT_ANCHORS, BogusError
+from netboot.validate import ROOT_ANCHORS, BogusError, limited
 from netboot.zone import RRset
 
 
@@ -119,6 +119,19 @@ def test_a_signature_that_does_not_hold_hides_no_wildcard(world: World) -> None:
     )
     with pytest.raises(BogusError, match="wildcard without its proof"):
         world.check("www.example.net", Rtype.TXT, known=replace(known, answers=moved))
+
+
+def test_an_answer_lives_no_longer_than_was_signed(world: World) -> None:
+    known = world.fetch(labels("www.example.net"), Rtype.A)
+    longer = tuple(replace(one, ttl=80_000) for one in known.answers)
+    assert [one.ttl for one in limited(longer, NOW)] == [60, 60]
+    assert [one.ttl for one in limited(longer, None)] == [60, 60]
+    assert limited(known.answers, NOW) == known.answers
+    at_the_end = NOW + VALID_SECONDS - 10
+    assert all(0 <= one.ttl <= 10 for one in limited(known.answers, at_the_end))
+    assert [one.ttl for one in limited(known.answers, NOW + 2 * VALID_SECONDS)] == [0, 0]
+    cut_off = replace(longer[1], rdatas=(b"\0\1",))
+    assert limited((longer[0], cut_off), NOW) == (longer[0], cut_off)
 
 
 def test_a_dname_moves_names_to_its_own_target_alone(world: World) -> None:
