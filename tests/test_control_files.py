@@ -120,6 +120,29 @@ def test_a_change_is_taken_over_without_a_word(site, box, kept):
     assert (answer.status, answer.reason) == ("held", "FACTS-DIFFER")
 
 
+def test_a_zone_of_the_operator_is_in_the_plan_and_a_broken_one_keeps_the_one_before(
+    site, box, kept
+):
+    path, zone = site.layout.site / "site.toml", site.layout.site / "example.zone"
+    zone.write_text("$TTL 60\n@ SOA ns hm 1 60 60 60 60\n@ NS ns\nns A 192.0.2.1\n")
+    tables = '\n[[zone]]\nname = "example.org"\nfile = "example.zone"\n'
+    tables += '[[record]]\nname = "www"\ntype = "CAA"\nvalue = \'0 issue "ca.example"\'\n'
+    path.write_bytes(path.read_bytes() + tables.encode())
+    try:
+        site.until(lambda: site.plan().get("zones"))
+        (planned,) = site.plan()["zones"]
+        store = site.layout.state / "plan/files"
+        assert (store / planned["digest"]).read_bytes() == zone.read_bytes()
+        assert ("www.shop-0417.example.net", "CAA") in {
+            (one["name"], one["type"]) for one in site.plan()["records"]
+        }
+        zone.write_text("@ SOA\n")
+        site.until(lambda: "example.zone" in notices(site))
+        assert site.plan()["zones"] == [planned]
+    finally:
+        zone.unlink()
+
+
 def test_a_person_for_each_box(site, box, kept):
     path = site.layout.site / "site.toml"
     path.write_bytes(path.read_bytes().replace(b'approve = "ek-listed"', b'approve = "never"'))

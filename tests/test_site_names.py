@@ -7,13 +7,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
 
 from bootstrap.check_network import check_network
+from bootstrap.io import site_dir
 from bootstrap.io.netboot_run import SiteCompiler
+from bootstrap.io.site_dir import NewSite
 from bootstrap.planning import make_plan
 from bootstrap.site import Problem, SiteFileError, SiteOfNetboot, decode_netboot_site
 from netboot.names import labels
@@ -202,3 +204,34 @@ def test_all_files_that_are_wrong_are_told_at_once(compiler: SiteCompiler) -> No
     (zones / "reverse").write_text(ZONE)
     with pytest.raises(SiteFileError, match="there is no SOA"):
         compiler.compile()
+
+
+def test_doorstep_check_tells_of_zones_too(tmp_path: Path) -> None:
+    new = NewSite(
+        id="shop-1",
+        domain="shop-1.example.net",
+        interface="eth1",
+        network=IPv4Network("10.77.0.0/24"),
+    )
+    site_dir.init(tmp_path / "site", new)
+    file = tmp_path / "site" / "site.toml"
+    tables = """
+[[zone]]
+name = "example.org"
+file = "z"
+signed = true
+[[zone]]
+name = "shop-1.example.net"
+file = "missing"
+"""
+    file.write_text(file.read_text() + tables)
+    (tmp_path / "site" / "z").write_text(ZONE + "a A nonsense\n")
+    _, found = site_dir.check_site(tmp_path / "site", tmp_path / "state")
+    said = " | ".join(map(str, found))
+    for sentence in (
+        "z: line 7: ",
+        "zone.example.org.signed: only what is in shop-1.example.net",
+        "zone.shop-1.example.net.file: missing cannot be read: No such file",
+        "zone.shop-1.example.net.: is this site's domain",
+    ):
+        assert sentence in said
