@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from ipaddress import IPv4Interface, IPv4Network
@@ -104,6 +105,10 @@ class Appliance:
                 time.sleep(0.1)
         raise AssertionError(f"{socket} does not answer: {self._log.read_text()[-3000:]}")
 
+    def said(self) -> str:
+        """Give the end of what the processes said."""
+        return self._log.read_text()[-3000:]
+
     def sign_authorities(self) -> None:
         """Do what `doorstep ca sign` does."""
         signed = {}
@@ -151,11 +156,14 @@ class Appliance:
 
 
 @pytest.fixture(scope="module")
-def appliance():
-    with (
-        tempfile.TemporaryDirectory(prefix="doorstep-table-") as base,
-        Lan(IPv4Interface("10.41.7.2/24"), interface="eth1") as lan,
-    ):
+def lan():
+    with Lan(IPv4Interface("10.41.7.2/24"), interface="eth1") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def appliance(lan):
+    with tempfile.TemporaryDirectory(prefix="doorstep-table-") as base:
         Path(base).chmod(0o755)
         one = Appliance(Path(base))
         one.make()
@@ -187,6 +195,48 @@ def test_cell(answers, cell):
     code, sentence = answers[cell]
     assert sentence != UNKNOWN, "the document names a method that is not there"
     assert (code != "FORBIDDEN") == (user in TABLE[socket, method]), sentence
+
+
+def test_the_site_is_signed_by_its_own_key_and_follows_when_it_is_rolled(appliance, lan, tmp_path):
+    """Real `keys`, real netboot, and delv with the anchor that the command prints."""
+    name, anchors = "appliance.shop-0417.example.net", tmp_path / "anchors"
+    run = ("--run", str(appliance.layout.run))
+
+    def dns(*words):
+        command = [sys.executable, "-m", "bootstrap.cli", "dns", *words, *run]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def keys():
+        return re.findall(r"DNSKEY (257 3 13) (.+)", dns("anchor"))
+
+    def believes(key):
+        anchors.write_text(
+            f'trust-anchors {{ shop-0417.example.net. static-key {key[0]} "{key[1]}"; }};\n'
+        )
+        words = ["delv", "@10.41.7.2", "-a", str(anchors), "+root=shop-0417.example.net", name]
+        done = subprocess.run(
+            lan.appliance_command(words), capture_output=True, text=True, check=False
+        )
+        return "; fully validated" in done.stdout
+
+    def until(what):
+        deadline = time.monotonic() + START_SECONDS
+        while not what():
+            assert time.monotonic() < deadline, appliance.said()
+            time.sleep(0.1)
+
+    (first,) = keys()
+    until(lambda: believes(first))
+    assert name in dns("lookup", name)
+    dns("roll")
+    second, still = keys()
+    assert still == first
+    until(lambda: believes(second))
+    assert believes(first)
+    dns("roll", "--finish")
+    assert keys() == [second]
+    until(lambda: not believes(first))
+    assert believes(second)
 
 
 def test_the_processes_have_no_method_that_the_document_does_not_name(tmp_path):
