@@ -96,7 +96,7 @@ def _subnet(subnet: Subnet) -> Iterator[Problem]:
         if address is not None and not is_host(subnet, address):
             yield wrong(f"{key}.{name}", f"{address} is no host of {network}", inside)
     if subnet.gateway == subnet.appliance:
-        yield wrong(f"{key}.gateway", "is the appliance itself", "name the router, or leave it out")
+        yield worth(f"{key}.gateway", "is the appliance itself", "it must route, or leave it out")
     if subnet.dhcp == "server" and not subnet.pools:
         yield worth(f"{key}.pool", "is empty", "only reserved addresses are given")
     if subnet.dhcp == "proxy" and subnet.pools:
@@ -113,12 +113,15 @@ def _subnet(subnet: Subnet) -> Iterator[Problem]:
 def _pools(subnet: Subnet) -> Iterator[Problem]:
     key, ranges = f"subnet.{subnet.name}.pool", subnet.ranges
     for index, pool in enumerate(ranges):
-        if not (is_host(subnet, pool.first) and is_host(subnet, pool.last)):
+        if pool.first not in subnet.network or pool.last not in subnet.network:
             what = f"{span_text(pool)} is not inside {subnet.network}"
             yield wrong(key, what, "correct the range")
+        elif not (is_host(subnet, pool.first) and is_host(subnet, pool.last)):
+            what = f"{span_text(pool)} holds the first or last address of {subnet.network}"
+            yield worth(key, what, "it is never lent")
         for name, own in (("appliance", subnet.appliance), ("gateway", subnet.gateway)):
             if own is not None and own in pool:
-                yield wrong(key, f"{span_text(pool)} holds the {name} {own}", "leave it out")
+                yield worth(key, f"{span_text(pool)} holds the {name} {own}", "it is never lent")
         if any(pool.overlaps(other) for other in ranges[:index]):
             what = f"{span_text(pool)} overlaps with another range"
             yield wrong(key, what, "make them disjoint")

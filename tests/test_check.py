@@ -95,8 +95,6 @@ def test_init_refuses_what_would_not_work(
 SETTINGS = [
     ("appliance =", "10.77.0.2", "10.77.9.2", "subnet.tills.appliance", "no host of"),
     ("gateway =", "10.77.0.1", "10.77.0.0", "subnet.tills.gateway", "no host of"),
-    ("gateway =", "10.77.0.1", "10.77.0.2", "subnet.tills.gateway", "the appliance itself"),
-    ("pool =", "10.77.0.100-", "10.77.0.2-", "subnet.tills.pool", "holds the appliance"),
     ("pool =", "10.77.0.100-10.77.0.199", "10.77.9.1-10.77.9.2", "subnet.tills.pool", "not inside"),
     ("pool =", '199"]', '199", "10.77.0.150-10.77.0.160"]', "subnet.tills.pool", "another range"),
     ("lease =", "12h", "0s", "subnet.tills.lease", "between"),
@@ -171,6 +169,9 @@ def test_settings_that_do_not_agree(
 
 
 NOTES = [
+    ("gateway =", "10.77.0.1", "10.77.0.2", "subnet.tills.gateway", "the appliance itself"),
+    ("pool =", "10.77.0.100-", "10.77.0.2-", "subnet.tills.pool", "holds the appliance"),
+    ("pool =", "10.77.0.199", "10.77.0.255", "subnet.tills.pool", "first or last address"),
     ("pool =", '["10.77.0.100-10.77.0.199"]', "[]", "subnet.tills.pool", "is empty"),
     ("mac =", "02:00", "03:00", "reservation.printer-1.mac", "group address"),
     ("address =", "10.77.0.11", "10.77.0.150", "reservation.printer-1.address", "in the pool"),
