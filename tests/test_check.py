@@ -170,8 +170,8 @@ def test_settings_that_do_not_agree(
 
 NOTES = [
     ("gateway =", "10.77.0.1", "10.77.0.2", "subnet.tills.gateway", "the appliance itself"),
-    ("pool =", "10.77.0.100-", "10.77.0.2-", "subnet.tills.pool", "holds the appliance"),
-    ("pool =", "10.77.0.199", "10.77.0.255", "subnet.tills.pool", "first or last address"),
+    ("pool =", "10.77.0.100-10.77.0.199", "10.77.0.2-10.77.0.9", "subnet.tills.pool", "appliance"),
+    ("pool =", "10.77.0.100-10.77.0.199", "10.77.0.0-10.77.0.1", "subnet.tills.pool", "first or"),
     ("pool =", '["10.77.0.100-10.77.0.199"]', "[]", "subnet.tills.pool", "is empty"),
     ("mac =", "02:00", "03:00", "reservation.printer-1.mac", "group address"),
     ("address =", "10.77.0.11", "10.77.0.150", "reservation.printer-1.address", "in the pool"),
