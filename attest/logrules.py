@@ -69,10 +69,8 @@ _IN_PCR_7 = frozenset(
         int(EventType.EFI_SPDM_DEVICE_AUTHORITY),
     }
 )
-_EXPECTED = {4: PROGRAMS | _BESIDE_PROGRAMS, 7: _IN_PCR_7}
-# Types whose data is what was measured: in PCR 4 all but programs, in PCR 7 all, elsewhere these.
+# Types whose data is what was measured, in whatever PCR.
 _HASHED = frozenset({_CONFIG, _SEPARATOR, _EFI_ACTION, int(EventType.EFI_GPT_EVENT)})
-_MEASURED = {4: _BESIDE_PROGRAMS, 7: _IN_PCR_7}
 # These configure; as the key that let a program start one could only be a relabelled event.
 _NO_AUTHORITY = frozenset({"SecureBoot", "PK", "KEK", "dbx"})
 
@@ -178,9 +176,21 @@ class _Walk:
         ]
 
 
+def _is_expected(event: Event) -> bool:
+    if event.pcr == 4:
+        return event.type in PROGRAMS or event.type in _BESIDE_PROGRAMS
+    return event.pcr != 7 or event.type in _IN_PCR_7
+
+
+def _measures_data(event: Event) -> bool:
+    """Tell whether data and digest must agree: in PCR 4 for all but programs, in PCR 7 for all."""
+    if event.pcr == 4:
+        return event.type not in PROGRAMS
+    return event.pcr == 7 or event.type in _HASHED
+
+
 def _check_event(walk: _Walk, number: int, event: Event) -> None:
-    expected = _EXPECTED.get(event.pcr)
-    if expected is not None and event.type not in expected:
+    if not _is_expected(event):
         walk.refuse(Reason.LOG_EVENT, f"event {number}: {type_name(event.type)} in PCR {event.pcr}")
         return
     measured = _check_digest(walk, number, event)
@@ -202,7 +212,7 @@ def _check_digest(walk: _Walk, number: int, event: Event) -> bytes | None:
     if event.type == _BOOT:
         _check_boot_variable(walk, event)
         return event.data
-    if event.type not in _MEASURED.get(event.pcr, _HASHED):
+    if not _measures_data(event):
         return event.data
     if walk.proves(event, event.data):
         return event.data
