@@ -9,11 +9,14 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 RELEASED = 1_793_491_200.0
 """1 November 2026: this release was made later."""
 SLACK_SECONDS = 120.0
 _UNSYNCHRONISED = 0x0040
+_TIMESYNC = Path("/run/systemd/timesync/synchronized")
+"""systemd-timesyncd.service(8)."""
 
 
 class _Timex(ctypes.Structure):
@@ -31,9 +34,13 @@ class _Timex(ctypes.Structure):
 
 
 def is_synchronised() -> bool:
-    """Tell whether the kernel was told of a better clock; modes 0 changes nothing."""
+    """Tell whether the kernel was told of a better clock; modes 0 changes nothing.
+
+    Where a sandbox forbids to ask, what systemd-timesyncd left says so; else nobody did.
+    """
     found = _Timex()
-    ctypes.CDLL(None).adjtimex(ctypes.byref(found))
+    if ctypes.CDLL(None).adjtimex(ctypes.byref(found)) < 0:
+        return _TIMESYNC.exists()
     return not found.status & _UNSYNCHRONISED
 
 

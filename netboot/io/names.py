@@ -44,6 +44,7 @@ class NameService:
         self._plan: Plan | None = None
         self._files: tuple[Zone, ...] = ()
         self._keys: Mapping[Labels, ZoneKeys] = {}
+        self._signers: dict[Labels, tuple[Zone, ZoneKeys, ZoneSigner]] = {}
         self._until, self._again = 0.0, 0.0
         self._are_old = True
         self._serial = 0
@@ -106,12 +107,7 @@ class NameService:
     def _build(self, plan: Plan) -> None:
         self._serial = max(self._serial + 1, int(time.time()))
         zones = build(plan, self.names, self._serial, self._files)
-        before = self.generation.signers
-        signers = {
-            zone.origin: ZoneSigner(zone, self._keys[zone.origin], before.get(zone.origin))
-            for zone in zones
-            if zone.origin in self._keys
-        }
+        signers = {zone.origin: self._signer(zone) for zone in zones if zone.origin in self._keys}
         self.generation = Generation(
             zones=signed_zones(zones, signers),
             signers=signers,
@@ -119,6 +115,16 @@ class NameService:
             forwards=plan.dns.forward,
         )
         self._dns.replace(self.generation)
+
+    def _signer(self, zone: Zone) -> ZoneSigner:
+        """Give what signs a zone; of a master file that did not change, the one before."""
+        keys = self._keys[zone.origin]
+        known = self._signers.get(zone.origin)
+        if known is not None and known[0] is zone and known[1] is keys:
+            return known[2]
+        signer = ZoneSigner(zone, keys, None if known is None else known[2])
+        self._signers[zone.origin] = zone, keys, signer
+        return signer
 
     def status(self) -> Mapping[str, Any]:
         """Give what was answered so far, by code, and what was asked of others."""
