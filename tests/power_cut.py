@@ -180,6 +180,8 @@ class Disk:
     def _cut(self, flushed: Path, cache: list[Written], chance: random.Random) -> Path:
         """Make the disk as a power cut may leave it."""
         cut = self.place / "cut.img"
+        # A new file: a loop device that somebody still holds has the last one's blocks in memory.
+        cut.unlink(missing_ok=True)
         run("cp", "--sparse=always", flushed, cut)
         share = chance.choice((0.0, 0.3, 0.7, 0.95))
         with cut.open("r+b") as image:
