@@ -159,21 +159,14 @@ class _Walk:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(reason=reason, detail=detail))
 
-    def proves(self, event: Event, content: bytes) -> bool:
-        """Tell whether the digest is the hash of `content` in every bank that has one."""
+    def differing(self, event: Event, content: bytes) -> list[str]:
+        """Name the banks in which the digest is not the hash of `content`."""
+        found: list[str] = []
         for bank, make in self.banks:
             digest = event.digests.get(bank)
             if digest is not None and make(content).digest() != digest:
-                return False
-        return True
-
-    def differing(self, event: Event, content: bytes) -> list[str]:
-        """Name the banks in which the digest is not the hash of `content`."""
-        return [
-            bank
-            for bank, make in self.banks
-            if bank in event.digests and make(content).digest() != event.digests[bank]
-        ]
+                found.append(bank)
+        return found
 
 
 def _is_expected(event: Event) -> bool:
@@ -214,16 +207,17 @@ def _check_digest(walk: _Walk, number: int, event: Event) -> bytes | None:
         return event.data
     if not _measures_data(event):
         return event.data
-    if walk.proves(event, event.data):
+    differing = walk.differing(event, event.data)
+    if not differing:
         return event.data
     measured, workaround = _shortened(event)
-    if walk.proves(event, measured):
+    if not walk.differing(event, measured):
         walk.workarounds.append(workaround)
         return measured
     walk.refuse(
         Reason.LOG_EVENT,
         f"event {number}: the data of {type_name(event.type)} in PCR {event.pcr} does not hash to"
-        f" its digest ({', '.join(walk.differing(event, event.data))})",
+        f" its digest ({', '.join(differing)})",
     )
     return None
 
@@ -244,9 +238,9 @@ def _is_padded(data: bytes) -> bool:
 def _check_boot_variable(walk: _Walk, event: Event) -> None:
     """Name the workaround; what hashes to neither form is unproven, and PCR 1 never gates."""
     value = boot_value(event)
-    if value is None or walk.proves(event, event.data):
+    if value is None or not walk.differing(event, event.data):
         return
-    if walk.proves(event, value):
+    if not walk.differing(event, value):
         walk.workarounds.append(BOOT_VALUE_ALONE)
 
 
