@@ -55,6 +55,8 @@ NEXT_STEP: Mapping[str, str] = {
     "SITE-NOT-READY": "Wait a minute, then look at the services on this page.",
     "SITE-FAULT": _FAULT,
     "KEYS-SILENT": "Wait a minute, then look at the services on this page.",
+    "NO-PLAN": "Wait a minute, then look at the services on this page.",
+    "NO-ZONE": "Call: somebody asked for a zone of names that this site does not have.",
     "NO-CA": "Call: the operator has not signed this site's certificates yet.",
     "CLOCK": "Call: the date of the controller must be checked first.",
     # the TPM and its keys

@@ -153,7 +153,9 @@ def test_modules_are_listed_as_they_lie_in_the_initrd(tmp_path: Path) -> None:
     contents = {
         f"{top}/{name}.ko.xz": lzma.compress(module(*needed)) for name, needed in files.items()
     }
-    contents[f"{top}/modules.builtin"] = b"kernel/drivers/virtio/virtio_pci.ko\n"
+    builtin = ("virtio/virtio_pci", "char/tpm/tpm_tis")
+    lines = "".join(f"kernel/drivers/{name}.ko\n" for name in builtin)
+    contents[f"{top}/modules.builtin"] = lines.encode()
     found = read_modules(package(tmp_path, contents))
     assert list(found) == ["failover.ko", "virtio_net.ko", "efivarfs.ko"]
     assert found["virtio_net.ko"] == module("failover")
