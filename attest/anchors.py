@@ -89,7 +89,7 @@ def check_anchor(
 
 def is_virtual_ca(certificate: Certificate) -> bool:
     """Tell whether the names of a CA say that it vouches for TPMs in software."""
-    return is_virtual_name(certificate.subject) or is_virtual_name(certificate.issuer)
+    return is_virtual_name(certificate.subject + certificate.issuer)
 
 
 @lru_cache(maxsize=256)
