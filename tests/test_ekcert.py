@@ -321,3 +321,14 @@ def test_an_ek_without_asymmetric_key_holds_nothing() -> None:
         (make.ek(),), Anchors(certificates=()), other.ek, forge.NOW, rehearsal=False
     )
     assert [each.reason for each in trust.findings] == [Reason.EK_CERT_MISMATCH]
+
+
+@pytest.mark.parametrize(("issuer", "virtual"), [("swtpm-localca", True), ("Maker CA 9", False)])
+def test_a_name_of_an_unknown_issuer_tells_a_tpm_in_software(issuer: str, virtual: bool) -> None:
+    """No path leads to the issuer, and the certificate itself names a real maker and model."""
+    leaf = make.ek(issuer=make.common(issuer), signer="somebody")
+    none = Anchors(certificates=())
+    trust = check_ek_certificate((leaf,), none, forge.Box().ek, forge.NOW, rehearsal=False)
+    found = {each.reason for each in trust.findings}
+    assert Reason.EK_UNKNOWN in found
+    assert (Reason.EK_VIRTUAL in found) is virtual
