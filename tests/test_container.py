@@ -44,7 +44,11 @@ STARTED = 30.0
 BACK = 15.0
 TAKEN = 5.0
 CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13}
-RIGHTS = {"netboot": CAPABILITIES.keys(), "nginx": {"CAP_NET_BIND_SERVICE"}}
+RIGHTS = {
+    "netboot": CAPABILITIES.keys(),
+    "nginx": {"CAP_NET_BIND_SERVICE"},
+    "watch": {"CAP_NET_RAW"},
+}
 ISOLATED = {"keys", "control", "enroll", "page"}
 
 
@@ -382,8 +386,12 @@ def test_a_box_enrols_end_to_end_and_has_its_name_in_dns(controller, published, 
     subprocess.run([*verify, "-untrusted", chain, chain], check=True, capture_output=True)
     shown = controller.ask("control", "box", box=got["box"])["box"]
     assert shown["tier"] == "boot and firmware verified"
-    wait(lambda: controller.names(got["fqdn"]) == [shown["address"]], TAKEN, "no name in DNS")
-    assert controller.names("-x", shown["address"]) == [f"{got['fqdn']}."]
+    assert controller.names(got["fqdn"]) == []  # who asks from here is not enrolled
+    enrolled = shown["address"]
+    controller.client("ip", "address", "add", f"{enrolled}/24", "dev", "br0")
+    as_box = ("-b", enrolled)
+    wait(lambda: controller.names(*as_box, got["fqdn"]) == [enrolled], TAKEN, "no name in DNS")
+    assert controller.names(*as_box, "-x", enrolled) == [f"{got['fqdn']}."]
     assert re.search(rf"{shown['hostname']} +ready", controller.run("doorstep box list"))
     page = controller.get(443, "/")[1]
     assert shown["hostname"] in page
