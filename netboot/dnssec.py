@@ -23,7 +23,7 @@ from keys.zone_keys import (
     rrsig_head,
     sign,
 )
-from netboot.names import Labels, wire
+from netboot.names import Labels, is_at_or_below, wire
 from netboot.nsec3 import NSEC3PARAM, Chain
 from netboot.rdata import Rtype
 from netboot.zone import WILDCARD, Found, RRset, Zone
@@ -128,7 +128,7 @@ class ZoneSigner:
         if rrset.is_made:
             return False  # who validates makes it himself (RFC 6672, 5.3.1)
         owner = rrset.source or rrset.owner
-        if owner[-len(self._zone.origin) :] != self._zone.origin and self._zone.origin:
+        if not is_at_or_below(owner, self._zone.origin):
             return False
         cut = self._zone.cut(owner)
         if self._zone.moved(owner) is not None:

@@ -85,6 +85,11 @@ def renamed(name: Labels, owner: Labels, target: Labels) -> Labels | None:
     return found if _size(found) <= MAX_NAME else None
 
 
+def is_at_or_below(name: Labels, zone: Labels) -> bool:
+    """Tell whether a name is a zone's own or below it."""
+    return name[len(name) - len(zone) :] == zone
+
+
 def order(name: Labels) -> Labels:
     """Give what names are sorted by (RFC 4034, 6.1)."""
     return name[::-1]

@@ -17,7 +17,7 @@ from netboot.dns import Resolved
 from netboot.dns_cache import DnsCache, Known, Trust
 from netboot.dns_message import ExtendedError
 from netboot.errors import PeerError
-from netboot.names import Labels
+from netboot.names import Labels, is_at_or_below
 from netboot.upstream import (
     NotAnsweredError,
     UnreadableError,
@@ -206,7 +206,7 @@ class Resolver:
 
     def _checked(self, upstream: Upstream, known: Known, name: Labels, qtype: int) -> Known:
         """Check signatures; zones that a person named are not checked (RFC 7646)."""
-        if any(_is_below(name, zone) for zone in self._config.unsigned):
+        if any(is_at_or_below(name, zone) for zone in self._config.unsigned):
             return known
 
         fetched: dict[tuple[Labels, int], Known] = {}
@@ -321,10 +321,6 @@ def _resolved(known: Known) -> Resolved:
         error=ExtendedError.DNSSEC_INDETERMINATE if is_blind else None,
         said="the clock is not trusted: dates of signatures were not checked" if is_blind else "",
     )
-
-
-def _is_below(name: Labels, zone: Labels) -> bool:
-    return name[len(name) - len(zone) :] == zone
 
 
 def describe(upstreams: Iterable[tuple[Upstream, Health]]) -> list[str]:

@@ -25,7 +25,7 @@ from netboot.dns_message import (
     encode_question,
 )
 from netboot.errors import PeerError
-from netboot.names import Labels, renamed, wire
+from netboot.names import Labels, is_at_or_below, renamed, wire
 from netboot.rdata import Rtype, target
 from netboot.zone import Rcode, RRset
 
@@ -230,7 +230,7 @@ def _moved(sets: dict[tuple[Labels, int, int], RRset], alias: RRset) -> list[RRs
 
 def stands_for(alias: RRset, moved: RRset) -> bool:
     """Tell whether a CNAME is what a DNAME makes of its owner."""
-    if moved.rtype != Rtype.DNAME or not _is_above(moved.owner, alias.owner[1:]):
+    if moved.rtype != Rtype.DNAME or not is_at_or_below(alias.owner[1:], moved.owner):
         return False
     made = renamed(alias.owner, moved.owner, target(moved.rdatas[0]))
     return len(moved.rdatas) == 1 and alias.rdatas == (wire(made or ()),)
@@ -245,7 +245,7 @@ def _proofs(sets: dict[tuple[Labels, int, int], RRset], names: set[Labels]) -> t
     return tuple(
         one
         for one in sets.values()
-        if one.rtype in _PROOFS and any(_is_above(_zone_of(one), name) for name in names)
+        if one.rtype in _PROOFS and any(is_at_or_below(name, _zone_of(one)) for name in names)
     )
 
 
@@ -260,10 +260,6 @@ def _zone_of(rrset: RRset) -> Labels:
     if rrset.rtype in (Rtype.SOA, Rtype.NSEC) or not is_hashed:
         return rrset.owner if rrset.rtype == Rtype.SOA else rrset.owner[1:]
     return rrset.owner[1:]
-
-
-def _is_above(zone: Labels, name: Labels) -> bool:
-    return not zone or name[-len(zone) :] == zone
 
 
 PRIVATE = tuple(
@@ -286,7 +282,7 @@ def without_private(known: Known, allowed: Iterable[Labels]) -> tuple[Known, boo
     kept, dropped = [], False
     for one in known.answers:
         if one.rtype in (Rtype.A, Rtype.AAAA) and not any(
-            _is_above(zone, one.owner) for zone in allowed
+            is_at_or_below(one.owner, zone) for zone in allowed
         ):
             rdatas = tuple(data for data in one.rdatas if not _is_private(data))
             dropped = dropped or len(rdatas) < len(one.rdatas)

@@ -9,9 +9,8 @@ result says so. RFC 4035, 5; RFC 5155, 8; RFC 6840, 4 and 5; RFC 9276, 3.2.
 from __future__ import annotations
 
 import struct
-from base64 import b32hexdecode
-from binascii import Error as Base32Error
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,23 +22,28 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from netboot.denial import Denial, Proof
 from netboot.dns_cache import Known, Trust
 from netboot.errors import PeerError
-from netboot.names import Labels, order, read_wire, text
-from netboot.nsec3 import hash_of
+from netboot.names import Labels, is_at_or_below, read_wire, text
 from netboot.rdata import Rtype
 from netboot.upstream import stands_for
-from netboot.zone import Rcode, RRset
+from netboot.zone import WILDCARD, Rcode, RRset
 
 MAX_KEYS = 16
 MAX_SIGNATURES = 4
 """Signatures tried for one set, so that an answer costs no more (CVE-2023-50387)."""
+MAX_PROOFS = 16
+"""Denial records looked at in one answer; a chain of aliases needs no more."""
+MAX_WORK = 512
+"""Questions and signatures for one answer."""
 MAX_DEPTH = 24
 ALGORITHMS = frozenset({8, 10, 13, 14, 15, 16})
 """What we check (RFC 8624, 3.1: SHA-1 is left out); a zone with others alone is insecure."""
 DIGESTS = frozenset({2, 4})
+_NEVER_EXPANDED = frozenset({Rtype.DS, Rtype.DNSKEY, Rtype.NSEC, Rtype.NSEC3})
+"""An NSEC of a wildcard, replayed at another name, would deny what it is not about."""
 _RRSIG = struct.Struct("!HBBIIIH")
-_OPT_OUT = 1
 
 Fetch = Callable[[Labels, int], Known]
 """Asks for a type of a name; PeerError when nobody answers."""
@@ -77,11 +81,11 @@ class Validator:
         self, fetch: Fetch, now: float, *, blind: bool, anchors: Mapping[Labels, Iterable[bytes]]
     ) -> None:
         """Check as of `now`; `anchors` are DS data by zone."""
-        self._fetch, self._now, self._blind = fetch, now, blind
+        self._ask, self._now, self._blind = fetch, now, blind
         self._anchors = {zone: tuple(found) for zone, found in anchors.items()}
         self._zones: dict[Labels, _Zone] = {}
         self._held: dict[tuple[Labels, int], bytes] = {}
-        self._depth = 0
+        self._depth = self._work = 0
 
     def check(self, known: Known, name: Labels, qtype: int) -> Trust:
         """Say what is known of an answer; BogusError when it must not be believed."""
@@ -95,10 +99,20 @@ class Validator:
         if rest:
             is_secure = self._denied(known, last, qtype) and is_secure
         if is_secure:
-            self._expansions(known)
+            is_secure = self._expansions(known)
         if not is_secure:
             return Trust.INSECURE
         return Trust.TIME_BLIND if self._blind else Trust.SECURE
+
+    def _fetch(self, name: Labels, qtype: int) -> Known:
+        self._count()
+        return self._ask(name, qtype)
+
+    def _count(self) -> None:
+        """Bound what one answer may cost, whatever it leads to."""
+        self._work += 1
+        if self._work > MAX_WORK:
+            raise BogusError("more to ask and to check than one answer may cost")
 
     # sets
 
@@ -111,14 +125,17 @@ class Validator:
                 raise BogusError(f"{text(rrset.owner)}: no signature, though its zone is signed")
             return False
         signer = _signer(signatures[0])
-        if rrset.owner[len(rrset.owner) - len(signer) :] != signer:
+        if not is_at_or_below(rrset.owner, signer):
             raise BogusError(f"{text(rrset.owner)}: signed by {text(signer)}")
         if rrset.rtype == Rtype.DS and rrset.owner == signer:
             raise BogusError(f"{text(rrset.owner)}: a DS that its own zone signed")
         zone = self._zone(signer)
         if zone.keys is None:
             return False
-        self._held[rrset.owner, rrset.rtype] = self._verify(rrset, signatures, zone.keys)
+        held = self._verify(rrset, signatures, zone.keys)
+        if rrset.rtype in _NEVER_EXPANDED and _labels(held) < _own_labels(rrset.owner):
+            raise BogusError(f"{text(rrset.owner)}: made from a wildcard, which proves nothing")
+        self._held[rrset.owner, rrset.rtype] = held
         return True
 
     def _verify(self, rrset: RRset, signatures: list[bytes], keys: RRset) -> bytes:
@@ -128,6 +145,7 @@ class Validator:
         when = None if self._blind else self._now
         problem: Exception | None = None
         for data in signatures[:MAX_SIGNATURES]:
+            self._count()
             signature = _dns(
                 RRset(owner=rrset.owner, rtype=Rtype.RRSIG, ttl=rrset.ttl, rdatas=(data,))
             )
@@ -149,20 +167,24 @@ class Validator:
         known = self._zones.get(name)
         if known is not None:
             return known
+        with self._deeper(name):
+            delegation = self._anchors.get(name) or self._delegation(name)
+            keys = self._keys(name, delegation) if delegation else None
+        self._zones[name] = _Zone(name=name, keys=keys)
+        return self._zones[name]
+
+    @contextmanager
+    def _deeper(self, name: Labels) -> Iterator[None]:
+        """Bound how far the checks of one answer lead into each other."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise BogusError(f"{text(name)}: too many zones above it")
-        delegation = self._anchors.get(name) or self._delegation(name)
-        found = _Zone(name=name, keys=None)
-        if delegation:
-            found = _Zone(name=name, keys=self._keys(name, delegation))
-        self._zones[name] = found
+        yield
         self._depth -= 1
-        return found
 
     def _delegation(self, name: Labels) -> tuple[bytes, ...]:
         """Give the DS of a zone; none when it is proved that there is none we can use."""
-        if not any(_is_at_or_below(name, anchor) for anchor in self._anchors):
+        if not any(is_at_or_below(name, anchor) for anchor in self._anchors):
             return ()
         known = self._fetch(name, Rtype.DS)
         found = next((one for one in known.answers if one.rtype == Rtype.DS), None)
@@ -171,7 +193,11 @@ class Validator:
                 return ()
             usable = (one for one in found.rdatas if one[2] in ALGORITHMS and one[3] in DIGESTS)
             return tuple(usable)
-        self._denied(known, name, Rtype.DS)
+        is_unsigned = self._is_unsigned_cut(known, name)
+        if is_unsigned is None:  # or the zone above has no signatures either
+            is_unsigned = self._zone_over(name, Rtype.DS).keys is None
+        if not is_unsigned:
+            raise BogusError(f"{text(name)}: no zone, and no proof that it is an unsigned one")
         return ()
 
     def _keys(self, name: Labels, delegation: tuple[bytes, ...]) -> RRset:
@@ -190,182 +216,91 @@ class Validator:
     def _zone_over(self, name: Labels, rtype: int) -> _Zone:
         """Find the zone that a name without signature is in: signed, or the first that is not."""
         anchor = max(
-            (one for one in self._anchors if _is_at_or_below(name, one)), key=len, default=None
+            (one for one in self._anchors if is_at_or_below(name, one)), key=len, default=None
         )
         if anchor is None:
             return _Zone(name=(), keys=None)
-        zone = self._zone(anchor)
         last = len(name) - (1 if rtype == Rtype.DS else 0)
-        for count in range(len(anchor) + 1, last + 1):
+        with self._deeper(name):
+            return self._walk(name[len(name) - last :], anchor)
+
+    def _walk(self, name: Labels, anchor: Labels) -> _Zone:
+        zone = self._zone(anchor)
+        for count in range(len(anchor) + 1, len(name) + 1):
             if zone.keys is None:
                 return zone
             cut = name[len(name) - count :]
             known = self._fetch(cut, Rtype.DS)
             if any(one.rtype == Rtype.DS and one.owner == cut for one in known.answers):
                 zone = self._zone(cut)
-            elif self._is_unsigned_cut(known, cut):
+                continue
+            is_unsigned = self._is_unsigned_cut(known, cut)
+            if is_unsigned is None:
+                raise BogusError(f"{text(cut)}: no proof that it is not a signed zone")
+            if is_unsigned:
                 return _Zone(name=cut, keys=None)
-            elif known.rcode is Rcode.NXDOMAIN:
+            if known.rcode is Rcode.NXDOMAIN:
                 break
         return zone
 
-    def _is_unsigned_cut(self, known: Known, cut: Labels) -> bool:
-        """Tell a delegation without DS from a name inside the zone; both must be proved."""
+    def _is_unsigned_cut(self, known: Known, cut: Labels) -> bool | None:
+        """Tell a delegation without DS from a name inside the zone; None when neither is proved."""
+        if any(one.rtype == Rtype.CNAME and one.owner == cut for one in known.answers):
+            return False  # an alias is no delegation
         proof = self._proof(known)
-        if proof is None:
-            return True  # its zone is not signed
-        at = proof.types_at(cut)
-        if at is not None:
-            return Rtype.NS in at and Rtype.DS not in at and Rtype.SOA not in at
-        return proof.opts_out(cut)
+        return None if proof is None else proof.denies_zone(cut)
 
     # what is not there
 
     def _denied(self, known: Known, name: Labels, qtype: int) -> bool:
-        """Check the proof that a name or type is not there; False where no zone is signed."""
+        """Check the proof that a name or type is not there; False where it need not be secure."""
         proof = self._proof(known)
         if proof is None:
             zone = self._zone_over(name, qtype)
             if zone.keys is not None:
                 raise BogusError(f"{text(name)}: no proof that it is not there")
             return False
-        if known.rcode is Rcode.NXDOMAIN:
-            if not proof.denies_name(name):
-                raise BogusError(f"{text(name)}: the proof that it is not there does not hold")
-        elif not proof.denies_type(name, qtype):
-            if qtype == Rtype.DS and proof.opts_out(name):
-                return False
-            raise BogusError(f"{text(name)}: the proof that it has no such type does not hold")
-        return True
+        is_name = known.rcode is Rcode.NXDOMAIN
+        found = proof.denies_name(name) if is_name else proof.denies_type(name, qtype)
+        if found is Proof.NONE:
+            what = "it is not there" if is_name else "it has no such type"
+            raise BogusError(f"{text(name)}: the proof that {what} does not hold")
+        return found is Proof.HOLDS
 
-    def _proof(self, known: Known) -> _Proof | None:
+    def _proof(self, known: Known) -> Denial | None:
         """Gather denial records whose signatures hold; None where no signed zone has any."""
         records = [one for one in _plain(known.authority) if one.rtype in (Rtype.NSEC, Rtype.NSEC3)]
-        held = [one for one in records if self._set(one, known.authority)]
+        if len(records) > MAX_PROOFS:
+            raise BogusError(f"{len(records)} records of proof: more than an answer needs")
+        signed = (one for one in records if _signatures(one, known.authority))
+        held = [one for one in signed if self._set(one, known.authority)]
         for soa in (one for one in known.authority if one.rtype == Rtype.SOA):
             if held:
                 self._set(soa, known.authority)
-        return _Proof(held) if held else None
+        if not held:
+            return None
+        return Denial((one, _signer(self._held[one.owner, one.rtype])) for one in held)
 
-    def _expansions(self, known: Known) -> None:
-        """Check that what a wildcard answered has no name of its own (RFC 4035, 5.3.4)."""
+    def _expansions(self, known: Known) -> bool:
+        """Check that what a wildcard answered has no name of its own (RFC 4035, 5.3.4).
+
+        False where an unsigned delegation may hide it (RFC 5155, 8.8).
+        """
+        is_secure = True
         for rrset in _plain(known.answers):
             held = self._held.get((rrset.owner, rrset.rtype))
-            count = len(rrset.owner) if held is None else held[3]
-            if count < len(rrset.owner) - (rrset.owner[:1] == (b"*",)):
-                proof = self._proof(known)
-                if proof is None or not proof.covers_below(rrset.owner, count):
-                    raise BogusError(f"{text(rrset.owner)}: a wildcard without its proof")
-
-
-class _Proof:
-    """NSEC or NSEC3 records that were verified, and what they prove."""
-
-    def __init__(self, records: list[RRset]) -> None:
-        self._nsec: list[tuple[Labels, Labels, frozenset[int]]] = []
-        self._nsec3: dict[bytes, tuple[bytes, frozenset[int], int]] = {}
-        self._zone: Labels = ()
-        for one in records:
-            if one.rtype == Rtype.NSEC:
-                following, end = read_wire(one.rdatas[0].lower())
-                self._nsec.append((one.owner, following, _types(one.rdatas[0][end:])))
-            else:
-                self._add_nsec3(one)
-
-    def _add_nsec3(self, record: RRset) -> None:
-        data = record.rdatas[0]
-        if len(data) < 6 or data[0] != 1 or data[2:4] != b"\0\0" or data[4]:
-            return  # salt or iterations: RFC 9276, 3.2 lets a validator not count it
-        following, types = data[6 : 6 + data[5]], _types(data[6 + data[5] :])
-        try:
-            start = b32hexdecode(record.owner[0].upper())
-        except (Base32Error, ValueError):
-            return
-        self._zone = record.owner[1:]
-        self._nsec3[start] = (following, types, data[1])
-
-    def types_at(self, name: Labels) -> frozenset[int] | None:
-        """Give the types of a name that a record is about; None when none is."""
-        for owner, _, types in self._nsec:
-            if owner == name:
-                return types
-        found = self._nsec3.get(hash_of(name)) if self._nsec3 else None
-        return None if found is None else found[1]
-
-    def _covers(self, name: Labels) -> bool:
-        """Tell whether a name is proved not to exist itself."""
-        wanted = order(name)
-        for owner, following, types in self._nsec:
-            if _is_at_or_below(name, owner) and owner != name and _is_cut(types):
+            if held is None or _labels(held) >= _own_labels(rrset.owner):
                 continue
-            start, end = order(owner), order(following)
-            if (start < wanted < end) or (end <= start and (wanted > start or wanted < end)):
-                return True
-        return self._span(name) is not None
-
-    def _span(self, name: Labels) -> tuple[bytes, frozenset[int], int] | None:
-        if not self._nsec3:
-            return None
-        wanted = hash_of(name)
-        for start, span in self._nsec3.items():
-            end = span[0]
-            if (start < wanted < end) or (end <= start and (wanted > start or wanted < end)):
-                return span
-        return None
-
-    def _encloser(self, name: Labels) -> Labels | None:
-        """Find the closest name above that is proved to exist, the next one to it proved not to."""
-        if self._nsec3:
-            for at in range(1, len(name) + 1 - len(self._zone)):
-                if hash_of(name[at:]) in self._nsec3:
-                    return name[at:] if self._covers(name[at - 1 :]) else None
-            return None
-        for at in range(1, len(name) + 1):
-            above = name[at:]
-            if any(_is_at_or_below(one, above) for span in self._nsec for one in span[:2]):
-                return above if self._covers(name[at - 1 :]) else None
-        return None
-
-    def denies_name(self, name: Labels) -> bool:
-        """Tell whether there is no such name, nor a wildcard for it."""
-        encloser = self._encloser(name)
-        return encloser is not None and self._covers((b"*", *encloser))
-
-    def denies_type(self, name: Labels, qtype: int) -> bool:
-        """Tell whether a name, or the wildcard for it, has no such type and no CNAME."""
-        types = self.types_at(name)
-        if types is not None:
-            if qtype == Rtype.DS and Rtype.SOA in types and name:
-                return False  # of the child's side of a cut: RFC 6840, 4.4
-            if qtype != Rtype.DS and _is_cut(types):
-                return False
-            return qtype not in types and Rtype.CNAME not in types
-        if self._is_between(name):
-            return True
-        encloser = self._encloser(name)
-        if encloser is None:
-            return False
-        types = self.types_at((b"*", *encloser))
-        return types is not None and qtype not in types and Rtype.CNAME not in types
-
-    def _is_between(self, name: Labels) -> bool:
-        """Tell an empty non-terminal: a name below it follows in the chain (RFC 4035, 5.4)."""
-        return any(
-            _is_at_or_below(following, name) and following != name and order(owner) < order(name)
-            for owner, following, _ in self._nsec
-        )
-
-    def opts_out(self, name: Labels) -> bool:
-        """Tell whether a delegation may be there without a record (RFC 5155, 8.6)."""
-        for at in range(1, len(name) + 1):
-            if hash_of(name[at:]) in self._nsec3:
-                span = self._span(name[at - 1 :])
-                return span is not None and bool(span[2] & _OPT_OUT)
-        return False
-
-    def covers_below(self, name: Labels, count: int) -> bool:
-        """Tell whether the name next to a wildcard's parent of `count` labels is not there."""
-        return self._covers(name[len(name) - count - 1 :])
+            proof, count = self._proof(known), _labels(held)
+            found = (
+                Proof.NONE
+                if proof is None
+                else proof.denies_closer(rrset.owner, count, _signer(held))
+            )
+            if found is Proof.NONE:
+                raise BogusError(f"{text(rrset.owner)}: a wildcard without its proof")
+            is_secure = is_secure and found is Proof.HOLDS
+        return is_secure
 
 
 def _plain(rrsets: Iterable[RRset]) -> list[RRset]:
@@ -393,6 +328,16 @@ def _is_made(rrset: RRset, among: Iterable[RRset]) -> bool:
 
 def _signer(rrsig: bytes) -> Labels:
     return read_wire(rrsig, _RRSIG.size)[0]
+
+
+def _labels(rrsig: bytes) -> int:
+    """Give how many labels were signed: fewer than the owner's for what a wildcard made."""
+    return rrsig[3]
+
+
+def _own_labels(owner: Labels) -> int:
+    """Count as a signer does, who leaves a wildcard's label out (RFC 4034, 3.1.3)."""
+    return len(owner) - (owner[:1] == (WILDCARD,))
 
 
 def _end(answers: Iterable[RRset], name: Labels, qtype: int) -> tuple[Labels, bool]:
@@ -442,26 +387,6 @@ def _middle(rrsig: bytes) -> float:
 def _is_outside(rrsig: bytes, now: float) -> bool:
     expiration, inception = struct.unpack_from("!II", rrsig, 8)
     return not inception <= now <= expiration
-
-
-def _is_at_or_below(name: Labels, zone: Labels) -> bool:
-    return name[len(name) - len(zone) :] == zone if len(name) >= len(zone) else False
-
-
-def _is_cut(types: frozenset[int]) -> bool:
-    """Tell the parent's side of a delegation: what is below is not denied by it."""
-    return (Rtype.NS in types and Rtype.SOA not in types) or Rtype.DNAME in types
-
-
-def _types(data: bytes) -> frozenset[int]:
-    found: set[int] = set()
-    at = 0
-    while at + 2 <= len(data):
-        window, size = data[at], data[at + 1]
-        for byte, bits in enumerate(data[at + 2 : at + 2 + size]):
-            found |= {window << 8 | byte << 3 | bit for bit in range(8) if bits & 0x80 >> bit}
-        at += 2 + size
-    return frozenset(found)
 
 
 def _is_named(name: Labels, key: bytes, delegation: Iterable[bytes]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b32hexencode
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ from dns_lab import NOW, World
 from netboot.dns_cache import Known, Trust
 from netboot.dnssec import VALID_SECONDS
 from netboot.names import labels, wire
+from netboot.nsec3 import Chain, bitmap, hash_of
 from netboot.rdata import Rtype
 from netboot.validate import ROOT_ANCHORS, BogusError, limited
-from netboot.zone import RRset
+from netboot.zone import Rcode, RRset
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,108 @@ def test_a_zone_whose_delegation_is_hidden_is_not_believed_unsigned(world: World
             world.check("www.example.net")
     finally:
         lies.clear()
+
+
+def test_a_delegation_hidden_with_the_proof_of_its_absence_is_not_believed_unsigned(
+    world: World,
+) -> None:
+    """Whoever sits between takes every signature and every proof away."""
+    example, known = labels("example.net"), world.fetch(labels("www.example.net"), Rtype.A)
+    try:
+        for rcode in (Rcode.NOERROR, Rcode.NXDOMAIN):
+            world.lies[example, Rtype.DS] = Known(rcode=rcode)
+            with pytest.raises(BogusError, match="no proof that it is not a signed zone"):
+                world.check("www.example.net", known=without(known, Rtype.RRSIG))
+            with pytest.raises(BogusError, match="no zone, and no proof"):
+                world.check("www.example.net", known=known)
+            with pytest.raises(BogusError):
+                world.check("www.example.net", known=Known(rcode=rcode))
+    finally:
+        world.lies.clear()
+
+
+def test_a_name_that_is_no_zone_signs_nothing(world: World) -> None:
+    """A signature in the name of its own owner, who is proved to have no DS."""
+    known = world.fetch(labels("www.example.net"), Rtype.A)
+    name = labels("www.example.net")
+    signed = next(one for one in known.answers if one.rtype == Rtype.RRSIG).rdatas[0]
+    signer = wire(labels("example.net"))
+    for own in ("www.example.net", "nothing.www.example.net", "alias.example.net"):
+        forged = signed[:18] + wire(labels(own)) + signed[18 + len(signer) :]
+        answers = (
+            RRset(owner=name, rtype=Rtype.A, ttl=60, rdatas=(b"\1\2\3\4",)),
+            RRset(owner=name, rtype=Rtype.RRSIG, ttl=60, rdatas=(forged,)),
+        )
+        with pytest.raises(BogusError):
+            world.check("www.example.net", known=replace(known, answers=answers))
+
+
+def whole_chain(world: World, origin: str) -> tuple[RRset, ...]:
+    """Every NSEC3 of a zone with its signature, as the zone itself would hand them out."""
+    signer = world.signers[labels(origin)]
+    records = Chain(signer.zone, 30).records()
+    return tuple(one for record in records for one in (record, signer.signature(record, NOW)))
+
+
+def test_a_parent_denies_nothing_below_a_delegation(world: World) -> None:
+    """All of it is genuine: the parent's own records about the hashes of its child's names."""
+    proof = whole_chain(world, "net")
+    for rcode in (Rcode.NOERROR, Rcode.NXDOMAIN):
+        lie = Known(rcode=rcode, authority=proof)
+        with pytest.raises(BogusError, match="does not hold"):
+            world.check("www.example.net", known=lie)
+
+
+def test_a_zone_denies_nothing_of_another(world: World) -> None:
+    signer = world.signers[labels("example.net")]
+    data = wire(labels("example.net")) + bitmap((Rtype.NS, Rtype.SOA))
+    wraps = RRset(owner=labels("example.net"), rtype=Rtype.NSEC, ttl=30, rdatas=(data,))
+    label = b32hexencode(hash_of(labels("ns.nic.net"))).lower()
+    rdata = b"\1\0\0\0\0\x14" + bytes(20) + bitmap((Rtype.TXT,))
+    names_it = RRset(owner=(label, *signer.zone.origin), rtype=Rtype.NSEC3, ttl=30, rdatas=(rdata,))
+    for rcode, record in ((Rcode.NXDOMAIN, wraps), (Rcode.NOERROR, names_it)):
+        lie = Known(rcode=rcode, authority=(record, signer.signature(record, NOW)))
+        with pytest.raises(BogusError, match="does not hold"):
+            world.check("ns.nic.net", known=lie)
+
+
+def test_a_proof_that_a_wildcard_made_proves_nothing(world: World) -> None:
+    signer = world.signers[labels("example.net")]
+    star, name = labels("*.example.net"), labels("vvv.example.net")
+    data = wire(labels("zzz.example.net")) + bitmap((Rtype.TXT, Rtype.RRSIG, Rtype.NSEC))
+    record = RRset(owner=star, rtype=Rtype.NSEC, ttl=30, rdatas=(data,))
+    signature = signer.signature(record, NOW)
+    moved = (replace(record, owner=name), replace(signature, owner=name))
+    lie = Known(rcode=Rcode.NOERROR, authority=moved)
+    with pytest.raises(BogusError, match="made from a wildcard"):
+        world.check("vvv.example.net", known=lie)
+
+
+def test_no_answer_costs_more_than_its_bound(world: World) -> None:
+    """Denials without signature, and unsigned SOA beside signed denials, about each other."""
+    proof = whole_chain(world, "net")
+    soas = tuple(
+        RRset(owner=labels(f"{at}.x.example.net"), rtype=Rtype.SOA, ttl=30, rdatas=(bytes(22),))
+        for at in range(40)
+    )
+    bare = tuple(one for one in proof if one.rtype == Rtype.NSEC3)
+    deep = ".".join("abcdefghijklmnopqrstuvwxyz") + ".example.net"
+    names = [deep.split(".", at)[-1] for at in range(27)]
+    names += [f"{at}.x.example.net" for at in range(40)] + ["x.example.net"]
+    try:
+        for lie in (
+            Known(rcode=Rcode.NOERROR, authority=bare),
+            Known(rcode=Rcode.NOERROR, authority=(*proof, *soas)),
+        ):
+            world.lies |= {(labels(name), Rtype.DS): lie for name in names}
+            for known in (lie, world.fetch(labels("www.example.net"), Rtype.A)):
+                with pytest.raises(BogusError):
+                    world.check(deep, known=without(known, Rtype.RRSIG))
+        many = Known(rcode=Rcode.NOERROR, authority=proof * 10)
+        with pytest.raises(BogusError, match="more than an answer needs"):
+            world.check("www.example.net", known=many)
+    finally:
+        world.lies.clear()
 
 
 def test_keys_that_the_parent_does_not_name_are_not_believed(world: World) -> None:
