@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -159,6 +162,17 @@ def start_server(namespace: str, database: Path, interface: str) -> subprocess.P
     assert process.stdout is not None
     assert process.stdout.readline() == "serving\n"
     return process
+
+
+def end_by_pid_file(path: Path, seconds: float = 20) -> None:
+    """End a dhclient that stayed behind: it writes its number after who started it has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and (number := path.read_text().strip()):
+            os.kill(int(number), signal.SIGTERM)
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path}: no process wrote its number")
 
 
 if __name__ == "__main__":

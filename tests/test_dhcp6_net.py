@@ -6,7 +6,6 @@ import os
 import re
 import selectors
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -36,6 +35,7 @@ from dhcp6_lab import (
     until,
     until_local,
 )
+from dhcp_lab import end_by_pid_file
 
 from netboot.dhcp6_message import Kind6, Packet6, Relay6
 from netboot.dhcp6_options import Code6
@@ -92,7 +92,7 @@ def test_dhclient_gets_confirms_and_releases(wire: Wire6, database: Path, tmp_pa
         assert "Server selected" in first or "Reply message" in first
         (address,) = wire.addresses()
         assert FIRST <= address <= LAST
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        end_by_pid_file(tmp_path / "pid")
         lease = (tmp_path / "lf").read_text()
         assert f"option dhcp6.name-servers {US}" in lease
         assert 'option dhcp6.domain-search "shop.example.net."' in lease

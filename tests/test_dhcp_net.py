@@ -21,6 +21,7 @@ from dhcp_lab import (
     NOW,
     OURS_RELAY,
     config,
+    end_by_pid_file,
     mac,
     message,
     selecting,
@@ -159,8 +160,7 @@ def test_dhclient_gets_renews_and_releases(
     common = (dhclient, "-4", "-v", *files, "-sf", str(script))
     first = wire.inside(*common, "-1", end)
     assert "bound to 10.41.7.20" in first
-    pid = int((tmp_path / "pid").read_text())
-    os.kill(pid, 15)
+    end_by_pid_file(tmp_path / "pid")
     lease = (tmp_path / "lf").read_text()
     assert 'option domain-name "shop.example.net"' in lease
     assert "option domain-name-servers 10.41.7.2" in lease

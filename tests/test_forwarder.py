@@ -127,6 +127,8 @@ class Server:
         with contextlib.suppress(OSError):
             while True:
                 data, peer = self.udp.recvfrom(65535)
+                if not data:  # shut down
+                    return
                 reply = self._answer(data, is_tcp=False)
                 for _ in range(self.spoofs):
                     self.udp.sendto(bytes((reply[0] ^ 1,)) + reply[1:], peer)

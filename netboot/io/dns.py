@@ -40,6 +40,7 @@ class _Connection:
     sock: socket.socket
     peer: str
     deadline: float
+    has_asked: bool = False
     inbound: bytearray = field(default_factory=bytearray)
     outbound: bytearray = field(default_factory=bytearray)
 
@@ -174,9 +175,9 @@ class DnsRunner:
         sock.setblocking(False)
         others = [one for one in self._connections.values() if one.peer == peer]
         if len(others) >= MAX_CONNECTIONS_EACH:
-            self._drop(min(others, key=lambda one: one.deadline))
+            self._drop(min(others, key=_worth))
         if len(self._connections) >= MAX_CONNECTIONS:
-            self._drop(min(self._connections.values(), key=lambda one: one.deadline))
+            self._drop(min(self._connections.values(), key=_worth))
         connection = _Connection(sock, peer, time.monotonic() + IDLE_SECONDS)
         self._connections[sock.fileno()] = connection
         self._selector.register(sock, selectors.EVENT_READ, connection)
@@ -201,6 +202,7 @@ class DnsRunner:
         inbound = connection.inbound
         while _has_message(inbound) and len(connection.outbound) < _MAX_OUTBOUND:
             end = 2 + int.from_bytes(inbound[:2])
+            connection.has_asked = True
             reply = self._answer_one(bytes(inbound[2:end]), connection)
             del inbound[:end]
             connection.deadline = time.monotonic() + IDLE_SECONDS
@@ -258,6 +260,11 @@ class DnsRunner:
         self._listeners.clear()
         self._selector.close()
         os.close(self._wake)
+
+
+def _worth(connection: _Connection) -> tuple[bool, float]:
+    """Order connections: who never asked goes first, then who asked longest ago."""
+    return connection.has_asked, connection.deadline
 
 
 def _send_to(sock: socket.socket, peer: Any, reply: bytes) -> None:
