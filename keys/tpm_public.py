@@ -96,10 +96,6 @@ class Reader:
         """Read numbers that stand side by side."""
         return form.unpack(self.take(form.size))
 
-    def u8(self) -> int:
-        """Read one byte."""
-        return self.take(1)[0]
-
     def u16(self) -> int:
         """Read a UINT16."""
         return int.from_bytes(self.take(2), "big")

@@ -15,8 +15,6 @@ from ipaddress import IPv6Address
 
 from netboot.errors import PeerError
 
-FOREVER = 0xFFFFFFFF
-"""A lifetime without an end, in seconds (RFC 8415, 7.7)."""
 _HEADER = struct.Struct("!HH")
 _IA = struct.Struct("!III")
 _ADDRESS = struct.Struct("!16sII")

@@ -205,7 +205,7 @@ def _send(
         port, via, destination = SERVER_PORT, _UNICAST, message.giaddr
     elif int(ciaddr):
         via, destination = _UNICAST, ciaddr
-    elif not message.flags & BROADCAST_FLAG and request.client.mac is not None:
+    elif not message.wants_broadcast and request.client.mac is not None:
         via, destination, mac = _FRAME, yiaddr, request.client.mac
     return Send(
         via=via,

@@ -98,10 +98,6 @@ class DnsCache:
         """Take another list of pinned names."""
         self._pinned = frozenset(map(wire, pinned))
 
-    def is_pinned(self, name: Labels) -> bool:
-        """Tell whether a name answers without a limit of time."""
-        return wire(name) in self._pinned
-
     def store(self, name: Labels, qtype: int, known: Known, now: float) -> None:
         """Keep an answer for its TTL; it replaces whatever was there (RFC 8767, 4)."""
         key = (wire(name), qtype)

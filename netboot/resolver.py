@@ -127,6 +127,7 @@ class Resolver:
         """Ask nobody yet."""
         self._ports, self._cache = ports, cache
         self._lock = ports.lock
+        self.health: dict[Upstream, Health] = {}
         self.replace(config)
 
     def replace(self, config: ResolverConfig) -> None:
@@ -134,7 +135,7 @@ class Resolver:
         with self._lock:
             self._config = config
             self._cache.pin(config.pinned)
-            known = getattr(self, "health", {})
+            known = self.health
             self.health = {one: known.get(one, Health()) for one in config.upstreams}
 
     def lookup(self, name: Labels, qtype: int) -> Resolved | None:

@@ -48,6 +48,7 @@ class RogueWatch:
         self._stamps: _Stamps | None = None
         self._look_at = 0.0
         self._trouble: list[str] = []
+        self._gateways: dict[str, frozenset[str]] = {}
 
     def know_gateway(self, interface: str, address: str, mac: bytes) -> None:
         """Take what was seen before the start."""
@@ -71,7 +72,6 @@ class RogueWatch:
             self._gateways = gateways(load(self._site))
         except BootstrapError as error:
             self._trouble.append(f"the newest site file is not used: {error}")
-            self._gateways = getattr(self, "_gateways", {})
         try:
             self._allowed = read_allowed(self._site)
         except SiteError as error:
