@@ -169,6 +169,7 @@ def _dns(site: NetbootSite, *, enrols: bool) -> PlanDns:
         unsigned=said.unsigned,
         asking=asking if enrols else Asking.EVERYBODY,
         listen=site.listen,
+        allow=said.allow,
     )
 
 

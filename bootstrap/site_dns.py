@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -24,6 +31,10 @@ _MAX_TTL = 604800
 
 def _any_address(value: str) -> IPv4Address | IPv6Address:
     return ip_address(value)
+
+
+def _any_network(value: str) -> IPv4Network | IPv6Network:
+    return ip_network(value)
 
 
 def _name(value: str) -> str:
@@ -58,6 +69,7 @@ def _value(value: str) -> str:
 
 
 AnyAddress = Annotated[IPv4Address | IPv6Address, from_text(_any_address)]
+AnyNetwork = Annotated[IPv4Network | IPv6Network, from_text(_any_network)]
 Name = Annotated[str, from_text(_name)]
 Pin = Annotated[bytes, from_text(_pin)]
 Type = Annotated[str, from_text(_type)]
@@ -84,6 +96,7 @@ class Dns(Table):
     unsigned: Annotated[tuple[Name, ...], ONE_OR_MORE] = ()
     open: bool = False
     listen: Annotated[tuple[AnyAddress, ...], ONE_OR_MORE] = ()
+    allow: Annotated[tuple[AnyNetwork, ...], ONE_OR_MORE] = ()
     upstreams: Annotated[tuple[DnsUpstream, ...], LIST] = Field(default=(), alias="upstream")
 
 

@@ -262,6 +262,12 @@ class DnsEngine:
             return Ask(query=query, name=found.left, qtype=query.qtype, begun=begun)
         if found.answers:
             return Answer(rcode=Rcode.NOERROR, flags=AA | recursion, answers=begun)
+        if self._generation.forwards and not recursion:
+            return Answer(
+                rcode=Rcode.REFUSED,
+                error=ExtendedError.PROHIBITED,
+                said="this address may ask for the names of this site alone",
+            )
         return Answer(rcode=Rcode.REFUSED, flags=recursion, error=ExtendedError.NOT_AUTHORITATIVE)
 
     def _write(self, query: Query, found: Found, flags: int, now: float) -> Answer:

@@ -61,7 +61,7 @@ def explain(
         said += _end(found, generation)
         return Explained(code=found.rcode.name, answers=_shown(found.answers), reasons=tuple(said))
     if not generation.forwards or view is not View.FULL:
-        why = "others are not asked" if not generation.forwards else "not asked for strangers"
+        why = "others are not asked" if not generation.forwards else "not asked for this address"
         code = found.rcode.name if found.answers else Rcode.REFUSED.name
         said.append(f"{text(found.left)} is in no zone of this site: {why}")
         return Explained(code=code, answers=_shown(found.answers), reasons=tuple(said))

@@ -32,7 +32,7 @@ from netboot.network import (
 from netboot.plan_dns import Asking, PlanDns, PlanZone, origin_of
 from netboot.plan_form import PlanError, decode, decode_json, encode
 from netboot.resolver import ResolverConfig, Upstream
-from netboot.views import EVERYBODY, Views
+from netboot.views import View, Views
 
 TYPE = "doorstep/plan/v2"
 MAX_PLAN = 16 * 1024 * 1024
@@ -193,18 +193,17 @@ class Plan:
 
     def views(self) -> Views:
         """Give who may ask what."""
-        if self.dns.asking is Asking.EVERYBODY:
-            return EVERYBODY
         every: list[SubnetPlan | Subnet6Plan] = [*self.subnets, *self.subnets6]
         are_boxes_bound = self.dns.asking is Asking.ENROLLED
         known: set[IPv4Address | IPv6Address | None] = {*self.addresses(), *self.addresses6()}
         known |= {one.address for one in self.reservations}
         known |= {one.address for one in self.reservations6}
         return Views(
-            site=tuple(one.network for one in every),
+            site=(*(one.network for one in every), *self.dns.allow),
             boxes=tuple(one.network for one in every if one.boot and are_boxes_bound),
             known=frozenset(one for one in known if one is not None),
             names=frozenset(self._enrolment_names()),
+            others=View.ZONES if self.dns.asking is Asking.EVERYBODY else View.STRANGER,
         )
 
     def _enrolment_names(self) -> Iterator[Labels]:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from netboot.names import Labels, labels
 from netboot.resolver import Transport
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 
 class Asking(Enum):
-    """Who may ask everything: boxes once they are enrolled, all of the site, or everybody."""
+    """Who may ask everything: boxes once they are enrolled, or all of the site.
+
+    With `everybody`, where netboot runs alone, all of the site too, and everybody the site's zones
+    without the bounds that strangers have.
+    """
 
     ENROLLED = "enrolled"
     SITE = "site"
@@ -39,7 +44,8 @@ class PlanDns:
     """How names are served; `listen` are addresses beside those of the subnets.
 
     Names are absolute with a last dot. `pinned` are remembered for ever, `private` may have private
-    addresses, the signatures of what is below `unsigned` are not checked.
+    addresses, the signatures of what is below `unsigned` are not checked. `allow` are networks that
+    may ask everything, beside the subnets.
     """
 
     forward: bool = False
@@ -49,6 +55,7 @@ class PlanDns:
     unsigned: tuple[str, ...] = ()
     asking: Asking = Asking.ENROLLED
     listen: tuple[Address, ...] = ()
+    allow: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

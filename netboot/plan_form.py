@@ -14,7 +14,14 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import timedelta
 from enum import Enum
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -36,7 +43,10 @@ _TEXTS: Mapping[type, str] = {
     IPv6Address: "IPv6 address",
     IPv6Network: "IPv6 network",
 }
-_ADDRESSES = {IPv4Address, IPv6Address}
+_EITHER: Mapping[frozenset[type], tuple[Callable[[str], Any], str]] = {
+    frozenset({IPv4Address, IPv6Address}): (ip_address, "IP address"),
+    frozenset({IPv4Network, IPv6Network}): (ip_network, "IP network"),
+}
 
 _Read = Callable[[Any, str], Any]
 
@@ -98,8 +108,8 @@ def _reader_of(kind: Any) -> _Read:
 def _reader(kind: Any) -> _Read:
     """Find how a type is read; called once for each."""
     origin, inner = get_origin(kind), get_args(kind)
-    if origin is UnionType and set(inner) == _ADDRESSES:
-        return _parsed(ip_address, "IP address")
+    if origin is UnionType and frozenset(inner) in _EITHER:
+        return _parsed(*_EITHER[frozenset(inner)])
     if origin is UnionType:
         return _optional(_reader(next(one for one in inner if one is not NoneType)))
     if origin is Literal:

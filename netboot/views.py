@@ -2,7 +2,8 @@
 
 A convenience, never an access control: an address is no identity. A box that is not enrolled finds
 what it needs to enrol; an address that is on none of our networks is answered for our zones alone,
-and never with more bytes than it sent.
+and by an appliance never with more bytes than it sent. Names of others are never asked for it: who
+forwards for everybody lends his cache and his line to attacks (RFC 5358).
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ class View(Enum):
 
     FULL = "everything"
     ENROLMENT = "the names that it needs to enrol"
+    ZONES = "the names of this site"
     STRANGER = "the names of this site, in small answers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
     """`boxes` are networks where boxes are booted, `known` addresses there that are not boxes or
-    are enrolled; `site` are all of our networks. `names` is what a box may ask before.
+    are enrolled; `site` are all of our networks, and those that are allowed as much. `names` is
+    what a box may ask before; `others` is the view of an address on none of these networks.
     """
 
     site: tuple[Network, ...] = ()
     boxes: tuple[Network, ...] = ()
     known: frozenset[Address] = frozenset()
     names: frozenset[Labels] = frozenset()
+    others: View = View.STRANGER
 
     def of(self, peer: str) -> View:
         """Choose the view of an address; a link-local one is a neighbour's."""
@@ -48,7 +52,9 @@ class Views:
             return View.ENROLMENT
         if _is_in(address, self.site):
             return View.FULL
-        return View.ENROLMENT if address.is_link_local else View.STRANGER
+        if self.others is View.STRANGER and address.is_link_local:
+            return View.ENROLMENT
+        return self.others
 
 
 EVERYBODY = Views(site=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))

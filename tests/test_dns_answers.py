@@ -261,6 +261,34 @@ def test_an_open_resolver_it_is_not() -> None:
     assert isinstance(reply, bytes) and reply[3] & 15 == 5 and not reply[3] & 0x80
 
 
+@pytest.mark.parametrize(
+    ("peer", "is_served"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("10.42.0.200", True),
+        ("192.0.2.9", True),
+        ("::ffff:192.0.2.9", True),
+        ("192.0.3.9", False),
+        ("2001:db8::1", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_whoever_is_not_allowed_is_answered_for_our_zones_alone(peer: str, is_served: bool) -> None:
+    networks = (IPv4Network("10.42.0.0/16"), IPv4Network("192.0.2.0/24"))
+    server = engine(forwards=True, views=Views(site=networks, others=View.ZONES))
+    for _ in range(3 * STRANGER_PER_SECOND):  # of the zones everybody is told, whole
+        reply = ask(server=server, peer=peer, want_dnssec=True)
+        assert reply.answer and bool(reply.flags & dns.flags.RA) is is_served
+    query = dns.message.make_query("www.example.org.", "A", use_edns=0).to_wire()
+    found = server.receive(query, peer, NOW, is_tcp=False)
+    assert isinstance(found, Ask) is is_served
+    if isinstance(found, bytes):
+        refused = dns.message.from_wire(found)
+        assert refused.rcode() == 5 and not refused.flags & dns.flags.RA
+        assert [one.code for one in refused.extended_errors()] == [ExtendedError.PROHIBITED]
+
+
 # others
 
 

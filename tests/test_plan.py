@@ -478,6 +478,7 @@ def test_what_is_said_of_names_survives_the_file_and_becomes_settings() -> None:
         unsigned=(".",),
         asking=Asking.SITE,
         listen=(IPv4Address("127.0.0.1"), IPv6Address("::1")),
+        allow=(IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/32")),
     )
     types = (("CAA", '0 issue "ca.example"'), ("TYPE65400", "\\# 2 abcd"), ("MX", "10 a.b."))
     records = tuple(
@@ -505,7 +506,10 @@ def test_a_view_is_chosen_by_who_is_known() -> None:
     assert view(Asking.ENROLLED, str(SUBNET.appliance)) is View.FULL
     assert view(Asking.SITE, "10.41.7.199") is View.FULL
     assert view(Asking.SITE, "192.0.2.1") is View.STRANGER
-    assert view(Asking.EVERYBODY, "192.0.2.1") is View.FULL
+    assert view(Asking.EVERYBODY, "192.0.2.1") is View.ZONES
+    assert view(Asking.EVERYBODY, "10.41.7.199") is View.FULL
+    allowed = PlanDns(asking=Asking.EVERYBODY, allow=(IPv4Network("192.0.2.0/24"),))
+    assert replace(PLAN, dns=allowed).views().of("192.0.2.1") is View.FULL
     names = PLAN.views().names
     assert (b"appliance", *DOMAIN.encode().split(b".")) in names
     assert (b"2", b"7", b"41", b"10", b"in-addr", b"arpa") in names

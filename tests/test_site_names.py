@@ -101,6 +101,7 @@ pinned = ["ntp.example.org", "lic.example."]
 private = "corp.example"
 unsigned = ["old.example"]
 listen = ["127.0.0.1", "::1"]
+allow = ["192.0.2.0/24", "2001:db8::/32"]
 [[dns.upstream]]
 address = "192.0.2.53"
 name = "dns.example"
@@ -117,12 +118,14 @@ transport = "plain"
     assert (second.port, second.transport) == (53, Transport.PLAIN)
     assert second.address == ip_address("2001:db8::53")
     assert plan.dns.asking is Asking.EVERYBODY
+    assert list(map(str, plan.dns.allow)) == ["192.0.2.0/24", "2001:db8::/32"]
     assert replace(plan, number=2) != plan
 
 
 WRONG = [
     ("", "subnet", "is missing"),
     ("[dns]\nforward = true\n", "dns.forward", "there is nobody to ask"),
+    ('[dns]\nallow = "192.0.2.1/24"\n', "dns.allow", "has host bits set"),
     ('[dns]\npinned = "a..b"\n', "dns.pinned", "labels have 1 to 63 bytes"),
     ('[[dns.upstream]]\naddress = "9.9.9"\n', "dns.upstream.1.address", "9.9.9"),
     (
