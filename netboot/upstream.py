@@ -2,8 +2,8 @@
 
 The question carries a random number, and random case in the name (0x20); an answer counts when both
 come back with it, from where it was asked. Only the chain that answers the question is taken, and
-for what is not there the SOA with its proofs; everything else could be about other names. Bytes are
-looked at before dnslib reads them. RFC 5452, 9.1; RFC 2181, 5.4.1; RFC 1035, 4.1.
+for what is not there the SOA with its proofs; everything else could be about other names.
+RFC 5452, 9.1; RFC 2181, 5.4.1; RFC 1035, 4.1.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-import dnslib
-
 from netboot.dns_cache import Known
 from netboot.dns_message import (
     CD,
     HEADER,
+    IN,
     RD,
     TC,
     encode_own_opt,
     encode_question,
 )
+from netboot.dns_records import Record, RecordError, read_records
 from netboot.errors import PeerError
 from netboot.names import Labels, is_at_or_below, renamed, wire
 from netboot.rdata import Rtype, target
@@ -33,7 +33,6 @@ MAX_RECORDS = 500
 MAX_MESSAGE = 65535
 _RCODES = {int(one): one for one in Rcode}
 _PROOFS = frozenset({Rtype.SOA, Rtype.NSEC, Rtype.NSEC3, Rtype.RRSIG})
-_RECORD = struct.Struct("!HHIH")
 _MAX_CHAIN = 16
 _PADDING, _BLOCK = 12, 128
 """RFC 7830 and RFC 8467, 4.1: questions over TLS all have the same length."""
@@ -99,25 +98,28 @@ def read_answer(data: bytes, question: Question) -> Known:
 
     UnreadableError where it did answer.
     """
-    _check_head(data, question)
+    counts = _check_head(data, question)
+    at = HEADER.size + len(wire(question.cased)) + 4
     try:
-        message = dnslib.DNSRecord.parse(data)
-    except (dnslib.DNSError, ValueError, IndexError, struct.error, UnicodeError) as error:
-        raise UnreadableError(f"cannot be read: {type(error).__name__}") from None
-    if len(message.rr) + len(message.auth) > MAX_RECORDS:
-        raise UnreadableError("has too many records")
-    rcode = _RCODES.get(_extended(message))
+        answer, at = read_records(data, at, counts[0])
+        proofs, at = read_records(data, at, counts[1])
+        additional, _ = read_records(data, at, counts[2])
+    except RecordError as error:
+        raise UnreadableError(f"cannot be read: {error}") from None
+    code = _extended(data[3] & 15, additional)
+    rcode = _RCODES.get(code)
     if rcode is None:
-        raise UnreadableError(f"answers with code {_extended(message)}")
-    answers = _chain(_rrsets(message.rr), question)
+        raise UnreadableError(f"answers with code {code}")
+    answers = _chain(_rrsets(answer), question)
     names = {question.name, *(target(one.rdatas[0]) for one in answers if one.rtype == Rtype.CNAME)}
-    authority = _proofs(_rrsets(message.auth), names)
+    authority = _proofs(_rrsets(proofs), names)
     if _is_whole(answers, question):  # a wildcard answers with the proof that it may
         authority = tuple(one for one in authority if _covers_denial(one))
     return Known(rcode=rcode, answers=answers, authority=authority)
 
 
-def _check_head(data: bytes, question: Question) -> None:
+def _check_head(data: bytes, question: Question) -> tuple[int, ...]:
+    """Check that a message answers this question, and give how many records it says to have."""
     asked = wire(question.cased) + struct.pack("!HH", question.qtype, 1)
     if len(data) < HEADER.size + len(asked) or len(data) > MAX_MESSAGE:
         raise NotAnsweredError("has the wrong length")
@@ -130,71 +132,29 @@ def _check_head(data: bytes, question: Question) -> None:
         raise TruncatedError("was cut off")
     if sum(counts) > MAX_RECORDS:
         raise UnreadableError("has too many records")
+    return tuple(counts)
 
 
-def _extended(message: dnslib.DNSRecord) -> int:
-    opt = next((one for one in message.ar if one.rtype == Rtype.OPT), None)
-    upper = 0 if opt is None else opt.ttl >> 24 << 4
-    return int(message.header.rcode) | upper
+def _extended(low: int, additional: Iterable[Record]) -> int:
+    opt = next((one for one in additional if one.rtype == Rtype.OPT), None)
+    return low if opt is None else opt.ttl >> 24 << 4 | low
 
 
-def _rrsets(records: Iterable[dnslib.RR]) -> dict[tuple[Labels, int, int], RRset]:
+def _rrsets(records: Iterable[Record]) -> dict[tuple[Labels, int, int], RRset]:
     """Gather records to sets; signatures apart by what they cover."""
     found: dict[tuple[Labels, int, int], RRset] = {}
     for one in records:
-        if one.rclass != 1:
+        if one.rclass != IN:
             continue
-        owner = tuple(label.lower() for label in one.rname.label)
-        data = _rdata(one)
-        covered = int.from_bytes(data[:2], "big") if one.rtype == Rtype.RRSIG else 0
-        key = (owner, int(one.rtype), covered)
+        covered = int.from_bytes(one.data[:2], "big") if one.rtype == Rtype.RRSIG else 0
+        key = (one.owner, one.rtype, covered)
         known = found.get(key)
-        rdatas = (data,) if known is None else (*known.rdatas, data)
-        ttl = int(one.ttl) if known is None else min(known.ttl, int(one.ttl))
+        rdatas = (one.data,) if known is None else (*known.rdatas, one.data)
+        ttl = one.ttl if known is None else min(known.ttl, one.ttl)
         found[key] = RRset(
-            owner=owner, rtype=int(one.rtype), ttl=ttl, rdatas=tuple(dict.fromkeys(rdatas))
+            owner=one.owner, rtype=one.rtype, ttl=ttl, rdatas=tuple(dict.fromkeys(rdatas))
         )
     return found
-
-
-def _rdata(record: dnslib.RR) -> bytes:
-    """Write a record's data again without compressed names, in lower case where RFC 4034 has it."""
-    buffer = dnslib.DNSBuffer()
-    buffer.names = _NoNames()
-    record.rdata.pack(buffer)
-    data = bytes(buffer.data)
-    if record.rtype in _WITH_NAMES:
-        data = _lower_names(int(record.rtype), data)
-    return data
-
-
-class _NoNames(dict):  # type: ignore[type-arg]
-    """Forgets every name, so that dnslib compresses none."""
-
-    def __setitem__(self, key: object, value: object) -> None:
-        """Keep nothing."""
-
-
-_WITH_NAMES = {
-    Rtype.NS: (0, 1),
-    Rtype.CNAME: (0, 1),
-    Rtype.PTR: (0, 1),
-    Rtype.DNAME: (0, 1),
-    Rtype.SOA: (0, 2),
-    Rtype.MX: (2, 1),
-    Rtype.SRV: (6, 1),
-}
-"""Types whose data holds names: where they begin, and how many."""
-
-
-def _lower_names(rtype: int, data: bytes) -> bytes:
-    start, count = _WITH_NAMES[Rtype(rtype)]
-    at = start
-    for _ in range(count):
-        while at < len(data) and data[at]:
-            at += 1 + data[at]
-        at += 1
-    return data[:start] + data[start:at].lower() + data[at:]
 
 
 def _chain(sets: dict[tuple[Labels, int, int], RRset], question: Question) -> tuple[RRset, ...]:

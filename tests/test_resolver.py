@@ -15,6 +15,7 @@ from netboot.dns_message import ExtendedError
 from netboot.names import labels
 from netboot.rdata import Rtype
 from netboot.resolver import (
+    DRAWN_BYTES,
     FRESH_SECONDS,
     GIVE_UP_SECONDS,
     LONGEST_PAUSE,
@@ -25,7 +26,7 @@ from netboot.resolver import (
     UnreachableError,
     Upstream,
 )
-from netboot.upstream import is_reply
+from netboot.upstream import is_reply, make_question
 from netboot.zone import Rcode, Zones
 from netboot.zone_file import decode_zone
 
@@ -249,10 +250,25 @@ def test_n27_private_addresses_of_public_names_are_blocked_with_an_allow_list(
 def test_a_name_that_cannot_be_read_silences_no_upstream(world: World) -> None:
     """Such names are anybody's to ask for; the other names must go on being resolved."""
     net = Net(world)
-    found = net.ask((b"\xff\xfe", *labels("nothing.net")))
-    assert found.rcode is Rcode.SERVFAIL
+    name = labels("nothing.net")
+    question = make_question(name, Rtype.A, net.ports.draw(DRAWN_BYTES)).encode(pads=True)
+    reply = world.engine.receive(question, "127.0.0.1", NOW, is_tcp=True)
+    assert isinstance(reply, bytes)
+    net.lie = reply[:6] + b"\0\x20" + reply[8:]  # more records than it has
+    found = net.ask(name)
+    assert (found.rcode, found.said) == (Rcode.SERVFAIL, "cannot be read: a name is malformed")
     assert [health.failures for health in net.resolver.health.values()] == [0, 0]
+    net.lie = None
     assert net.ask().rcode is Rcode.NOERROR
+
+
+def test_any_byte_in_a_name_is_resolved_and_kept(world: World) -> None:
+    net = Net(world)
+    name = (b"\xff\xfe\0.", *labels("any.example.net"))
+    found = net.ask(name, Rtype.TXT)
+    assert found.is_secure and found.answers[0].owner == name
+    net.restart()
+    assert net.resolver.lookup(name, Rtype.TXT) == found
 
 
 def test_answers_that_do_not_match_count_as_silence(world: World) -> None:
