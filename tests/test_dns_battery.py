@@ -30,7 +30,7 @@ from dns_lab import ORIGIN, World, zone_keys
 
 from netboot.dns import Ask, DnsEngine, Generation, Resolved, signed_zones
 from netboot.dnssec import ZoneSigner
-from netboot.io.dns import DnsRunner, Resolver
+from netboot.io.dns import MAX_CONNECTIONS, DnsRunner, Resolver
 from netboot.names import text
 from netboot.rdata import Rtype, name_of, show
 from netboot.zone import Rcode, Zone, Zones
@@ -422,6 +422,43 @@ def test_n10_a_thousand_idle_clients_cost_nobody_an_answer(world: tuple[int, str
     finally:
         for sock in idle:
             sock.close()
+
+
+def test_n10_many_connections_of_one_address_are_all_pipelined(world: tuple[int, str]) -> None:
+    """RFC 7766, 6.2.1.1: whole sites sit behind one address."""
+    port, _ = world
+    names = [f"{label}.example.net" for label in ("www", "ns", "alias", "nothing")] * 25
+    socks = [socket.create_connection((HERE, port), 10) for _ in range(60)]
+    try:
+        for sock in socks:
+            queries = [dns.message.make_query(name, "A", id=at) for at, name in enumerate(names)]
+            sock.sendall(b"".join(one.to_wire(prepend_length=True) for one in queries))
+        for sock in socks:
+            sock.settimeout(20)
+            replies = [dns.query.receive_tcp(sock)[0] for _ in names]
+            assert sorted(one.id for one in replies) == list(range(len(names)))
+            assert all(str(one.question[0].name).startswith(names[one.id]) for one in replies)
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_n10_who_holds_most_connections_gives_up_his_own(world: tuple[int, str]) -> None:
+    port, _ = world
+    query = dns.message.make_query("www.example.net", "A")
+    greedy: list[socket.socket] = []
+    with socket.create_connection((HERE, port), 10, source_address=("127.0.0.3", 0)) as quiet:
+        try:
+            for _ in range(MAX_CONNECTIONS + 50):
+                greedy.append(socket.create_connection((HERE, port), 10))
+                dns.query.send_tcp(greedy[-1], query)
+                assert dns.query.receive_tcp(greedy[-1])[0].answer
+            dns.query.send_tcp(quiet, query)
+            assert dns.query.receive_tcp(quiet)[0].answer
+            assert greedy[0].recv(1) == b""
+        finally:
+            for sock in greedy:
+                sock.close()
 
 
 class _Slow:

@@ -13,7 +13,8 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
@@ -26,8 +27,8 @@ from netboot.io.tftp import listen_udp
 from netboot.zone import Rcode
 
 PORT = 53
-MAX_CONNECTIONS = 128
-MAX_CONNECTIONS_EACH = 16
+MAX_CONNECTIONS = 256
+"""By TCP, of all clients; who holds most of them gives one up for a new one."""
 IDLE_SECONDS = 10.0
 _BATCHES = 4
 """Of datagrams, in one turn of one address."""
@@ -41,6 +42,7 @@ class _Connection:
     peer: str
     deadline: float
     has_asked: bool = False
+    pending: int = 0
     inbound: bytearray = field(default_factory=bytearray)
     outbound: bytearray = field(default_factory=bytearray)
 
@@ -173,11 +175,8 @@ class DnsRunner:
         except OSError:
             return
         sock.setblocking(False)
-        others = [one for one in self._connections.values() if one.peer == peer]
-        if len(others) >= MAX_CONNECTIONS_EACH:
-            self._drop(min(others, key=_worth))
         if len(self._connections) >= MAX_CONNECTIONS:
-            self._drop(min(self._connections.values(), key=_worth))
+            self._drop(_least(tuple(self._connections.values())))
         connection = _Connection(sock, peer, time.monotonic() + IDLE_SECONDS)
         self._connections[sock.fileno()] = connection
         self._selector.register(sock, selectors.EVENT_READ, connection)
@@ -219,11 +218,13 @@ class DnsRunner:
             return reply
         known = self._resolve(reply, now)
         if known is None:
+            connection.pending += 1
             self._ask(reply, partial(self._send_later, connection))
         return known
 
     def _send_later(self, connection: _Connection, reply: bytes) -> None:
         """Write what others answered, if the client is still there."""
+        connection.pending -= 1
         if connection.sock.fileno() < 0 or len(connection.outbound) >= _MAX_OUTBOUND:
             return
         connection.outbound += struct.pack("!H", len(reply)) + reply
@@ -262,9 +263,18 @@ class DnsRunner:
         os.close(self._wake)
 
 
-def _worth(connection: _Connection) -> tuple[bool, float]:
-    """Order connections: who never asked goes first, then who asked longest ago."""
-    return connection.has_asked, connection.deadline
+def _least(connections: Sequence[_Connection]) -> _Connection:
+    """Choose what is given up, of the address that holds most: many clients may be behind one.
+
+    First what never asked, then what waits for no answer, then what asked longest ago (RFC 7766,
+    6.2.2 and 6.2.3).
+    """
+    counts = Counter(one.peer for one in connections)
+    most = max(counts.values())
+    return min(
+        (one for one in connections if counts[one.peer] == most),
+        key=lambda one: (one.has_asked, bool(one.pending or one.outbound), one.deadline),
+    )
 
 
 def _send_to(sock: socket.socket, peer: Any, reply: bytes) -> None:
