@@ -12,7 +12,9 @@ import dns.exception
 import dns.name
 import dns.rdataclass
 import dns.rdataset
+import dns.tokenizer
 import dns.zone
+import dns.zonefile
 
 from netboot.errors import SiteError
 from netboot.names import Labels, order, read_wire, text
@@ -33,30 +35,57 @@ def decode_zone(data: bytes, origin: Labels, file: str, *, is_signed: bool = Fal
     if len(data) > MAX_FILE:
         raise SiteError(f"{file}: is larger than {MAX_FILE >> 20} MiB")
     try:
-        found = dns.zone.from_text(
-            data.decode("utf-8"),
-            origin=dns.name.from_text(text(origin)),
-            relativize=False,
-            check_origin=True,
-            allow_include=False,
-            filename=file,
-        )
+        found = _read(data.decode("utf-8"), origin)
     except UnicodeDecodeError:
         raise SiteError(f"{file}: is not UTF-8: save it as UTF-8") from None
     except dns.zone.NoSOA:
         raise SiteError(f"{file}: there is no SOA at {text(origin)}: add one") from None
     except dns.zone.NoNS:
         raise SiteError(f"{file}: there is no NS at {text(origin)}: add one") from None
-    except (dns.exception.DNSException, ValueError, RecursionError) as error:
-        said = str(error)[:200] or type(error).__name__
-        place = said if said.startswith(file) else f"{file}: {said}"
-        raise SiteError(f"{place}: correct that line, or the one before it") from None
+    except _BrokenError as error:
+        line = _line_of(data, error.line, origin)
+        raise SiteError(f"{file}:{line}: {error}: correct that line") from None
     builder = ZoneBuilder(origin, None, 0, is_signed=is_signed)
     for record in _records(found, file):
         builder.add(record)
     zone = builder.zone()
     _check(zone, file)
     return zone
+
+
+class _BrokenError(Exception):
+    """Text that is no zone, and how many lines were read when that was seen."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _read(content: str, origin: Labels) -> dns.zone.Zone:
+    """Read text; _BrokenError, dns.zone.NoSOA or NoNS."""
+    zone = dns.zone.Zone(dns.name.from_text(text(origin)), relativize=False)
+    tokens = dns.tokenizer.Tokenizer(content, "")
+    try:
+        with zone.writer(True) as writer:
+            dns.zonefile.Reader(tokens, dns.rdataclass.IN, writer).read()
+    except (dns.exception.DNSException, ValueError, RecursionError) as error:
+        line = tokens.where()[1]
+        said = str(error).removeprefix(f":{line}: ")[:200]
+        raise _BrokenError(line, said or type(error).__name__) from None
+    zone.check_origin()
+    return zone
+
+
+def _line_of(data: bytes, line: int, origin: Labels) -> int:
+    """Say which line is wrong: the reader is one ahead when it needed the end of it."""
+    before = b"\n".join(data.split(b"\n")[: line - 1])
+    try:
+        _read(before.decode(), origin)
+    except _BrokenError:
+        return line - 1
+    except (dns.zone.NoSOA, dns.zone.NoNS):
+        pass
+    return line
 
 
 def _records(found: dns.zone.Zone, file: str) -> Iterator[ZoneRecord]:

@@ -199,7 +199,7 @@ def test_all_files_that_are_wrong_are_told_at_once(compiler: SiteCompiler) -> No
     with pytest.raises(SiteFileError) as caught:
         compiler.compile(keep=False)
     first, second = map(str, caught.value.problems)
-    assert first.startswith("zones/example.org: line 7: ")
+    assert first.startswith("zones/example.org: line 6: ")
     assert "zone.7.41.10.in-addr.arpa.file: zones/reverse cannot be read" in second
     with pytest.raises(SiteFileError):
         compiler.compile()
@@ -232,7 +232,7 @@ file = "missing"
     _, found = site_dir.check_site(tmp_path / "site", tmp_path / "state")
     said = " | ".join(map(str, found))
     for sentence in (
-        "z: line 7: ",
+        "z: line 6: ",
         "zone.example.org.signed: only what is in shop-1.example.net",
         "zone.shop-1.example.net.file: missing cannot be read: No such file",
         "zone.shop-1.example.net.: is this site's domain",
