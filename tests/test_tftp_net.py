@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_dhcp_net import until
-from test_tftp import ack, error, rrq
+from tftp_lab import ack, error, rrq
 
 from netboot.tftp import MAX_TRANSFERS
 
