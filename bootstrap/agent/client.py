@@ -65,14 +65,16 @@ class Client:
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the URL of option 143 (scheme, host, port; a path in front is kept)."""
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname:
-            raise BoxError(Code.SITE_UNREACHABLE, "the phone-home URL is no https URL")
+        """Take the URL that DHCP gave (scheme, host, port; a path in front is kept)."""
         try:
-            self._host, self._port = parts.hostname, parts.port or _PORT
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
         except ValueError:
-            raise BoxError(Code.SITE_UNREACHABLE, "the phone-home URL has a bad port") from None
+            text = "the phone-home URL has a bad address or port"
+            raise BoxError(Code.SITE_UNREACHABLE, text) from None
+        if parts.scheme != "https" or not host:
+            raise BoxError(Code.SITE_UNREACHABLE, "the phone-home URL is no https URL")
+        self._host, self._port = host, port or _PORT
         self._prefix = parts.path.rstrip("/")
         self._name, self._sleep = server_name, sleep
         self._context = make_context(root_pem)
@@ -91,7 +93,8 @@ class Client:
                 raise PeerError(Code.SITE_UNTRUSTED, text) from None
             except (OSError, http.client.HTTPException) as error:
                 if pause is None:
-                    text = f"{self._host}:{self._port} does not answer: {_short(error)}"
+                    host = f"[{self._host}]" if ":" in self._host else self._host
+                    text = f"{host}:{self._port} does not answer: {_short(error)}"
                     raise BoxError(Code.SITE_UNREACHABLE, text) from None
                 self._sleep(pause)
                 continue

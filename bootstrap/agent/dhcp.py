@@ -94,7 +94,9 @@ def _reply(packet: bytes, mac: bytes, xid: int) -> Message:
 
 
 def _url(message: Message) -> str | None:
-    return next((url for url in message.options.uris if url.startswith("https://")), None)
+    """Take the first https URL; it is shown on a console, so nothing unprintable is one."""
+    fit = (url for url in message.options.uris if url.startswith("https://") and url.isprintable())
+    return next(fit, None)
 
 
 def _lease(message: Message) -> Lease:

@@ -1,38 +1,37 @@
-"""Finds the network: every NIC with carrier in turn, our own DHCP, address and route by ioctl.
+"""Finds the network: every NIC with carrier in turn, IPv4 and IPv6 of it side by side.
 
 It needs no other program. It never decides whom to trust: the URL may come from anybody, TLS proves
-the site. packet(7), netdevice(7), rtnetlink's older ioctl interface.
+the site. netdevice(7).
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
-from bootstrap.agent import facts
-from bootstrap.agent.dhcp import Lease, discover, read_reply, read_site, renew, request
+from bootstrap.agent import facts, ipv4, ipv6
+from bootstrap.agent.dhcp import Lease
+from bootstrap.agent.dhcp6 import Lease6
 from bootstrap.agent.errors import BoxError, Code
-from netboot.dhcp_options import MessageType
 
 Say = Callable[[str], None]
+Ask = Callable[[str, bytes, ipv4.Unwanted], Lease | Lease6 | None]
 
 _GET_FLAGS, _SET_FLAGS = 0x8913, 0x8914
-_SET_ADDRESS, _SET_NETMASK = 0x8916, 0x891C
-_ADD_ROUTE = 0x890B
 _UP = 0x1
-_ETH_P_IP = 0x0800
 _CARRIER_SECONDS = 15.0
 _NIC_SECONDS = 5.0
-_TRIES = (2.0, 4.0, 8.0)
-_OFFER_WINDOW = 0.5
+_OTHER_SECONDS = 4.0
+"""How long the other protocol may still answer when one has a lease that names no site, or when
+IPv6 was first: roles number IPv4 addresses, so a box that can have one takes it."""
+_FAMILIES: tuple[Ask, ...] = (ipv4.take_lease, ipv6.take_lease)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +40,7 @@ class Network:
 
     name: str
     mac: bytes
-    lease: Lease
+    lease: Lease | Lease6
     since: float
 
     def used(self) -> dict[str, str]:
@@ -76,26 +75,25 @@ def keep(network: Network, say: Say) -> Network:
     now = time.monotonic()
     if now - network.since < network.lease.seconds / 2:
         return network
-    with _open(network.name) as sock:
-        xid = _xid()
-        _send(sock, network.name, renew(network.mac, xid, network.lease))
-        lease = _wait(sock, network.mac, xid, MessageType.ACK, 4.0)
-    if lease is None:
+    lease = network.lease
+    renewed = (
+        ipv4.renewed(network.name, network.mac, lease)
+        if isinstance(lease, Lease)
+        else ipv6.renewed(network.name, network.mac, lease)
+    )
+    if renewed is None:
         say(f"the lease of {network.name} was not renewed")
         return find(say) or network
-    lease = replace(lease, url=lease.url or network.lease.url)
-    return Network(name=network.name, mac=network.mac, lease=lease, since=now)
+    return replace(network, lease=renewed, since=now)
 
 
 def configure(network: Network) -> None:
-    """Give the interface its address and the system its default route and name servers."""
-    lease = network.lease
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        _set_address(sock, network.name, _SET_ADDRESS, lease.address.ip)
-        _set_address(sock, network.name, _SET_NETMASK, lease.address.netmask)
-        if lease.gateway is not None:
-            _add_default_route(sock, network.name, lease.gateway)
-    text = "".join(f"nameserver {server}\n" for server in lease.dns)
+    """Give the interface its address and the system its routes and name servers."""
+    if isinstance(network.lease, Lease):
+        ipv4.configure(network.name, network.lease)
+    else:
+        ipv6.configure(network.name, network.mac, network.lease)
+    text = "".join(f"nameserver {server}\n" for server in network.lease.dns)
     Path("/etc").mkdir(exist_ok=True)
     Path("/etc/resolv.conf").write_text(text)
 
@@ -121,85 +119,50 @@ def _wait_for_carrier(names: list[str]) -> list[str]:
 
 
 def _lease_on(name: str, say: Say) -> Network | None:
+    """Ask by IPv4 and IPv6 at once; IPv4 is taken where both name a site in time."""
     mac = bytes.fromhex((facts.SYS / "class/net" / name / "address").read_text().replace(":", ""))
     say(f"asking for an address on {name} ({mac.hex(':')})")
-    with _open(name) as sock:
-        for seconds in _TRIES:
-            lease = _four_way(sock, name, mac, seconds)
-            if lease is not None:
-                where = f", site at {lease.url}" if lease.url else ", no site named"
-                say(f"{name} has {lease.address}{where}")
-                return Network(name=name, mac=mac, lease=lease, since=time.monotonic())
-    return None
+    answers: SimpleQueue[tuple[int, Lease | Lease6 | None]] = SimpleQueue()
+    is_over = threading.Event()
 
+    def ask(number: int) -> None:
+        lease = None
+        try:
+            lease = _FAMILIES[number](name, mac, is_over.is_set)
+        except (BoxError, OSError) as error:
+            say(f"{name}: {error}")
+        finally:
+            answers.put((number, lease))
 
-def _four_way(sock: socket.socket, name: str, mac: bytes, seconds: float) -> Lease | None:
-    xid = _xid()
-    _send(sock, name, discover(mac, xid))
-    offer, url = _offers(sock, mac, xid, seconds)
-    if offer is None:
+    for number in range(len(_FAMILIES)):
+        threading.Thread(target=ask, args=(number,), daemon=True).start()
+    found = _best(answers)
+    is_over.set()
+    if found is None:
         return None
-    _send(sock, name, request(mac, xid, offer))
-    lease = _wait(sock, mac, xid, MessageType.ACK, seconds)
-    return None if lease is None else replace(lease, url=lease.url or url)
+    where = f", site at {found.url}" if found.url else ", no site named"
+    say(f"{name} has {found.address}{where}")
+    return Network(name=name, mac=mac, lease=found, since=time.monotonic())
 
 
-def _offers(
-    sock: socket.socket, mac: bytes, xid: int, seconds: float
-) -> tuple[Lease | None, str | None]:
-    """Wait for an OFFER, and for the site that one without an address names.
-
-    When the first names none, others get a moment: the appliance may stand beside another server.
-    """
-    offer: Lease | None = None
-    url: str | None = None
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([sock], [], [], left)[0]:
+def _best(answers: SimpleQueue[tuple[int, Lease | Lease6 | None]]) -> Lease | Lease6 | None:
+    """Choose a lease that names a site before one that does not, then IPv4 before IPv6."""
+    found: dict[int, Lease | Lease6] = {}
+    deadline: float | None = None
+    for _ in _FAMILIES:
+        try:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            number, lease = answers.get(timeout=left)
+        except Empty:
             break
-        packet = sock.recv(4096)
-        url = url or read_site(packet, mac, xid)
-        found = read_reply(packet, mac, xid)
-        lease = found[1] if found is not None and found[0] is MessageType.OFFER else None
-        if lease is not None and (offer is None or lease.url):
-            offer = lease
-            deadline = min(deadline, time.monotonic() + _OFFER_WINDOW)
-        if offer is not None and (offer.url or url):
+        if lease is None:
+            continue
+        found[number] = lease
+        if number == 0 and lease.url:
             break
-    return offer, url
-
-
-def _wait(
-    sock: socket.socket, mac: bytes, xid: int, kind: MessageType, seconds: float
-) -> Lease | None:
-    """Wait for a reply of one kind; None after the time or a NAK."""
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([sock], [], [], left)[0]:
-            return None
-        found = read_reply(sock.recv(4096), mac, xid)
-        if found is not None and found[0] is MessageType.NAK:
-            return None
-        if found is not None and found[0] is kind:
-            return found[1]
-    return None
-
-
-def _open(name: str) -> socket.socket:
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
-    sock.bind((name, _ETH_P_IP))
-    return sock
-
-
-def _send(sock: socket.socket, name: str, packet: bytes) -> None:
-    try:
-        sock.sendto(packet, (name, _ETH_P_IP, 0, 1, b"\xff" * 6))
-    except OSError as error:
-        raise BoxError(Code.NET_NONE, f"{name} cannot send: {error.strerror}") from None
-
-
-def _xid() -> int:
-    return int.from_bytes(os.urandom(4), "big")
+        deadline = time.monotonic() + _OTHER_SECONDS
+    leases = [found[number] for number in sorted(found)]
+    return next((one for one in leases if one.url), next(iter(leases), None))
 
 
 def _link_up(name: str) -> None:
@@ -207,29 +170,3 @@ def _link_up(name: str) -> None:
         data = struct.pack("16sH14x", name.encode(), 0)
         flags = struct.unpack_from("H", fcntl.ioctl(sock, _GET_FLAGS, data), 16)[0]
         fcntl.ioctl(sock, _SET_FLAGS, struct.pack("16sH14x", name.encode(), flags | _UP))
-
-
-def _address(address: IPv4Address) -> bytes:
-    """Give a struct sockaddr_in."""
-    return struct.pack("=HH4s8x", socket.AF_INET, 0, address.packed)
-
-
-def _set_address(sock: socket.socket, name: str, call: int, address: IPv4Address) -> None:
-    fcntl.ioctl(sock, call, struct.pack("16s16s8x", name.encode(), _address(address)))
-
-
-def _add_default_route(sock: socket.socket, name: str, gateway: IPv4Address) -> None:
-    """Add the default route: struct rtentry of <linux/route.h>, up and through a gateway."""
-    import ctypes
-
-    device = ctypes.create_string_buffer(name.encode())
-    nowhere = _address(IPv4Address(0))
-    addresses = nowhere + _address(gateway) + nowhere
-    entry = struct.pack(
-        "@L48sHhLPhPLLH",
-        *(0, addresses, 0x0003, 0, 0, 0, 0, ctypes.addressof(device), 0, 0, 0),
-    )
-    try:
-        fcntl.ioctl(sock, _ADD_ROUTE, entry.ljust(120, b"\0"))
-    except FileExistsError:
-        return

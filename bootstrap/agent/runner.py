@@ -49,7 +49,10 @@ def serve(say: Say) -> NoReturn:
         system.power_off()
     say("done, staying")
     while True:
-        found = network.keep(found, say)
+        try:
+            found = network.keep(found, say)
+        except AgentError as error:  # a pulled cable is no reason to enrol again
+            say(f"{error.code.value}: {error}")
         system.reap()
         time.sleep(10)
 
