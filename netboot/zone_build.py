@@ -7,7 +7,7 @@ names: RFC 6303 and 6761.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -158,6 +158,10 @@ class ZoneBuilder:
             rdatas = tuple(sorted({*known.rdatas, record.rdata}))
             ttl = min(ttl, known.ttl)  # one TTL in an RRset: RFC 2181, 5.2
         sets[record.rtype] = RRset(owner=owner, rtype=record.rtype, ttl=ttl, rdatas=rdatas)
+
+    def sets_of(self, owner: Labels) -> Mapping[int, RRset]:
+        """Give what an owner has so far, and will have as more is added."""
+        return self._sets.setdefault(owner, {})
 
     def zone(self) -> Zone:
         """Give the zone."""

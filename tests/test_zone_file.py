@@ -97,7 +97,11 @@ def test_a_delegation_refers_with_glue_and_its_ds_is_ours() -> None:
         (HEAD + 'x TXT "a\nx A 192.0.2.1\n', "^example.zone:5: newline in"),
         (HEAD + "$INCLUDE other.zone\n", "example.zone:5"),
         (HEAD + "www A 192.0.2.1\nwww CNAME ns\n", "^example.zone:6: .*CNAME"),
-        (HEAD + "deep SOA a b 1 2 3 4 5\n", "non-origin SOA"),
+        (HEAD + "www CNAME ns\nwww A 192.0.2.1\n", "^example.zone:6: .*CNAME"),
+        (HEAD + "www CNAME ns\nwww CNAME www\nx A 192.0.2.1\n", "^example.zone:6: .*another CN"),
+        (HEAD + "@ SOA a b 1 2 3 4 5\n", "^example.zone:5: .*another SOA"),
+        (HEAD + "deep SOA a b 1 2 3 4 5\n", "^example.zone:5: a SOA is at the zone's own name"),
+        (HEAD + "www 4000000000 A 192.0.2.1\n", "^example.zone:5: "),
         (HEAD + "x.example.org. A 192.0.2.1\nwww TYPE255 \\# 0\n", "no zone|TYPE255|ANY"),
     ],
 )
