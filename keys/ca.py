@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 from uuid import UUID
 
@@ -70,7 +70,12 @@ class Issuer:
 
 
 def make_root(
-    key: PrivateKey, *, site_id: str, domain: str, networks: Sequence[IPv4Network], issue: Issue
+    key: PrivateKey,
+    *,
+    site_id: str,
+    domain: str,
+    networks: Sequence[IPv4Network | IPv6Network],
+    issue: Issue,
 ) -> Certificate:
     """Make the site root; it can vouch for names in `domain` and addresses in `networks` only."""
     name = _name(site_id, "site root")
@@ -134,12 +139,27 @@ def check_root(root: Certificate) -> None:
         raise PeerError("the site root does not say which names it may vouch for")
 
 
+def may_vouch(root: Certificate, address: IPv4Address | IPv6Address) -> bool:
+    """Tell whether a root vouches for an address.
+
+    One address in a certificate that it does not vouch for makes the whole certificate worthless
+    (RFC 5280, 4.2.1.10), for IPv6 too where it permits IPv4 networks alone.
+    """
+    constraints = _extension(root, x509.NameConstraints, "site root")
+    return any(
+        isinstance(one, x509.IPAddress)
+        and isinstance(one.value, IPv4Network | IPv6Network)
+        and address in one.value
+        for one in constraints.permitted_subtrees or ()
+    )
+
+
 def issue_server(
     issuer: Issuer,
     key: ec.EllipticCurvePublicKey,
     *,
     names: Sequence[str],
-    addresses: Sequence[IPv4Address],
+    addresses: Sequence[IPv4Address | IPv6Address],
     issue: Issue,
 ) -> Certificate:
     """Issue the TLS server certificate of the appliance; the first name is its common name."""

@@ -7,7 +7,7 @@ the lease (see `keys.rules`). design.md, "Secrets"; checklist 37 and 39.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -62,6 +62,12 @@ def unlock(row: Row, *, cache_key: Secret, site_id: str) -> Secret:
     """Decrypt one version; SiteError when the row is not what was stored."""
     data = row.label.associated_data(site_id)
     return recover(row.sealed, recover(row.wrapped, cache_key, data), data)
+
+
+def rewrap(row: Row, *, old: Secret, new: Secret, site_id: str, nonce: bytes) -> Row:
+    """Wrap a secret's own key for another cache key; SiteError when the row is not what it was."""
+    data = row.label.associated_data(site_id)
+    return replace(row, wrapped=protect(recover(row.wrapped, old, data), new, nonce, data))
 
 
 def protect(value: Secret, key: Secret, nonce: bytes, data: bytes) -> bytes:

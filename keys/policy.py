@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -71,10 +71,10 @@ def operand(field: TimeField, value: int) -> bytes:
         raise ValueError(f"{field.name} does not fit into {WIDTHS[field]} bytes") from None
 
 
-def pcr_selection(pcrs: Mapping[int, bytes]) -> bytes:
+def pcr_selection(indices: Iterable[int]) -> bytes:
     """Marshal TPML_PCR_SELECTION of the SHA-256 bank with a bitmap of three bytes."""
     bitmap = bytearray(PCR_COUNT // 8)
-    for index in pcrs:
+    for index in indices:
         if not 0 <= index < PCR_COUNT:
             raise ValueError(f"there is no PCR {index}")
         bitmap[index // 8] |= 1 << index % 8
@@ -101,7 +101,11 @@ class TpmPolicy:
 
     def pcr(self, pcrs: Mapping[int, bytes]) -> TpmPolicy:
         """Add TPM2_PolicyPCR over these values of the SHA-256 bank (Part 3, 23.7)."""
-        return self._extend(CommandCode.POLICY_PCR, pcr_selection(pcrs) + pcr_digest(pcrs))
+        return self.pcr_state(pcrs, pcr_digest(pcrs))
+
+    def pcr_state(self, indices: Iterable[int], digest: bytes) -> TpmPolicy:
+        """Add TPM2_PolicyPCR where only the digest over the values is known."""
+        return self._extend(CommandCode.POLICY_PCR, pcr_selection(indices) + digest)
 
     def nv(self, index_name: bytes, value: bytes, comparison: Comparison) -> TpmPolicy:
         """Add TPM2_PolicyNV: the content of an index, from its start, compared (Part 3, 23.9)."""

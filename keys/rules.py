@@ -80,8 +80,8 @@ class SiteRules:
     https_boot: bool = False
 
     @property
-    def boot_addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
-        """Addresses in the certificate of HTTPS boot."""
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Addresses in the certificates of the appliance."""
         return (*self.appliances, *self.appliances6)
 
     @property

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keys.envelope import b64u, unb64u
 from keys.io.layout import SERVICES, Layout
+from keys.io.ring import FileRing
 from keys.io.rpc import Refusal
 from keys.io.store import Store
 from keys.io.vault import Vault
@@ -35,7 +36,7 @@ def signing(tmp_path: Path) -> ZoneSigning:
     users = dict.fromkeys(SERVICES, os.getuid())
     layout = Layout(site=tmp_path, state=tmp_path / "state", run=tmp_path / "run", users=users)
     store = Store(tmp_path / "state/keys/keys.db")
-    return ZoneSigning(store, Vault(layout, store, "shop-0417"))
+    return ZoneSigning(store, Vault(store, FileRing(layout, is_new=True), "shop-0417"))
 
 
 def verify(zone: str, signed: dict[str, list[str]], tags: set[int]) -> None:

@@ -7,8 +7,9 @@ decides what an answer says. docs/phone-home-v1.md, "The answer"; architecture.m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
 from cryptography import x509
@@ -20,11 +21,14 @@ from keys import ca
 from keys.ca import Certificate, Issue, Issuer, Kind
 from keys.envelope import answer_digest, answer_document
 from keys.errors import PeerError, SiteError
+from keys.io.files import write_file
 from keys.io.layout import Layout
 from keys.io.rpc import Refusal
 from keys.io.store import Store
-from keys.io.vault import Vault, write_file
+from keys.io.vault import Vault
 from keys.rules import SiteRules
+
+Address = IPv4Address | IPv6Address
 
 NO_CA = (
     "this site's authorities are not signed yet: sign the requests with the site root "
@@ -134,18 +138,27 @@ class Authority:
             key = self._answer_key.public_key()
             leaf = ca.issue_answer_leaf(issuer, key, site_id=self._site_id, issue=_issue(now))
             self._keep("answer", leaf)
-        if self._due("server", now) or self._names() != _wanted(rules):
-            self._keep("server", self._issue_server(rules, now))
+        addresses = self._addresses(rules)
+        wanted = {*rules.server_names, *map(str, addresses)}
+        if self._due("server", now) or self._names() != wanted:
+            self._keep("server", self._issue_server(rules.server_names, addresses, now))
         return self._write_tls()
 
-    def _issue_server(self, rules: SiteRules, now: datetime) -> Certificate:
+    def _issue_server(
+        self, names: Sequence[str], addresses: Sequence[Address], now: datetime
+    ) -> Certificate:
         return ca.issue_server(
             self.issuer(Kind.APPLIANCE),
             self._server_key.public_key(),
-            names=rules.server_names,
-            addresses=rules.appliances,
+            names=names,
+            addresses=addresses,
             issue=_issue(now),
         )
+
+    def _addresses(self, rules: SiteRules) -> tuple[Address, ...]:
+        """Give the addresses that the root vouches for: it may be older than a network."""
+        root = self.root()
+        return tuple(one for one in rules.addresses if ca.may_vouch(root, one))
 
     def _write_tls(self) -> bool:
         directory = self._layout.run / "tls"
@@ -185,10 +198,6 @@ class Authority:
         found = self._certificate("server").extensions
         names = found.get_extension_for_class(x509.SubjectAlternativeName).value
         return {str(name.value) for name in names}
-
-
-def _wanted(rules: SiteRules) -> set[str]:
-    return {*rules.server_names, *map(str, rules.appliances)}
 
 
 def _issued_by(certificate: Certificate, issuer: Certificate) -> bool:

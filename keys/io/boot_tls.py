@@ -14,10 +14,11 @@ from keys import boot_ca, ca
 from keys.boot_ca import BootIssuer
 from keys.ca import Certificate, Issue
 from keys.errors import SiteError
+from keys.io.files import write_file
 from keys.io.layout import Layout
 from keys.io.rpc import Refusal
 from keys.io.store import Store
-from keys.io.vault import Vault, write_file
+from keys.io.vault import Vault
 from keys.rules import SiteRules
 
 CA, SERVER = "boot-ca", "boot-server"
@@ -46,7 +47,7 @@ class BootTls:
                 issuer,
                 key.public_key(),
                 names=rules.server_names,
-                addresses=rules.boot_addresses,
+                addresses=rules.addresses,
                 issue=_issue(now),
             )
             self._keep(SERVER, leaf)
@@ -99,7 +100,7 @@ def _names(certificate: Certificate) -> set[str]:
 
 
 def _wanted(rules: SiteRules) -> set[str]:
-    return {*rules.server_names, *map(str, rules.boot_addresses)}
+    return {*rules.server_names, *map(str, rules.addresses)}
 
 
 def _issue(now: datetime) -> Issue:

@@ -28,10 +28,11 @@ from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
 from keys.io.handover import Desk, Request, sized
 from keys.io.layout import OPERATOR, Layout
+from keys.io.ring import NOT_COVERED, FileRing
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
-from keys.io.vault import NOT_COVERED, Vault
+from keys.io.vault import CHECK, Vault
 from keys.io.zone_signing import ZoneSigning
 from keys.note import Floor
 from keys.rules import SecretRule, Tier
@@ -87,7 +88,8 @@ class Service:
         site_id = self._files.rules.site_id
         self._store = Store(layout.state / "keys" / "keys.db")
         self._store.check_audit()
-        self._vault = Vault(layout, self._store, site_id)
+        ring = FileRing(layout, is_new=self._store.meta(CHECK) is None)
+        self._vault = Vault(self._store, ring, site_id)
         self._authority = Authority(layout, self._store, self._vault, site_id)
         self._boot_tls = BootTls(layout, self._store, self._vault, site_id)
         self._zones = ZoneSigning(self._store, self._vault)
@@ -295,7 +297,7 @@ class Service:
                 set_at=int(now),
                 expires=int(now) + int(rule.ttl.total_seconds()),
             )
-            self._store.put_secret(self._vault.lock(value, label))
+            self._vault.lock(value, label)
             about = {"name": rule.name, "version": label.version, "expires": label.expires}
             self._record(now, user, "secret-put", **about)
         return about

@@ -19,8 +19,9 @@ from keys.cache import Label, Row
 from keys.envelope import bind
 from keys.errors import SiteError
 from keys.rules import Tier
+from keys.tpm_objects import Blob
 
-SCHEMA = 2
+SCHEMA = 3
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -52,6 +53,27 @@ MIGRATIONS: Sequence[str] = (
     """
     DELETE FROM allowed;
     ALTER TABLE allowed ADD COLUMN sealed BLOB NOT NULL DEFAULT x'';
+    """,
+    # Each epoch of the cache key has rows of its own until the TPM counted on.
+    """
+    CREATE TABLE slots(
+        epoch INTEGER PRIMARY KEY, public BLOB NOT NULL, private BLOB NOT NULL) STRICT;
+    CREATE TABLE leases(counter INTEGER NOT NULL, text TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
+    CREATE TABLE material3(
+        name TEXT NOT NULL, epoch INTEGER NOT NULL, stored BLOB NOT NULL,
+        PRIMARY KEY(name, epoch)) STRICT;
+    INSERT INTO material3
+        SELECT name, CASE WHEN name LIKE 'zone-ksk-%' THEN -1 ELSE 0 END, stored FROM material;
+    DROP TABLE material;
+    ALTER TABLE material3 RENAME TO material;
+    CREATE TABLE secrets3(
+        name TEXT NOT NULL, epoch INTEGER NOT NULL, version INTEGER NOT NULL, tier TEXT NOT NULL,
+        set_at INTEGER NOT NULL, expires INTEGER NOT NULL,
+        wrapped BLOB NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY(name, epoch)) STRICT;
+    INSERT INTO secrets3
+        SELECT name, 0, version, tier, set_at, expires, wrapped, sealed FROM secrets;
+    DROP TABLE secrets;
+    ALTER TABLE secrets3 RENAME TO secrets;
     """,
 )
 """Number n of these brings a database from schema n to n + 1."""
@@ -103,6 +125,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Open or create; SiteError when the file is newer than this release or unusable."""
         self._path = path
+        self.epoch = 0
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._configure()
@@ -161,14 +184,45 @@ class Store:
         """Write one named value."""
         self._do("INSERT OR REPLACE INTO meta VALUES(?,?)", name, value)
 
-    def material(self, name: str) -> bytes | None:
+    def material(self, name: str, epoch: int) -> bytes | None:
         """Read one encrypted key."""
-        found = self._one("SELECT stored FROM material WHERE name=?", name)
+        query = "SELECT stored FROM material WHERE name=? AND epoch=?"
+        found = self._one(query, name, epoch)
         return found[0] if found else None
 
-    def set_material(self, name: str, stored: bytes) -> None:
+    def set_material(self, name: str, epoch: int, stored: bytes) -> None:
         """Write one encrypted key; never replaces one."""
-        self._do("INSERT INTO material VALUES(?,?)", name, stored)
+        self._do("INSERT INTO material VALUES(?,?,?)", name, epoch, stored)
+
+    def materials(self, epoch: int) -> list[tuple[str, bytes]]:
+        """List the encrypted keys of an epoch."""
+        query = "SELECT name, stored FROM material WHERE epoch=? ORDER BY name"
+        return list(self._db.execute(query, (epoch,)))
+
+    # shares and leases
+
+    def slot(self, epoch: int) -> Blob | None:
+        """Read the sealed share of an epoch."""
+        found = self._one("SELECT public, private FROM slots WHERE epoch=?", epoch)
+        return Blob(public=found[0], private=found[1]) if found else None
+
+    def put_slot(self, epoch: int, blob: Blob) -> None:
+        """Write the sealed share of an epoch; one that was never used is replaced."""
+        self._do("INSERT OR REPLACE INTO slots VALUES(?,?,?)", epoch, blob.public, blob.private)
+
+    def keep_epoch(self, epoch: int) -> None:
+        """Remove what other epochs of the cache key hold (the device's own is below zero)."""
+        for table in ("slots", "secrets", "material"):
+            self._do(f"DELETE FROM {table} WHERE epoch<>? AND epoch>=0", epoch)
+
+    def add_lease(self, counter: int, text: str, at: float) -> None:
+        """Keep a lease."""
+        self._do("INSERT OR REPLACE INTO leases VALUES(?,?,?)", counter, text, at)
+
+    def leases(self) -> list[str]:
+        """List the leases that were taken, the newest number first."""
+        query = "SELECT text FROM leases ORDER BY counter DESC, at DESC"
+        return [text for (text,) in self._db.execute(query)]
 
     def certificate(self, name: str) -> str | None:
         """Read one certificate as PEM."""
@@ -186,25 +240,26 @@ class Store:
         self._do("INSERT INTO versions VALUES(?,1) ON CONFLICT DO UPDATE SET last=last+1", name)
         return int(self._one("SELECT last FROM versions WHERE name=?", name)[0])
 
-    def put_secret(self, row: Row) -> None:
+    def put_secret(self, row: Row, epoch: int) -> None:
         """Replace a secret; the version before is overwritten on the disk."""
         label = row.label
-        values = (label.name, label.version, label.tier.value, label.set_at, label.expires)
+        values = (label.version, label.tier.value, label.set_at, label.expires)
         self._do(
-            "INSERT OR REPLACE INTO secrets VALUES(?,?,?,?,?,?,?)",
-            *values,
+            "INSERT OR REPLACE INTO secrets VALUES(?,?,?,?,?,?,?,?)",
+            *(label.name, epoch, *values),
             row.wrapped,
             row.sealed,
         )
 
     def secret(self, name: str) -> Row | None:
-        """Read a secret as it is stored."""
-        found = self._one("SELECT * FROM secrets WHERE name=?", name)
-        if found is None:
-            return None
-        name, version, tier, set_at, expires, wrapped, sealed = found
-        label = Label(name=name, version=version, tier=Tier(tier), set_at=set_at, expires=expires)
-        return Row(label=label, wrapped=wrapped, sealed=sealed)
+        """Read a secret of this epoch as it is stored."""
+        found = self._one("SELECT * FROM secrets WHERE name=? AND epoch=?", name, self.epoch)
+        return None if found is None else _row(found)
+
+    def secrets(self) -> list[Row]:
+        """List the secrets of this epoch."""
+        query = "SELECT * FROM secrets WHERE epoch=? ORDER BY name"
+        return [_row(found) for found in self._db.execute(query, (self.epoch,))]
 
     def remove_secret(self, name: str) -> bool:
         """Forget a secret; False when there was none."""
@@ -356,6 +411,12 @@ class Store:
         text = _json(entry)
         linked = _link(previous, number + 1, text)
         self._do("INSERT INTO audit VALUES(?,?,?)", number + 1, text, linked)
+
+
+def _row(found: Sequence[Any]) -> Row:
+    name, _, version, tier, set_at, expires, wrapped, sealed = found
+    label = Label(name=name, version=version, tier=Tier(tier), set_at=set_at, expires=expires)
+    return Row(label=label, wrapped=wrapped, sealed=sealed)
 
 
 def _link(previous: bytes, number: int, entry: str) -> bytes:

@@ -89,7 +89,11 @@ class ZoneSigning:
 
     def _pairs(self) -> list[ec.EllipticCurvePrivateKey]:
         first, last = self._state()
-        return [self._vault.key_pair(f"{_STATE}-{number}") for number in range(first, last + 1)]
+        return [self._pair(number) for number in range(first, last + 1)]
+
+    def _pair(self, number: int) -> ec.EllipticCurvePrivateKey:
+        """Read one; names are answered without a lease too."""
+        return self._vault.key_pair(f"{_STATE}-{number}", on_device=True)
 
     def _state(self) -> tuple[int, int]:
         stored = self._store.meta(_STATE)

@@ -1,0 +1,473 @@
+"""The controller's TPM: what the cache needs of it, and nothing else.
+
+Each call opens what it needs and flushes it, so that two objects and one session are the most that
+is ever loaded. Sessions are salted to the storage key, whose name is checked first, and encrypt
+what they carry: a probe on the bus learns nothing. It decides nothing and keeps nothing.
+TPM 2.0 Library, Part 3; the traps are in docs/secrets.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import (
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_CAP,
+    TPM2_CC,
+    TPM2_EO,
+    TPM2_SE,
+    TPMA_SESSION,
+)
+from tpm2_pytss.types import (
+    TPM2B_DATA,
+    TPM2B_NV_PUBLIC,
+    TPM2B_OPERAND,
+    TPM2B_PRIVATE,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPML_PCR_SELECTION,
+    TPMS_NV_PUBLIC,
+    TPMS_SENSITIVE_CREATE,
+    TPMT_PUBLIC,
+    TPMT_SIG_SCHEME,
+    TPMT_SIGNATURE,
+    TPMT_SYM_DEF,
+)
+
+from keys.errors import SiteError
+from keys.lease import Counters, SignedLease, authority_area
+from keys.policy import Comparison, TimeField, TpmPolicy, approved, pcr_selection
+from keys.secret import Secret
+from keys.tpm_objects import (
+    AK_TEMPLATE,
+    COUNTER_SIZE,
+    ECDSA,
+    EXTEND_SIZE,
+    SHA256,
+    STORAGE_HANDLE,
+    STORAGE_TEMPLATE,
+    Blob,
+    Index,
+    boot_timers,
+    operands,
+    sealed_template,
+)
+from keys.tpm_public import PublicArea, sized
+
+_AES_128_CFB = bytes.fromhex("000600800043")
+_PERMANENT, _MANUFACTURER = 0x200, 0x105
+_ONE_SHA256 = bytes.fromhex("000000010020")
+"""TPML_DIGEST of one digest of 32 bytes, before the digest."""
+
+Satisfy = Callable[[Any], None]
+"""Makes the assertions of a policy in a session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quoted:
+    """TPMS_ATTEST with its signature (TPMT_SIGNATURE), and the public area of the key."""
+
+    attest: bytes
+    signature: bytes
+    public: bytes
+
+
+class TpmRefusedError(SiteError):
+    """The TPM answered, and said no: a policy does not hold, a signature does not verify."""
+
+
+class Tpm:
+    """A connected TPM; close it, or use it as a context manager."""
+
+    def __init__(self, tcti: str, *, storage_name: bytes | None = None) -> None:
+        """Connect; `storage_name` is the name that the storage key had when it was made."""
+        self._storage_name = storage_name
+        try:
+            self._esys = ESAPI(tcti)
+        except (TSS2_Exception, RuntimeError) as error:
+            raise SiteError(f"the TPM at {tcti} does not answer: {error}") from None
+
+    def __enter__(self) -> Self:
+        """Give the TPM itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._esys.close()
+
+    # what it says of itself
+
+    def counters(self) -> Counters:
+        """Read clock and counters (TPM2_ReadClock)."""
+        with _saying("its clock"):
+            found = self._esys.read_clock().clockInfo
+        return Counters(
+            clock=int(found.clock),
+            reset_count=int(found.resetCount),
+            restart_count=int(found.restartCount),
+            safe=bool(found.safe),
+        )
+
+    def maker(self) -> str:
+        """Give the letters that name the TPM's maker (TPM_PT_MANUFACTURER)."""
+        letters = self._property(_MANUFACTURER).to_bytes(4, "big")
+        return "".join(chr(one) for one in letters if 32 < one < 127)
+
+    def is_owned(self) -> bool:
+        """Tell whether the owner's hierarchy has a password (TPMA_PERMANENT, bit 0)."""
+        return bool(self._property(_PERMANENT) & 1)
+
+    def _property(self, name: int) -> int:
+        with _saying("its properties"):
+            _, data = self._esys.get_capability(
+                capability=TPM2_CAP.TPM_PROPERTIES, prop=name, property_count=1
+            )
+        _, count, found, value = struct.unpack(">IIII", data.marshal()[:16])
+        if count != 1 or found != name:
+            raise SiteError(f"the TPM does not give its property 0x{name:x}")
+        return int(value)
+
+    def pcrs(self, indices: Sequence[int]) -> Mapping[int, bytes]:
+        """Read PCRs of the SHA-256 bank, one by one."""
+        found = {}
+        for index in indices:
+            with _saying("its PCRs"):
+                answer = self._esys.pcr_read(pcr_selection_in=_selection((index,)))
+            digests = answer[2].marshal()
+            if not digests.startswith(_ONE_SHA256):
+                raise SiteError("the TPM has no SHA-256 bank: switch it on in the firmware setup")
+            found[index] = bytes(digests[len(_ONE_SHA256) :])
+        return found
+
+    def ek_area(self, template: PublicArea) -> bytes:
+        """Make the EK of a template and give its public area."""
+        with self._primary(ESYS_TR.ENDORSEMENT, template) as (_, public):
+            return public
+
+    def quote(self, indices: Sequence[int], extra_data: bytes) -> Quoted:
+        """Quote PCRs of the SHA-256 bank by a key of the endorsement hierarchy."""
+        with (
+            self._primary(ESYS_TR.ENDORSEMENT, AK_TEMPLATE) as (handle, public),
+            _saying("a quote"),
+        ):
+            attest, signature = self._esys.quote(
+                sign_handle=handle,
+                pcr_select=_selection(indices),
+                qualifying_data=TPM2B_DATA(extra_data),
+                in_scheme=TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
+            )
+            data = bytes(attest.attestationData)
+            return Quoted(attest=data, signature=bytes(signature.marshal()), public=public)
+
+    # set-up, while the owner's hierarchy has no password yet
+
+    def make_storage_key(self) -> bytes:
+        """Make the storage key persistent, or find it; gives its name."""
+        handle = self._find(STORAGE_HANDLE)
+        if handle is None:
+            with (
+                self._primary(ESYS_TR.OWNER, STORAGE_TEMPLATE) as (made, _),
+                _saying("its storage key"),
+            ):
+                handle = self._esys.evict_control(
+                    auth=ESYS_TR.OWNER, object_handle=made, persistent_handle=STORAGE_HANDLE
+                )
+        self._storage_name = bytes(self._esys.tr_get_name(handle))
+        return self._storage_name
+
+    def define(self, index: Index) -> bytes:
+        """Define an NV index that nobody can set back, or find it; gives its name.
+
+        SiteError when somebody made one of this number that is another.
+        """
+        if self._find(index) is None:
+            public = TPMS_NV_PUBLIC(
+                nvIndex=int(index),
+                nameAlg=TPM2_ALG.SHA256,
+                attributes=index.attributes,
+                dataSize=index.size,
+            )
+            with _saying(f"the NV index 0x{index:08x}"):
+                self._esys.nv_define_space(
+                    auth=None,
+                    public_info=TPM2B_NV_PUBLIC(nvPublic=public),
+                    auth_handle=ESYS_TR.OWNER,
+                    session1=ESYS_TR.PASSWORD,
+                )
+            if index.is_counter:
+                self.increment(index)
+            else:
+                self.extend(index, bytes(EXTEND_SIZE))
+        name = self.nv_name(index)
+        if name != index.nv_name:
+            raise SiteError(f"the NV index 0x{index:08x} is not ours: clear the TPM")
+        return name
+
+    def take_ownership(self, owner: Secret, lockout: Secret, policy: TpmPolicy) -> None:
+        """Give owner and lockout passwords that only headquarters keeps.
+
+        `policy` is what the owner's hierarchy still does without the password.
+        """
+        with self._salted(TPM2_SE.HMAC) as session, _saying("its owner's password"):
+            self._esys.set_primary_policy(
+                auth_handle=ESYS_TR.OWNER, auth_policy=policy.digest, hash_alg=TPM2_ALG.SHA256
+            )
+            for hierarchy, value in ((ESYS_TR.LOCKOUT, lockout), (ESYS_TR.OWNER, owner)):
+                self._esys.hierarchy_change_auth(
+                    auth_handle=hierarchy, new_auth=value.reveal(), session1=session
+                )
+
+    # clock and NV
+
+    def advance_clock(self, milliseconds: int) -> None:
+        """Set the clock forward, as the owner's policy allows (TPM2_ClockSet)."""
+        with self._salted(TPM2_SE.POLICY) as session, _saying("its clock"):
+            self._esys.policy_command_code(policy_session=session, code=TPM2_CC.ClockSet)
+            self._esys.clock_set(new_time=milliseconds, auth=ESYS_TR.OWNER, session1=session)
+
+    def nv_name(self, index: Index) -> bytes:
+        """Give the name of an NV index; SiteError when there is none."""
+        return bytes(self._esys.tr_get_name(self._nv(index)))
+
+    def counter(self, index: Index) -> int:
+        """Read an NV counter."""
+        return int.from_bytes(self.read_nv(index), "big")
+
+    def read_nv(self, index: Index) -> bytes:
+        """Read a whole NV index."""
+        handle = self._nv(index)
+        with _saying(f"the NV index 0x{index:08x}"):
+            found = self._esys.nv_read(
+                nv_index=handle, size=index.size, offset=0, auth_handle=handle
+            )
+        return bytes(found.buffer)
+
+    def increment(self, index: Index) -> None:
+        """Count an NV counter up by one; it never goes back."""
+        handle = self._nv(index)
+        with _saying(f"the NV counter 0x{index:08x}"):
+            self._esys.nv_increment(nv_index=handle, auth_handle=handle)
+
+    def extend(self, index: Index, data: bytes) -> None:
+        """Extend an NV index: its content becomes H(content ‖ data)."""
+        handle = self._nv(index)
+        with _saying(f"the NV index 0x{index:08x}"):
+            self._esys.nv_extend(nv_index=handle, data=data, auth_handle=handle)
+
+    def _nv(self, index: Index) -> Any:
+        handle = self._find(index)
+        if handle is None:
+            raise SiteError(
+                f"the TPM has no NV index 0x{index:08x}: it was cleared, or is another TPM"
+            )
+        return handle
+
+    def _find(self, number: int) -> Any:
+        try:
+            return self._esys.tr_from_tpmpublic(handle=number)
+        except TSS2_Exception:
+            return None
+
+    # sealed data
+
+    def seal(self, value: Secret, policy: TpmPolicy) -> Blob:
+        """Seal up to MAX_SEALED bytes for a policy; only this TPM opens them."""
+        with self._salted(TPM2_SE.HMAC) as session, _saying("a sealed object"):
+            private, public, *_ = self._esys.create(
+                parent_handle=self._storage(),
+                in_sensitive=TPM2B_SENSITIVE_CREATE(
+                    sensitive=TPMS_SENSITIVE_CREATE(data=value.reveal())
+                ),
+                in_public=_area(sealed_template(policy)),
+                outside_info=TPM2B_DATA(),
+                creation_pcr=TPML_PCR_SELECTION(),
+                session1=session,
+            )
+        return Blob(public=bytes(public.publicArea.marshal()), private=bytes(private.buffer))
+
+    def unseal(self, blob: Blob, satisfy: Satisfy) -> Secret:
+        """Open sealed data; `satisfy` makes the assertions of its policy in a session.
+
+        TpmRefusedError when the TPM does not let it.
+        """
+        with self._loaded(blob) as item, self._salted(TPM2_SE.POLICY) as session:
+            satisfy(session)
+            with _refusing("the policy does not hold"):
+                return Secret(bytes(self._esys.unseal(item_handle=item, session1=session).buffer))
+
+    def under_lease(self, signed: SignedLease, authority: ec.EllipticCurvePublicKey) -> Satisfy:
+        """Make the assertions of a lease: each is the TPM's own check, none is ours."""
+        terms, area = signed.lease.terms, authority_area(authority)
+
+        def satisfy(session: Any) -> None:
+            if terms.pcrs:
+                with _refusing("this controller runs other software than the lease is for"):
+                    self._esys.policy_pcr(session, terms.pcr_digest, _selection(terms.pcrs))
+            self._timers(session, terms.timers())
+            self.at_counter(Index.LEASE, terms.counter)(session)
+            digest = bytes(self._esys.policy_get_digest(session))
+            with _refusing("the lease is not approved for this appliance and purpose"):
+                self._esys.policy_authorize(
+                    policy_session=session,
+                    approved_policy=digest,
+                    policy_ref=signed.lease.reference,
+                    key_sign=area.name(),
+                    check_ticket=self._ticket(signed, area, digest),
+                )
+
+        return satisfy
+
+    def anytime(self, session: Any) -> None:
+        """Make the assertion of `device_policy`."""
+        self._esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
+
+    def in_boot(self, counters: Counters) -> Satisfy:
+        """Make the assertions of `boot_policy`."""
+
+        def satisfy(session: Any) -> None:
+            self._timers(session, boot_timers(counters))
+            self._esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
+
+        return satisfy
+
+    def at_counter(self, index: Index, value: int) -> Satisfy:
+        """Make the assertions of `counter_policy`."""
+
+        def satisfy(session: Any) -> None:
+            handle = self._nv(index)
+            with _refusing(f"its {index.name.lower()} counter is not at {value}"):
+                self._esys.policy_nv(
+                    nv_index=handle,
+                    policy_session=session,
+                    operand_b=TPM2B_OPERAND(value.to_bytes(COUNTER_SIZE, "big")),
+                    operation=TPM2_EO(Comparison.EQUAL),
+                    auth_handle=handle,
+                )
+            self._esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
+
+        return satisfy
+
+    def _timers(self, session: Any, timers: Iterable[tuple[TimeField, int, Comparison]]) -> None:
+        for field, value, comparison in operands(timers):
+            with _refusing(f"its {field.name.lower().replace('_', ' ')} is not as it must be"):
+                self._esys.policy_counter_timer(
+                    session, TPM2B_OPERAND(value), TPM2_EO(comparison), offset=field
+                )
+
+    def _ticket(self, signed: SignedLease, area: PublicArea, digest: bytes) -> Any:
+        """Let the TPM verify the approval of the policy that its session has now."""
+        r, s = signed.approval[:32], signed.approval[32:]
+        pair = struct.pack(">HH", ECDSA, SHA256) + sized(r) + sized(s)
+        key = self._esys.load_external(in_public=_area(area.encode()), hierarchy=ESYS_TR.OWNER)
+        try:
+            return self._esys.verify_signature(
+                key_handle=key,
+                digest=approved(TpmPolicy(digest=digest), signed.lease.reference),
+                signature=TPMT_SIGNATURE.unmarshal(pair)[0],
+            )
+        finally:
+            self._esys.flush_context(flush_handle=key)
+
+    # objects and sessions
+
+    def _storage(self) -> Any:
+        """Find the storage key; SiteError unless it is the one of when the cache was made."""
+        handle = self._find(STORAGE_HANDLE)
+        if handle is None or bytes(self._esys.tr_get_name(handle)) != self._storage_name:
+            raise SiteError(
+                "this is not the TPM that the cache was made with, or it was cleared: "
+                "what is in the cache is lost, seed this controller again"
+            )
+        return handle
+
+    @contextmanager
+    def _primary(self, hierarchy: Any, template: PublicArea) -> Iterator[tuple[Any, bytes]]:
+        with _saying("a primary key"):
+            handle, public, *_ = self._esys.create_primary(
+                primary_handle=hierarchy,
+                in_sensitive=TPM2B_SENSITIVE_CREATE(),
+                in_public=_area(template.encode()),
+                outside_info=TPM2B_DATA(),
+                creation_pcr=TPML_PCR_SELECTION(),
+            )
+        try:
+            yield handle, bytes(public.publicArea.marshal())
+        finally:
+            self._esys.flush_context(flush_handle=handle)
+
+    @contextmanager
+    def _loaded(self, blob: Blob) -> Iterator[Any]:
+        with _refusing("the sealed share is not of this TPM"):
+            handle = self._esys.load(
+                parent_handle=self._storage(),
+                in_private=TPM2B_PRIVATE(buffer=blob.private),
+                in_public=_area(blob.public),
+            )
+        try:
+            yield handle
+        finally:
+            self._esys.flush_context(flush_handle=handle)
+
+    @contextmanager
+    def _salted(self, kind: Any) -> Iterator[Any]:
+        """Open a session salted to the storage key; an HMAC session encrypts both ways."""
+        with _saying("a session"):
+            session = self._esys.start_auth_session(
+                tpm_key=self._storage(),
+                bind=ESYS_TR.NONE,
+                session_type=kind,
+                symmetric=TPMT_SYM_DEF.unmarshal(_AES_128_CFB)[0],
+                auth_hash=TPM2_ALG.SHA256,
+            )
+        try:
+            wanted = TPMA_SESSION.ENCRYPT | TPMA_SESSION.CONTINUESESSION
+            if kind == TPM2_SE.HMAC:
+                wanted |= TPMA_SESSION.DECRYPT
+            self._esys.trsess_set_attributes(session=session, attributes=wanted, mask=0xFF)
+            yield session
+        finally:
+            with contextlib.suppress(TSS2_Exception):
+                self._esys.flush_context(flush_handle=session)
+
+
+def _selection(indices: Iterable[int]) -> Any:
+    return TPML_PCR_SELECTION.unmarshal(pcr_selection(indices))[0]
+
+
+def _area(public: bytes) -> Any:
+    return TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(public)[0])
+
+
+@contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """Turn what the TPM stack says into a sentence."""
+    try:
+        yield
+    except TSS2_Exception as error:
+        raise SiteError(f"the TPM does not give {what}: {error}") from None
+
+
+@contextmanager
+def _refusing(why: str) -> Iterator[None]:
+    try:
+        yield
+    except TSS2_Exception as error:
+        raise TpmRefusedError(f"the TPM refuses: {why} ({error})") from None

@@ -1,0 +1,406 @@
+"""The cache's keys in the controller's TPM: made once, opened under a lease, dropped at its end.
+
+Every condition is the TPM's own; what is asked here before is for a better sentence. A power cut at
+any point leaves the epoch before or the one after, never both and never none. design.md, "Secrets".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from keys.cachekey import SHARE_SIZE, combine, escrow
+from keys.envelope import b64u, unb64u
+from keys.errors import PeerError, SiteError
+from keys.io.files import write_file
+from keys.io.layout import Layout
+from keys.io.ring import ClosedError
+from keys.io.store import Store
+from keys.io.tpm import Tpm, TpmRefusedError
+from keys.lease import Counters, Purpose, SignedLease, lease_policy, reference
+from keys.policy import pcr_digest
+from keys.secret import Secret
+from keys.tpm_objects import (
+    EK_TEMPLATE,
+    Blob,
+    Index,
+    boot_policy,
+    clock_policy,
+    counter_policy,
+    device_policy,
+)
+from keys.tpm_public import PublicArea
+
+TPM_META, CLOCK_META, ESCROW_META = "tpm", "tpm-clock", "owner-escrow"
+MAX_STEPS = 64
+"""By how much one lease may move the lease counter."""
+NO_LEASE = "this controller has no lease"
+RENEW = "Ask headquarters for one: doorstep lease request, lease issue, lease apply"
+ROLLED_BACK = (
+    "keys.db is older than the last revocation on this controller: it was restored from a copy. "
+    "Put the newer one back, or set the cache up again and put its secrets anew"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What was made in a TPM when the cache was: nothing of it is secret."""
+
+    storage_name: bytes
+    ek: bytes
+    authority: bytes
+    lease_share: Blob
+    device: Blob
+
+    def document(self) -> bytes:
+        """Write it for the database."""
+        blobs = {
+            f"{name}_{half}": b64u(getattr(blob, half))
+            for name, blob in (("lease", self.lease_share), ("device", self.device))
+            for half in ("public", "private")
+        }
+        plain = {"storage_name": self.storage_name, "ek": self.ek, "authority": self.authority}
+        return json.dumps({name: b64u(value) for name, value in plain.items()} | blobs).encode()
+
+    @classmethod
+    def read(cls, stored: bytes) -> Made:
+        """Read it again; SiteError when it is damaged."""
+        try:
+            found = {name: unb64u(text) for name, text in json.loads(stored).items()}
+            return cls(
+                storage_name=found["storage_name"],
+                ek=found["ek"],
+                authority=found["authority"],
+                lease_share=Blob(public=found["lease_public"], private=found["lease_private"]),
+                device=Blob(public=found["device_public"], private=found["device_private"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise SiteError("keys.db: what it says of the TPM is damaged") from None
+
+    @property
+    def authority_key(self) -> ec.EllipticCurvePublicKey:
+        """The lease authority's key that the lease share was sealed for."""
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.authority)
+
+
+class TpmRing:
+    """Keys that the controller's TPM gives out under a lease."""
+
+    def __init__(self, layout: Layout, store: Store, tcti: str, site_id: str) -> None:
+        """Connect, and make everything in the TPM at the first start; SiteError otherwise."""
+        self._store, self._site_id = store, site_id
+        self._run = layout.run / "keys"
+        self._keys: dict[str, Secret] = {}
+        self._next: Secret | None = None
+        self._boot: Secret | None = None
+        self._lease: SignedLease | None = None
+        self._seen: Counters | None = None
+        self.where = f"the TPM at {tcti}"
+        stored = store.meta(TPM_META)
+        if stored is None:
+            self._tpm = Tpm(tcti)
+            authority = read_authority(layout.site / "trust" / "lease.pub")
+            self._made = self._make(authority)
+        else:
+            self._made = Made.read(stored)
+            self._tpm = Tpm(tcti, storage_name=self._made.storage_name)
+        self.maker = self._tpm.maker()
+        self._own()
+        self._device = self._tpm.unseal(self._made.device, self._tpm.anytime)
+        if stored is not None:
+            self._restore_clock()
+            self._collect()
+
+    @property
+    def not_covered(self) -> str:
+        """Say which promises do not hold here; empty when all do."""
+        return ""
+
+    @property
+    def lease(self) -> SignedLease | None:
+        """The lease that the cache is open under."""
+        return self._lease
+
+    @property
+    def reference(self) -> bytes:
+        """The policyRef that leases of this appliance have."""
+        return reference(
+            site=self._site_id,
+            ek_name=PublicArea.decode(self._made.ek).name(),
+            counter_name=Index.LEASE.nv_name,
+            purpose=Purpose.CACHE,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Read the epoch counter of the TPM."""
+        return self._tpm.counter(Index.EPOCH)
+
+    # set-up
+
+    def _make(self, authority: ec.EllipticCurvePublicKey) -> Made:
+        """Make storage key, counters and shares; what is sealed opens only under a lease."""
+        if self._tpm.is_owned():
+            raise SiteError(
+                "the TPM of this controller has an owner's password already: "
+                "clear the TPM in the firmware setup"
+            )
+        storage_name = self._tpm.make_storage_key()
+        for index in Index:
+            self._tpm.define(index)
+        shares = {name: Secret(os.urandom(SHARE_SIZE)) for name in ("lease", "device")}
+        point = authority.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        ek = self._tpm.ek_area(EK_TEMPLATE)
+        policy_reference = reference(
+            site=self._site_id,
+            ek_name=PublicArea.decode(ek).name(),
+            counter_name=Index.LEASE.nv_name,
+            purpose=Purpose.CACHE,
+        )
+        made = Made(
+            storage_name=storage_name,
+            ek=ek,
+            authority=point,
+            lease_share=self._tpm.seal(shares["lease"], lease_policy(authority, policy_reference)),
+            device=self._tpm.seal(shares["device"], device_policy()),
+        )
+        with self._store.transaction():
+            self._store.set_meta(TPM_META, made.document())
+            epoch = self._tpm.counter(Index.EPOCH)
+            share = self._new_share(epoch)
+        # Until the first lease, this process alone has the key: what is put now is kept by it.
+        self._keys["lease"] = shares["lease"]
+        self._keys["site"] = combine(shares["lease"], share, site=self._site_id, epoch=epoch)
+        return made
+
+    def _own(self) -> None:
+        """Give the owner a password that headquarters alone can read, unless it has one."""
+        if self._tpm.is_owned():
+            return
+        drawn = [os.urandom(SHARE_SIZE) for _ in range(3)]
+        sealed = escrow(
+            Secret(drawn[0] + drawn[1]), self._made.authority_key, drawn[2], site=self._site_id
+        )
+        with self._store.transaction():
+            self._store.set_meta(ESCROW_META, sealed)
+        self._tpm.take_ownership(Secret(drawn[0]), Secret(drawn[1]), clock_policy())
+
+    # opening
+
+    def open(self) -> None:
+        """Open the cache with the newest lease that the TPM takes; ClosedError says why none."""
+        self._wipe()
+        counters = self._tpm.counters()
+        held, refusal = self._tpm.counter(Index.LEASE), NO_LEASE
+        for signed in self._store_leases():
+            terms = signed.lease.terms
+            if terms.counter < held or (terms.counter > held and not self._is_due(signed)):
+                continue
+            if (ended := terms.ended(counters)) is not None:
+                refusal = f"the lease has ended: {ended}"
+                continue
+            try:
+                self._step_to(terms.counter)
+                self._open_with(signed)
+            except TpmRefusedError as error:
+                refusal = str(error)
+                continue
+            self._seen = counters
+            return
+        raise self._closed(refusal)
+
+    def _open_with(self, signed: SignedLease) -> None:
+        made, epoch = self._made, self.epoch
+        slot = self._store.slot(epoch)
+        if slot is None:
+            raise ClosedError("CACHE-ROLLED-BACK", ROLLED_BACK)
+        lease_share = self._tpm.unseal(
+            made.lease_share, self._tpm.under_lease(signed, made.authority_key)
+        )
+        epoch_share = self._tpm.unseal(slot, self._tpm.at_counter(Index.EPOCH, epoch))
+        self._keys["lease"] = lease_share
+        self._keys["site"] = combine(lease_share, epoch_share, site=self._site_id, epoch=epoch)
+        self._lease = signed
+
+    def _step_to(self, counter: int) -> None:
+        """Count up to a lease's own number, which ends every lease before it."""
+        for _ in range(counter - self._tpm.counter(Index.LEASE)):
+            self._tpm.increment(Index.LEASE)
+
+    def _is_due(self, signed: SignedLease) -> bool:
+        """Tell a lease for the software that runs now from one for the next."""
+        terms = signed.lease.terms
+        return not terms.pcrs or pcr_digest(self._tpm.pcrs(sorted(terms.pcrs))) == terms.pcr_digest
+
+    def _store_leases(self) -> list[SignedLease]:
+        return [SignedLease.read(text) for text in self._store.leases()]
+
+    def _closed(self, why: str) -> ClosedError:
+        code = "LEASE-MISSING" if why is NO_LEASE else "LEASE-ENDED"
+        return ClosedError(code, f"{why}. {RENEW}")
+
+    def _wipe(self) -> None:
+        self._keys.clear()
+        self._lease, self._seen = None, None
+
+    def check(self) -> None:
+        """Ask the TPM whether the lease still runs; ClosedError, and no key, when it does not."""
+        if self._lease is None:
+            raise self._closed(NO_LEASE)
+        counters, seen = self._tpm.counters(), self._seen
+        if seen is None or (counters.reset_count, counters.restart_count) != (
+            seen.reset_count,
+            seen.restart_count,
+        ):
+            self.open()  # the TPM was reset under us: it decides again
+            return
+        ended = self._lease.lease.terms.ended(counters)
+        if ended is None and self._tpm.counter(Index.LEASE) != self._lease.lease.terms.counter:
+            ended = "it was ended"
+        if ended is not None:
+            self._wipe()
+            raise self._closed(f"the lease has ended: {ended}")
+        self._seen = counters
+
+    def apply(self, text: str, now: float) -> SignedLease:
+        """Take a lease and open the cache with it; PeerError when it is not for us."""
+        signed = SignedLease.read(text)
+        signed.check(self._made.authority_key, Index.LEASE.nv_name)
+        lease = signed.lease
+        if lease.site != self._site_id:
+            raise PeerError(f"the lease is for the site {lease.site!r}")
+        if lease.purpose is not Purpose.CACHE or lease.reference != self.reference:
+            raise PeerError("the lease is for another appliance or another purpose")
+        held = self._tpm.counter(Index.LEASE)
+        if lease.terms.counter <= held:
+            raise PeerError("the lease was used before, or a newer one was: ask for a new one")
+        if lease.terms.counter > held + MAX_STEPS:
+            raise PeerError("the lease is too far ahead: ask for a new one")
+        if (ended := lease.terms.ended(self._tpm.counters())) is not None:
+            raise PeerError(f"the lease has ended already: {ended}")
+        with self._store.transaction():
+            self._store.add_lease(lease.terms.counter, signed.text(), now)
+        if self._is_due(signed):
+            self.open()
+        return signed
+
+    def end(self) -> None:
+        """End every lease there is, at once."""
+        self._tpm.increment(Index.LEASE)
+        self._wipe()
+
+    # keys
+
+    def key(self, name: str) -> Secret:
+        """Give `site`, `boot` or `device`; ClosedError when there is none now."""
+        if name == "device":
+            return self._device
+        if name == "boot":
+            return self._boot_key()
+        found = self._keys.get("site")
+        if found is None:
+            raise self._closed(NO_LEASE)
+        return found
+
+    def next_site_key(self) -> Secret:
+        """Draw the site key of the next epoch and store its share, in the caller's transaction."""
+        lease_share = self._keys.get("lease")
+        if lease_share is None:
+            raise self._closed(NO_LEASE)
+        epoch = self.epoch + 1
+        share = self._new_share(epoch)
+        self._next = combine(lease_share, share, site=self._site_id, epoch=epoch)
+        return self._next
+
+    def _new_share(self, epoch: int) -> Secret:
+        share = Secret(os.urandom(SHARE_SIZE))
+        policy = counter_policy(Index.EPOCH.nv_name, epoch)
+        self._store.put_slot(epoch, self._tpm.seal(share, policy))
+        return share
+
+    def advance(self) -> None:
+        """Count the epoch up: from here the TPM opens no share of before."""
+        if self._next is None:
+            raise RuntimeError("no next epoch was drawn")
+        self._tpm.increment(Index.EPOCH)
+        self._keys["site"], self._next = self._next, None
+        self._collect()
+
+    def _collect(self) -> None:
+        """Forget what another epoch holds: an effect that was not finished, or one of before."""
+        epoch = self.epoch
+        if self._store.slot(epoch) is None:
+            raise SiteError(ROLLED_BACK)
+        with self._store.transaction():
+            self._store.keep_epoch(epoch)
+
+    def _boot_key(self) -> Secret:
+        """Open what this boot has, or make it: it opens in no other."""
+        if self._boot is not None:
+            return self._boot
+        path, counters = self._run / "boot.sealed", self._tpm.counters()
+        if path.exists():
+            with contextlib.suppress(TpmRefusedError):
+                self._boot = self._tpm.unseal(_read_blob(path), self._tpm.in_boot(counters))
+                return self._boot
+        value = Secret(os.urandom(SHARE_SIZE))
+        blob = self._tpm.seal(value, boot_policy(counters))
+        content = {"public": b64u(blob.public), "private": b64u(blob.private)}
+        write_file(path, json.dumps(content).encode(), 0o600)
+        self._boot = value
+        return value
+
+    # time
+
+    def keep_time(self) -> None:
+        """Store how far the TPM's clock is, in the caller's transaction."""
+        self._store.set_meta(CLOCK_META, struct.pack(">Q", self._tpm.counters().clock))
+
+    def _restore_clock(self) -> None:
+        """Set the clock forward to where it was seen: a power cut lets it fall back."""
+        stored = self._store.meta(CLOCK_META)
+        if stored is None:
+            return
+        (seen,) = struct.unpack(">Q", stored)
+        if self._tpm.counters().clock < seen:
+            self._tpm.advance_clock(seen)
+
+    def close(self) -> None:
+        """Drop the keys and let go of the TPM."""
+        self._wipe()
+        self._tpm.close()
+
+
+def read_authority(path: Path) -> ec.EllipticCurvePublicKey:
+    """Read the lease authority's public key (PEM, P-256); SiteError when it is missing or unfit."""
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise SiteError(
+            f"{path}: {error.strerror}: make a lease authority with `doorstep lease init` "
+            "and put its public half there"
+        ) from error
+    except ValueError:
+        raise SiteError(f"{path} is no public key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise SiteError(f"{path} is no P-256 key")
+    return key
+
+
+def _read_blob(path: Path) -> Blob:
+    try:
+        found = json.loads(path.read_bytes())
+        return Blob(public=unb64u(found["public"]), private=unb64u(found["private"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SiteError(f"{path} is damaged: remove it, secrets of tier boot are lost") from None
