@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 
 from cryptography import x509
 
@@ -30,7 +30,7 @@ from bootstrap.planning import make_plan
 from bootstrap.published import decode_published
 from bootstrap.site import Problem, Role, Severity, Site
 from bootstrap.templates import BoxNetwork, BoxValues, render
-from keys.ca import check_root, load_certificate
+from keys.ca import check_root, load_certificate, may_vouch
 from keys.errors import PeerError
 from keys.note import DeliveryNote
 from netboot.plan_check import check as check_plan
@@ -248,18 +248,18 @@ def _root(site: Site, data: bytes | None) -> Iterator[Problem]:
     names = root.extensions.get_extension_for_class(x509.NameConstraints).value
     permitted = names.permitted_subtrees or []
     domains = {one.value for one in permitted if isinstance(one, x509.DNSName)}
-    spans = [one.value for one in permitted if isinstance(one, x509.IPAddress)]
     if not any(f".{site.site.domain}".endswith(f".{domain}") for domain in domains):
         what = f"may not vouch for names in {site.site.domain}"
         yield wrong("", what, "run `doorstep ca root` and build the boot set again", file=ROOT)
+    remake = "run `doorstep ca root` and build the boot set again"
     for subnet in site.subnets:
-        if not any(_covers(span, subnet.appliance) for span in spans):
+        if not may_vouch(root, subnet.appliance):
             what = f"may not vouch for {subnet.appliance} of subnet {subnet.name}"
-            yield wrong("", what, "run `doorstep ca root` and build the boot set again", file=ROOT)
-
-
-def _covers(span: object, address: IPv4Address) -> bool:
-    return isinstance(span, IPv4Network) and address in span
+            yield wrong("", what, remake, file=ROOT)
+    for six in site.subnets6:
+        if not may_vouch(root, six.appliance):  # boxes check the name: they enrol all the same
+            what = f"may not vouch for {six.appliance} of subnet6 {six.name}"
+            yield worth("", what, remake, file=ROOT)
 
 
 def _note(site: Site, files: SiteFiles) -> Iterator[Problem]:

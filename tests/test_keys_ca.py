@@ -2,7 +2,7 @@
 
 import subprocess
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from uuid import UUID
 
 import pytest
@@ -27,8 +27,8 @@ def issue(now=NOW):
     return Issue(serial=next(SERIALS), now=now)
 
 
-def build_root(key=KEYS[0], now=NOW):
-    site = {"site_id": SITE, "domain": DOMAIN, "networks": [NETWORK]}
+def build_root(key=KEYS[0], now=NOW, networks=()):
+    site = {"site_id": SITE, "domain": DOMAIN, "networks": networks or [NETWORK]}
     certificate = ca.make_root(key, **site, issue=issue(now))
     return Issuer(certificate=certificate, key=key)
 
@@ -47,7 +47,7 @@ BOX = intermediate(Kind.BOX, KEYS[2])
 
 
 def server(issuer=APPLIANCE, name=f"appliance.{DOMAIN}", address="10.41.7.2"):
-    addresses = [IPv4Address(address)]
+    addresses = [ip_address(address)]
     key = KEYS[3].public_key()
     return ca.issue_server(issuer, key, names=[name], addresses=addresses, issue=issue())
 
@@ -65,9 +65,9 @@ def box(issuer=BOX, name="6f1c0a52", days=7):
 
 @pytest.fixture
 def verify(tmp_path):
-    def run(leaf, chain, purpose, *more):
+    def run(leaf, chain, purpose, *more, root=ROOT):
         chain = chain if isinstance(chain, list) else [chain]
-        for name, certificates in (("root", [ROOT.certificate]), ("ca", chain), ("leaf", [leaf])):
+        for name, certificates in (("root", [root.certificate]), ("ca", chain), ("leaf", [leaf])):
             (tmp_path / name).write_text(ca.pem(certificates))
         command = ["openssl", "verify", "-x509_strict", "-CAfile", "root", "-untrusted", "ca"]
         command += ["-purpose", purpose, *more, "leaf"]
@@ -89,6 +89,28 @@ def test_the_root_vouches_for_its_own_names_only(verify):
     chain = APPLIANCE.certificate
     assert "permitted subtree" in verify(server(name="bank.example.com"), chain, "sslserver")
     assert "permitted subtree" in verify(server(address="10.9.9.9"), chain, "sslserver")
+
+
+def test_an_ipv6_address_is_vouched_for_where_the_root_names_its_network(verify):
+    """RFC 5280, 4.2.1.10: a root that permits IPv4 networks alone permits no IPv6 address."""
+    six, outside = IPv6Address("fd00:41:7::2"), IPv6Address("fd00:41:8::2")
+    assert "permitted subtree" in verify(server(address=six), APPLIANCE.certificate, "sslserver")
+    assert not ca.may_vouch(ROOT.certificate, six)
+    root = build_root(networks=[NETWORK, IPv6Network("fd00:41:7::/64")])
+    appliance = intermediate(Kind.APPLIANCE, KEYS[1], root)
+    for address, sentence in ((six, "OK"), (outside, "permitted subtree")):
+        chain = ["-verify_ip", str(address)]
+        found = verify(
+            server(appliance, address=address),
+            appliance.certificate,
+            "sslserver",
+            *chain,
+            root=root,
+        )
+        assert sentence in found
+        assert ca.may_vouch(root.certificate, address) is (sentence == "OK")
+    assert ca.may_vouch(root.certificate, IPv4Address("10.41.7.2"))
+    assert not ca.may_vouch(root.certificate, IPv4Address("10.9.9.9"))
 
 
 def test_box_certificate(verify):

@@ -176,7 +176,10 @@ def root_certificate(site: Site, key_file: Path) -> bytes:
         _root_key(key_file),
         site_id=site.site.id,
         domain=site.site.domain,
-        networks=[subnet.network for subnet in site.subnets],
+        networks=[
+            *(subnet.network for subnet in site.subnets),
+            *(subnet.network for subnet in site.subnets6),
+        ],
         issue=_issue(),
     )
     return ca.pem([made]).encode()
