@@ -1,9 +1,9 @@
 """ProxyDHCP as an engine: beside a foreign DHCP server, what to boot and nothing else.
 
-It gives no address, never refuses and never answers a REQUEST for one: on port 67 an OFFER without
-an address to whom boots by PXE or HTTP, and to our enrolment system one that names the site; on
-port 4011 an ACK with the boot file. It opens no socket and reads no clock. PXE 2.1, 2.2.3
-(proxyDHCP) and 2.2.4 (port 4011); RFC 4578; RFC 5970; RFC 8572 (143).
+It gives no address, never refuses and never answers a REQUEST for one, but notes whose address that
+will be: on port 67 an OFFER without an address to whom boots by PXE or HTTP, and to our enrolment
+system one that names the site; on port 4011 an ACK with the boot file. It opens no socket and reads
+no clock. PXE 2.1, 2.2.3 (proxyDHCP) and 2.2.4 (port 4011); RFC 4578; RFC 5970; RFC 8572 (143).
 
 Which OFFER a client takes differs. A BIOS ROM, a Raspberry Pi and iPXE take the file from the OFFER
 (43.6 = 8). Of UEFI firmware much ignores such an OFFER (edk2 before 2018 never keeps it), while all
@@ -31,13 +31,20 @@ from netboot.dhcp_message import (
     encode_reply,
 )
 from netboot.dhcp_options import Code, MessageType, Options, encode_options, encode_uris
-from netboot.dhcp_outcome import Assignment, uuid_texts
+from netboot.dhcp_outcome import Assignment, Sighting, assigned, uuid_texts
 from netboot.dhcp_reply import LARGEST_REPLY, PI_BOOT, PXE_NO_DISCOVERY
 from netboot.dhcp_request import Arrival
 from netboot.errors import PeerError
 from netboot.events import Detail, Event, EventKind
 from netboot.links import identity_of
-from netboot.network import ClientKind, Parameters, Reservation, SubnetPlan, combine
+from netboot.network import (
+    ClientKind,
+    Parameters,
+    Reservation,
+    SubnetPlan,
+    combine,
+    swapped_uuid,
+)
 
 PXE_PORT = 4011
 _EVERYBODY = IPv4Address("255.255.255.255")
@@ -63,10 +70,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What to send, what happened, and which client address means which boot set."""
+    """What to send, what happened, who was heard, and which client address means which boot set."""
 
     sends: tuple[Send, ...] = ()
     events: tuple[Event, ...] = ()
+    sightings: tuple[Sighting, ...] = ()
     assignments: tuple[Assignment, ...] = ()
 
 
@@ -97,6 +105,8 @@ class ProxyEngine:
         self._reservations: dict[bytes, Reservation] = {}
         for entry in config.reservations:
             self._reservations.setdefault(identity_of(entry), entry)
+            if entry.uuid is not None:  # makers differ in the order of its first three fields
+                self._reservations.setdefault(b"u" + swapped_uuid(entry.uuid), entry)
 
     def tick(self, now: float) -> None:
         """Forget of whom was told long ago."""
@@ -111,6 +121,8 @@ class ProxyEngine:
             request = self._read(Message.decode(data), arrival, now, listener)
             if request is None:
                 return NOTHING
+            if listener == SERVER_PORT and _kind(request) is MessageType.REQUEST:
+                return self._overhear(request)
             if request.message.options.vendor_class == AGENT_CLASS:
                 return self._name_site(request)
             if listener == SERVER_PORT:
@@ -164,15 +176,38 @@ class ProxyEngine:
     # Port 67
 
     def _discover(self, request: _Request) -> Outcome:
-        told = self._tell(request, EventKind.DISCOVER, None, _claims(request))
+        told, seen = self._see(request)
         boot, events = self._choose(request)
         events = told + events
         if boot is None:
-            return Outcome(events=events)
+            return Outcome(events=events, sightings=seen)
         is_direct = _takes_file_from_offer(request.facts)
         data = _reply(request, MessageType.OFFER, boot if is_direct else None)
         events += self._tell(request, EventKind.OFFER, None, _named(boot))
-        return Outcome(sends=(_offer(request, data),), events=events)
+        return Outcome(sends=(_offer(request, data),), events=events, sightings=seen)
+
+    def _see(self, request: _Request) -> tuple[tuple[Event, ...], tuple[Sighting, ...]]:
+        """Tell of a client at most once a minute."""
+        events = self._tell(request, EventKind.DISCOVER, None, _claims(request))
+        is_told = any(event.kind is EventKind.DISCOVER for event in events)
+        return events, (_sighting(request),) if is_told else ()
+
+    def _overhear(self, request: _Request) -> Outcome:
+        """Take note of the address that a client takes from the other server: it fetches by that.
+
+        What it asks the other server for is all that anybody here hears of its lease.
+        """
+        options, ciaddr = request.message.options, request.message.ciaddr
+        address = options.address(Code.REQUESTED_ADDRESS) or (ciaddr if int(ciaddr) else None)
+        if address is None:
+            return NOTHING
+        detail = (*_claims(request), ("server", str(options.address(Code.SERVER_ID) or "")))
+        key = request.message.chaddr + address.packed
+        boot, _ = self._choose(request)
+        return Outcome(
+            events=self._tell(request, EventKind.ACK, address, detail, key=key),
+            assignments=assigned(boot, address),
+        )
 
     def _name_site(self, request: _Request) -> Outcome:
         """Tell our own system where it is: the other server knows nothing of a site."""
@@ -186,8 +221,8 @@ class ProxyEngine:
             *_echoed(message),
         ]
         data = _encode(message, items, (_ZERO, _ZERO, _ZERO), b"")
-        events = self._tell(request, EventKind.DISCOVER, None, _claims(request))
-        return Outcome(sends=(_offer(request, data),), events=events)
+        events, seen = self._see(request)
+        return Outcome(sends=(_offer(request, data),), events=events, sightings=seen)
 
     # Port 4011
 
@@ -206,9 +241,7 @@ class ProxyEngine:
             data=_reply(request, MessageType.ACK, boot),
         )
         events += self._tell(request, EventKind.ACK, client if int(client) else None, _named(boot))
-        assignments: tuple[Assignment, ...] = ()
-        if boot.boot_set is not None and int(client):
-            assignments = (Assignment(client=client, boot_set=boot.boot_set),)
+        assignments = assigned(boot, client) if int(client) else ()
         return Outcome(sends=(send,), events=events, assignments=assignments)
 
     # What is booted
@@ -244,6 +277,7 @@ class ProxyEngine:
         address: IPv4Address | None,
         detail: Detail,
         reason: str | None = None,
+        key: bytes | None = None,
     ) -> tuple[Event, ...]:
         def event() -> Event:
             return Event(
@@ -255,7 +289,7 @@ class ProxyEngine:
                 detail=(*detail, *_MODE),
             )
 
-        return self._damping.tell(kind, request.message.chaddr, request.now, event)
+        return self._damping.tell(kind, key or request.message.chaddr, request.now, event)
 
 
 _CLASSES = {
@@ -263,7 +297,7 @@ _CLASSES = {
     PXE_PORT: (PXE_CLASS, HTTP_CLASS),
 }
 _ANSWERED = {
-    SERVER_PORT: frozenset({MessageType.DISCOVER}),
+    SERVER_PORT: frozenset({MessageType.DISCOVER, MessageType.REQUEST}),
     PXE_PORT: frozenset({MessageType.REQUEST, MessageType.INFORM}),
 }
 
@@ -375,6 +409,24 @@ def _encode(
         if len(data) <= LARGEST_REPLY:
             return data
     raise PeerError("its options leave no room for an answer")
+
+
+def _kind(request: _Request) -> MessageType | None:
+    return request.message.options.message_type
+
+
+def _sighting(request: _Request) -> Sighting:
+    options, facts = request.message.options, request.facts
+    return Sighting(
+        at=request.now,
+        key=request.message.chaddr,
+        mac=facts.mac,
+        interface=request.arrival.interface,
+        vendor_class=facts.vendor_class,
+        architectures=facts.architectures,
+        uuid=options.get(Code.CLIENT_UUID),
+        host_name=options.text(Code.HOST_NAME),
+    )
 
 
 def _claims(request: _Request) -> Detail:

@@ -249,9 +249,8 @@ def test_d23_secs_delays_and_drops_nothing(seconds) -> None:
         discover((Code.VENDOR_CLASS, b"MSFT 5.0")),
         discover((Code.VENDOR_CLASS, b"U-Boot.arm"), (Code.ARCHITECTURE, b"\0\7")),
         discover(*pxe(7), op=2),
-        selecting(mac(1), BOX, *pxe(7)),
-        selecting(mac(1), BOX, *pxe(7), server="10.41.7.1"),
-        message(MessageType.REQUEST, mac(1), *pxe(7), ciaddr=BOX),
+        selecting(mac(1), BOX),
+        message(MessageType.REQUEST, mac(1), *pxe(7)),
         message(MessageType.INFORM, mac(1), *pxe(7), ciaddr=BOX),
         message(MessageType.RELEASE, mac(1), *pxe(7), ciaddr=BOX),
         message(MessageType.DECLINE, mac(1), *pxe(7)),
@@ -304,7 +303,48 @@ def test_the_boot_set_is_assigned_to_the_address_that_asked_at_4011() -> None:
     assert ask(discover(*pxe(7))).assignments == ()
 
 
-@pytest.mark.parametrize("who", [{"mac": mac(1)}, {"uuid": bytes(range(16))}])
+@pytest.mark.parametrize(
+    ("data", "server"),
+    [
+        (selecting(mac(1), BOX, *pxe(7), server="10.41.7.1"), "10.41.7.1"),
+        (message(MessageType.REQUEST, mac(1), *pxe(7), ciaddr=BOX), ""),
+    ],
+)
+def test_what_a_client_takes_from_the_other_server_is_noted_and_never_answered(
+    data, server
+) -> None:
+    """Its files are fetched from that address, and nothing else says whose it is."""
+    outcome = ask(data)
+    assert outcome.sends == ()
+    (event,) = outcome.events
+    assert (event.kind, event.mac, event.address) == (EventKind.ACK, mac(1), BOX)
+    assert (dict(event.detail)["server"], dict(event.detail)["mode"]) == (server, "proxy")
+    (assignment,) = outcome.assignments
+    assert (assignment.client, assignment.boot_set) == (BOX, SET)
+
+
+def test_who_is_heard_beside_another_server_is_seen_once_a_minute() -> None:
+    engine = ProxyEngine(plan())
+    arrival = Arrival(interface="eth1", source=NOBODY)
+    name = (Code.HOST_NAME, b"till-7\0")
+    seen = [
+        engine.receive(
+            discover(*pxe(7), name), arrival, NOW + second, listener=67, port=68
+        ).sightings
+        for second in (0, 1, 61)
+    ]
+    assert [len(one) for one in seen] == [1, 0, 1]
+    (first,) = seen[0]
+    assert (first.key, first.mac, first.interface) == (mac(1), mac(1), "eth1")
+    assert (first.architectures, first.uuid) == ((7,), b"\0" + bytes(range(16)))
+    assert first.host_name == "till-7"
+
+
+GUID = bytes(range(16))
+SWAPPED = bytes.fromhex("0302010005040706") + GUID[8:]
+
+
+@pytest.mark.parametrize("who", [{"mac": mac(1)}, {"uuid": GUID}, {"uuid": SWAPPED}])
 def test_a_box_whose_reservation_names_a_boot_set_gets_that_one(who) -> None:
     canary = Reservation(**who, address=None, name=None, boot_set=OTHER_SET)
     outcome = ask(boot_server(*pxe(7)), 4011, BOX, 4011, plan(reservations=(canary,)))

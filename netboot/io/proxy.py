@@ -11,11 +11,12 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from netboot.dhcp_config import DhcpConfig, check_config
 from netboot.dhcp_message import SERVER_PORT
+from netboot.dhcp_outcome import Sighting
 from netboot.dhcp_request import Arrival
 from netboot.errors import SiteError
 from netboot.io.files import Told
@@ -23,6 +24,8 @@ from netboot.proxy import PXE_PORT, ProxyEngine, Send
 
 Assign = Callable[[IPv4Address, bytes], None]
 """Takes the boot set that a client address was offered."""
+See = Callable[[Sequence[Sighting]], None]
+"""Takes who was heard."""
 
 _DRAIN = 64
 _LARGEST = 9216
@@ -39,9 +42,14 @@ _Key = tuple[str, int]
 class ProxyRunner:
     """The engine with its sockets, for one thread; `turn` is one turn of its loop."""
 
-    def __init__(self, tell: Told, assign: Assign = lambda client, boot_set: None) -> None:
+    def __init__(
+        self,
+        tell: Told,
+        assign: Assign = lambda client, boot_set: None,
+        see: See = lambda sightings: None,
+    ) -> None:
         """Serve nothing yet; `replace` says what and where."""
-        self._tell, self._assign = tell, assign
+        self._tell, self._assign, self._see = tell, assign, see
         self._engine: ProxyEngine | None = None
         self._selector = selectors.DefaultSelector()
         self._sockets: dict[_Key, socket.socket] = {}
@@ -111,6 +119,8 @@ class ProxyRunner:
                 _send(sock, send)
             if outcome.events:
                 self._tell(outcome.events)
+            if outcome.sightings:
+                self._see(outcome.sightings)
 
     def _add(self, key: _Key, sock: socket.socket) -> None:
         self._sockets[key] = sock
