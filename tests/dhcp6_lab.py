@@ -26,7 +26,7 @@ from netboot.dhcp6_options import Association, Code6, Lent, Options6, VendorClas
 from netboot.dhcp6_outcome import Outcome6
 from netboot.dhcp6_reply import Arrival6
 from netboot.files import FileMap
-from netboot.io.dhcp6 import Dhcp6Service
+from netboot.io.dhcp6 import Dhcp6Runner
 from netboot.io.files import FileStore
 from netboot.io.http import HttpRunner
 from netboot.io.leases import NetbootStore
@@ -197,7 +197,7 @@ def served(config: Dhcp6Config, database: Path, files: Mapping[str, Path]) -> No
     store = NetbootStore(database)
     recorder = Recorder(store)
     recorder.start()
-    service = Dhcp6Service(store, recorder.tell)
+    service = Dhcp6Runner(store)
     service.replace(config)
     turns: list[Callable[[float], None]] = [service.turn]
     if files:

@@ -40,9 +40,9 @@ from dhcp_lab import end_by_pid_file
 from netboot.dhcp6_message import Kind6, Packet6, Relay6
 from netboot.dhcp6_options import Code6
 from netboot.errors import SiteError
-from netboot.io.dhcp6 import Dhcp6Service
+from netboot.io.dhcp6 import Dhcp6Runner
 from netboot.io.leases import NetbootStore
-from netboot.io.leases6 import commit6, current_leases6, holder6, load_leases6, server_duid
+from netboot.io.leases6 import current_leases6, holder6, load_leases6, server_duid
 from netboot.leases import LeaseState
 from netboot.leases6 import Lease6, LeaseWrite6
 
@@ -200,7 +200,7 @@ route_until_told(sys.argv[2], sys.argv[3])
 
 def route_until_told(database: str, interface: str) -> None:
     store = NetbootStore(Path(database))
-    service = Dhcp6Service(store, lambda events: None)
+    service = Dhcp6Runner(store)
     service.replace(config6(subnet6(interface=interface, router=True)))
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
@@ -338,7 +338,7 @@ print("passed")
 """
 
 
-def exchange(service: Dhcp6Service, interface: str, data: bytes) -> Kind6 | None:
+def exchange(service: Dhcp6Runner, interface: str, data: bytes) -> Kind6 | None:
     """Send one multicast as a client does, let the service turn, and read the answer."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
         index = socket.if_nametoindex(interface)
@@ -361,7 +361,7 @@ def refuse_writes(store: NetbootStore, how: str) -> None:
 
 def no_promise_without_a_disk(database: str, interface: str) -> None:
     store = NetbootStore(Path(database))
-    service = Dhcp6Service(store, lambda events: list(events).clear())
+    service = Dhcp6Runner(store)
     service.replace(config6(subnet6(interface=interface)))
     duid = server_duid(store)
     address = FIRST + 7
@@ -372,24 +372,24 @@ def no_promise_without_a_disk(database: str, interface: str) -> None:
         Kind6.ADVERTISE
     )
     assert exchange(service, interface, asked) is None
-    assert service.sentence is not None
-    assert "netboot.db cannot be written" in service.sentence
+    assert service.trouble is not None
+    assert "netboot.db cannot be written" in service.trouble
     refuse_writes(store, "OFF")
     assert exchange(service, interface, asked) is Kind6.REPLY
-    assert service.sentence is None
+    assert service.trouble is None
     assert [row.address for row in load_leases6(store)] == [address]
     refuse_writes(store, "ON")
     assert exchange(service, interface, released) is None
     refuse_writes(store, "OFF")
-    service.turn(0.0)  # what the disk refused is written when it works again
-    assert [row.state for row in load_leases6(store)] == [LeaseState.RELEASED]
+    # what the disk refused is written when it works again
+    until(lambda: [row.state for row in load_leases6(store)] == [LeaseState.RELEASED])
     service.close()
     store.close()
 
 
 def sockets_follow_the_plan(database: str, interface: str, other: str) -> None:
     store = NetbootStore(Path(database))
-    service = Dhcp6Service(store, lambda events: None)
+    service = Dhcp6Runner(store)
     asked = message6(Kind6.SOLICIT, duid_ll(mac(1)), ia())
     service.replace(config6(subnet6(interface=interface)))
     with pytest.raises(SiteError, match="no-such0"):
@@ -442,12 +442,12 @@ def test_who_has_an_address_is_known_after_its_release_too(database: Path) -> No
         )
         for number, state in kinds_of.items()
     ]
-    commit6(store, [LeaseWrite6(address=one.address, lease=one) for one in leases])
+    store.commit([LeaseWrite6(address=one.address, lease=one) for one in leases], (), ())
     found = [holder6(store, FIRST + number) for number in range(4)]
     assert found == [None, mac(9), mac(2), None]
     assert current_leases6(store, 99.0) == (leases[0],)
     assert current_leases6(store, 100.0) == ()
     assert load_leases6(store) == tuple(leases)
-    commit6(store, [LeaseWrite6(address=one.address, lease=None) for one in leases])
+    store.commit([LeaseWrite6(address=one.address, lease=None) for one in leases], (), ())
     assert load_leases6(store) == ()
     store.close()

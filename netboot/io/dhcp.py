@@ -6,16 +6,12 @@ store's writer has said that its lease is durable, while this thread goes on rec
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import selectors
 import socket
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Address
 from itertools import count
 
@@ -26,6 +22,7 @@ from netboot.event_rate import EventRate
 from netboot.events import Detail, Event, EventKind
 from netboot.io.arp import ArpProber
 from netboot.io.dhcp_interface import DhcpInterface, Origin
+from netboot.io.held import HELD, Backlog, HeldReplies
 from netboot.io.leases import NetbootStore
 from netboot.leases import LeaseWrite
 
@@ -33,13 +30,8 @@ _DRAIN = 256
 """Packets taken from a socket in one turn."""
 _DISCOVERS = 48
 """DISCOVERs answered in one turn; what is left waits behind all that is not a DISCOVER."""
-_BACKLOG = 4096
-_STALE_SECONDS = 1.0
-"""A DISCOVER that waited so long was sent again, or its box took another offer."""
 _IS_DISCOVER = b"\x35\x01\x01"
 """Option 53 where clients write it, first; one elsewhere is served like everything else."""
-_HELD = 8192
-"""Replies that wait for the disk, or for their delay; clients of others ask again."""
 _TICK_SECONDS = 0.05
 _BUSY_SECONDS = 0.002
 _FEW = 8
@@ -55,13 +47,6 @@ _CALM = 100
 
 _Packet = tuple[bytes, Arrival, Origin]
 _Reply = tuple[Origin, Send]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Released:
-    replies: tuple[_Reply, ...]
-    is_durable: bool
-    may_rename: bool
 
 
 class DhcpRunner:
@@ -83,25 +68,21 @@ class DhcpRunner:
         asked by ARP before they are lent.
         """
         self._engine, self._store = engine, store
-        self._on_names, self._assign = on_names, assign
+        self._assign = assign
+        self._held = HeldReplies[_Reply](store, self._dispatch, on_names)
         self._selector = selectors.DefaultSelector()
-        self._woken, self._waker = socket.socketpair()
-        for end in (self._woken, self._waker):
-            end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._selector.register(self._held.woken, selectors.EVENT_READ)
         self._interfaces: dict[str, DhcpInterface] = {}
         self._missing: dict[str, str] = {}
-        self._released: deque[_Released] = deque()
-        self._waiting = 0
         self._delayed: list[tuple[float, int, _Reply]] = []
         self._order = count()
         self._rate = EventRate()
         self._tick_at = self._look_at = self._probe_at = 0.0
         self._verdicts: deque[tuple[Candidate, bytes | None]] = deque()
-        self._backlog: deque[tuple[float, _Packet]] = deque(maxlen=_BACKLOG)
+        self._backlog = Backlog[_Packet]()
         self._events: list[Event] = []
         self._sightings: list[Sighting] = []
-        self._heard = self._unanswered = 0
+        self._heard = 0
         self._is_busy, self._moment = False, 0.0
         self._open(config)
         self._prober = ArpProber(self._judged) if probe else None
@@ -158,12 +139,13 @@ class DhcpRunner:
         heard = self._heard
         for key, _ in ready:
             if key.data is None:
-                self._woken.recv(4096)
+                self._held.woken.recv(4096)
             else:
                 self._receive(key.data, time.time())
-        self._send_released()
+        self._held.send()
         if self._backlog:
-            self._discover(time.time())
+            now = time.time()
+            self._answer(self._backlog.take(_DISCOVERS, now), now)
         moment = time.monotonic()
         self._is_busy = 0 < self._heard - heard < _FEW and moment < self._moment + _BUSY_SECONDS
         self._moment = moment
@@ -191,21 +173,9 @@ class DhcpRunner:
                 break
             self._heard += 1
             if packet[0][240:243] == _IS_DISCOVER:
-                self._unanswered += len(self._backlog) == _BACKLOG  # the oldest goes
-                self._backlog.append((now, packet))
+                self._backlog.add(packet, now)
             else:
                 packets.append(packet)
-        self._answer(packets, now)
-
-    def _discover(self, now: float) -> None:
-        """Answer the DISCOVERs that wait, as many as one turn has time for."""
-        packets: list[_Packet] = []
-        while self._backlog and len(packets) < _DISCOVERS:
-            came, packet = self._backlog.popleft()
-            if came <= now < came + _STALE_SECONDS:
-                packets.append(packet)
-            else:
-                self._unanswered += 1
         self._answer(packets, now)
 
     def _answer(self, packets: Iterable[_Packet], now: float) -> None:
@@ -238,45 +208,14 @@ class DhcpRunner:
 
     def _commit(self, writes: list[LeaseWrite], promised: list[_Reply]) -> None:
         """Hand over to the store; events alone wait for the next lease or the next tick."""
-        if self._waiting >= _HELD:
-            promised = []  # the disk is far behind: these clients ask again
-        self._waiting += len(promised)
-        may_rename = any(write.lease is None or write.lease.name for write in writes)
-        done = partial(self._release, tuple(promised), may_rename)
         events, self._events = self._events, []
         sightings, self._sightings = self._sightings, []
-        self._store.submit(writes, events, sightings, done)
-
-    def _release(
-        self, replies: tuple[_Reply, ...], may_rename: bool, error: sqlite3.Error | None
-    ) -> None:
-        """Pass on what the disk said; in the writer's thread."""
-        self._released.append(
-            _Released(replies=replies, is_durable=error is None, may_rename=may_rename)
-        )
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody is there
-            self._waker.send(b"\0")
-
-    def _send_released(self) -> None:
-        """Send what is durable. After a refusal nothing leaves, and the clients ask again."""
-        may_rename = False
-        while self._released:
-            released = self._released.popleft()
-            self._waiting -= len(released.replies)
-            may_rename |= released.may_rename
-            if released.is_durable:
-                for reply in released.replies:
-                    self._dispatch(reply)
-        if may_rename:
-            self._on_names()
+        self._held.submit(writes, events, sightings, promised)
 
     def _dispatch(self, reply: _Reply) -> None:
         """Send now, or when its delay is over."""
         delay = reply[1].delay
-        if delay > 0 and len(self._delayed) < _HELD:
+        if delay > 0 and len(self._delayed) < HELD:
             due = time.monotonic() + delay
             heapq.heappush(self._delayed, (due, next(self._order), reply))
         else:
@@ -305,10 +244,10 @@ class DhcpRunner:
             self._probe()
 
     def _tell_unanswered(self) -> None:
-        if self._unanswered:
-            detail: Detail = (("kind", EventKind.DISCOVER.value), ("unanswered", self._unanswered))
+        unanswered = self._backlog.unanswered()
+        if unanswered:
+            detail: Detail = (("kind", EventKind.DISCOVER.value), ("unanswered", unanswered))
             self._events.append(Event(at=time.time(), kind=EventKind.FLOOD, detail=detail))
-            self._unanswered = 0
 
     # Addresses asked by ARP
 
@@ -321,7 +260,7 @@ class DhcpRunner:
     def _judged(self, candidate: Candidate, mac: bytes | None) -> None:
         """Pass on who answered; in the prober's thread."""
         self._verdicts.append((candidate, mac))
-        self._wake()
+        self._held.wake()
 
     def _take_verdicts(self) -> None:
         now = time.time()
@@ -356,5 +295,4 @@ class DhcpRunner:
             interface.close()
         self._interfaces.clear()
         self._selector.close()
-        self._woken.close()
-        self._waker.close()
+        self._held.close()

@@ -25,8 +25,9 @@ from netboot.dhcp import Sighting
 from netboot.errors import SiteError
 from netboot.events import Event
 from netboot.io.schema import migrate
-from netboot.io.writer import Batch, Done, GroupWriter
-from netboot.leases import Lease, LeaseState, LeaseWrite
+from netboot.io.writer import Batch, Done, GroupWriter, Write
+from netboot.leases import Lease, LeaseState
+from netboot.leases6 import Lease6, LeaseWrite6
 
 SIGHTINGS_KEPT = 10_000
 EVENTS_KEPT = 200_000
@@ -160,7 +161,7 @@ class NetbootStore:
 
     def submit(
         self,
-        writes: Sequence[LeaseWrite],
+        writes: Sequence[Write],
         events: Sequence[Event],
         sightings: Sequence[Sighting],
         done: Done,
@@ -173,9 +174,13 @@ class NetbootStore:
             Batch(writes=writes, events=events, sightings=sightings, done=done, kept=True)
         )
 
+    def see(self, sightings: Sequence[Sighting]) -> None:
+        """Keep who was heard, with what others submit; nobody waits for it."""
+        self.submit((), (), sightings, lambda error: None)
+
     def commit(
         self,
-        writes: Iterable[LeaseWrite],
+        writes: Iterable[Write],
         events: Iterable[Event],
         sightings: Iterable[Sighting],
     ) -> None:
@@ -205,23 +210,25 @@ class NetbootStore:
 
     def _write(
         self,
-        writes: Iterable[LeaseWrite],
+        writes: Iterable[Write],
         events: Sequence[Event],
         sightings: Sequence[Sighting],
     ) -> None:
         """Write all of it in one transaction. Of one address, the last write alone is given."""
-        kept = [_lease_row(write.lease) for write in writes if write.lease is not None]
-        gone = [(int(write.address),) for write in writes if write.lease is None]
+        kept, gone, kept6, gone6 = _rows_of(writes)
         seen = {sighting.key: _sighting_row(sighting) for sighting in sightings}
         told = [_event_row(event) for event in events]
         with self.transaction() as db:
             _write_rows(db, "DELETE FROM leases WHERE address IN (", "?", ")", gone)
             _write_rows(db, *_INSERT_LEASE, kept)
+            _write_rows(db, "DELETE FROM leases6 WHERE address IN (", "?", ")", gone6)
+            _write_rows(db, *_INSERT_LEASE6, kept6)
             _write_rows(db, *_INSERT_SIGHTING, list(seen.values()))
             _write_rows(db, *_INSERT_EVENT, told)
             if told:
                 _prune(db, len(told))
-        self._pages += len(kept) + len(gone) + 2 * len(seen) + len(told) // 8
+        rows = len(kept) + len(gone) + 2 * (len(kept6) + len(gone6) + len(seen))
+        self._pages += rows + len(told) // 8
 
     def _tidy(self, is_idle: bool) -> None:
         """Take the log over into the tables, after the ACKs have left."""
@@ -327,6 +334,45 @@ def _lease_row(lease: Lease) -> _Row:
     )
 
 
+def _lease6_row(lease: Lease6) -> _Row:
+    return (
+        str(lease.address),
+        lease.subnet,
+        lease.duid,
+        lease.iaid,
+        lease.mac,
+        lease.uuid,
+        lease.state.value,
+        lease.expires,
+        lease.name,
+    )
+
+
+def _rows_of(writes: Iterable[Write]) -> tuple[list[_Row], list[_Row], list[_Row], list[_Row]]:
+    """Give what is kept and what is gone, of IPv4 and then of IPv6."""
+    kept: list[_Row] = []
+    gone: list[_Row] = []
+    kept6: list[_Row] = []
+    gone6: list[_Row] = []
+    for write in writes:
+        if isinstance(write, LeaseWrite6):
+            if write.lease is None:
+                gone6.append((str(write.address),))
+            else:
+                kept6.append(_lease6_row(write.lease))
+        elif write.lease is None:
+            gone.append((int(write.address),))
+        else:
+            kept.append(_lease_row(write.lease))
+    return kept, gone, kept6, gone6
+
+
+_INSERT_LEASE6 = (
+    "INSERT OR REPLACE INTO leases6 (address, subnet, duid, iaid, mac, uuid, state, expires, name)"
+    " VALUES ",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "",
+)
 _INSERT_LEASE = (
     "INSERT OR REPLACE INTO leases (address, key, mac, state, expires, subnet, name, client_id,"
     " identity) VALUES ",

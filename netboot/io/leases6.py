@@ -1,17 +1,15 @@
-"""IPv6 leases and the server's DUID in `netboot.db`, durable before anybody is told of them."""
+"""IPv6 leases and the server's DUID in `netboot.db`; leases are written as all others are."""
 
 from __future__ import annotations
 
-import sqlite3
 import uuid
-from collections.abc import Iterable
 from ipaddress import IPv6Address
 
 from netboot.dhcp6_options import duid_mac, uuid_duid
 from netboot.errors import SiteError
 from netboot.io.leases import NetbootStore
 from netboot.leases import LeaseState
-from netboot.leases6 import Lease6, LeaseWrite6
+from netboot.leases6 import Lease6
 
 _COLUMNS = "address, subnet, duid, iaid, mac, uuid, state, expires, name"
 
@@ -64,22 +62,3 @@ def holder6(store: NetbootStore, address: IPv6Address) -> bytes | None:
         "SELECT duid, mac FROM leases6 WHERE address = ? AND state != 'declined'", (str(address),)
     )
     return (rows[0][1] or duid_mac(rows[0][0])) if rows else None
-
-
-def commit6(store: NetbootStore, writes: Iterable[LeaseWrite6]) -> None:
-    """Make rows durable in one transaction; sqlite3.Error, and nothing was written."""
-    with store.transaction() as db:
-        for write in writes:
-            _write(db, write)
-
-
-def _write(db: sqlite3.Connection, write: LeaseWrite6) -> None:
-    address, lease = str(write.address), write.lease
-    if lease is None:
-        db.execute("DELETE FROM leases6 WHERE address = ?", (address,))
-        return
-    values = (lease.subnet, lease.duid, lease.iaid, lease.mac, lease.uuid)
-    db.execute(
-        f"INSERT OR REPLACE INTO leases6 ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (address, *values, lease.state.value, lease.expires, lease.name),
-    )

@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from netboot.dhcp_message import (
     BOOTREPLY,
@@ -37,10 +37,10 @@ _UDP = 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignServer:
-    """A server that answered: the address it names itself by (54), and the frame's source."""
+    """A server that answered: the address it names itself by (54) or sends from, and its MAC."""
 
     interface: str
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     mac: bytes
 
 

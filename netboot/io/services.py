@@ -18,7 +18,7 @@ from pathlib import Path
 from netboot.errors import SiteError
 from netboot.files import Assignments
 from netboot.io.clock import ClockTrust
-from netboot.io.dhcp6 import Dhcp6Service
+from netboot.io.dhcp6_service import Dhcp6Service
 from netboot.io.dhcp_service import DhcpService
 from netboot.io.files import FileStore
 from netboot.io.forwarding import Forwarding
@@ -67,8 +67,10 @@ class Services:
         self._dhcp = DhcpService(
             self.store, tell, self.names.may_differ, probe_seconds, assign=offered.assign
         )
-        self._dhcp6 = Dhcp6Service(self.store, tell, offered.assign, self.names.may_differ)
-        self._proxy = ProxyRunner(tell, offered.assign)
+        self._dhcp6 = Dhcp6Service(
+            self.store, tell, offered.assign, self.names.may_differ, probe_seconds
+        )
+        self._proxy = ProxyRunner(tell, offered.assign, self.store.see)
         self._workers = {
             "dhcp": Worker("dhcp", self._dhcp.turn),
             "dhcp6": Worker("dhcp6", self._dhcp6.turn),
@@ -168,17 +170,17 @@ class Services:
 
     def _state(self, name: str) -> State:
         worker = self._workers[name]
-        if name == "dhcp":
-            return self._dhcp.state
-        own = {"dhcp6": self._dhcp6.sentence, "proxy": self._proxy.trouble}.get(name)
-        if worker.trouble or own:
+        if name in ("dhcp", "dhcp6") and not worker.trouble:
+            return self._dhcp.state if name == "dhcp" else self._dhcp6.state
+        if worker.trouble or (name == "proxy" and self._proxy.trouble):
             return State.TROUBLE
         return State.SERVING if worker.generation else State.WAITING
 
     @property
     def foreign(self) -> tuple[ForeignServer, ...]:
         """Other DHCP servers that answer on our networks."""
-        return (*self._dhcp.foreign, *self._dhcp.rivals)
+        both = (self._dhcp, self._dhcp6)
+        return tuple(server for one in both for server in (*one.foreign, *one.rivals))
 
     def sentences(self) -> list[str]:
         """Say what a person should know."""

@@ -13,14 +13,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 
 from netboot.dhcp import Sighting
 from netboot.errors import SiteError
 from netboot.events import Event, EventKind
 from netboot.leases import LeaseWrite
+from netboot.leases6 import LeaseWrite6
 
+Write = LeaseWrite | LeaseWrite6
+"""A row of either family."""
 Done = Callable[[sqlite3.Error | None], None]
 
 PACE_SECONDS = 0.002
@@ -47,14 +50,14 @@ class Batch:
     it be written even after a refusal, as soon as the disk works.
     """
 
-    writes: Sequence[LeaseWrite]
+    writes: Sequence[Write]
     events: Sequence[Event]
     sightings: Sequence[Sighting]
     done: Done
     kept: bool
 
 
-Transact = Callable[[Iterable[LeaseWrite], Sequence[Event], Sequence[Sighting]], None]
+Transact = Callable[[Iterable[Write], Sequence[Event], Sequence[Sighting]], None]
 
 
 class GroupWriter:
@@ -68,7 +71,7 @@ class GroupWriter:
         self._thread: threading.Thread | None = None
         self._is_ending = False
         self._is_tidy = True
-        self._unsaved: dict[IPv4Address, LeaseWrite] = {}
+        self._unsaved: dict[IPv4Address | IPv6Address, Write] = {}
         self._untold: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._since: float | None = None
         self._held_back = 0
