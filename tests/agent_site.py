@@ -222,6 +222,7 @@ class Site:
         x = hashes_of.transcript(q, body)
         box = uuid5(OIDS, keys.ek.name().hex())
         known |= {"x": x, "box": box, "device": device, "facts": sent.facts, "pcrs": covered}
+        known["ssh_host_key"] = sent.ssh_host_key
         if self.decide != "enrolled":
             payload = {"status": self.decide, "reason": "PCR-MISMATCH"}
             payload |= {"sentence": "PCR 8 differs", "retry_seconds": 7}

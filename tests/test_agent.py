@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import json
 import os
 import stat
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from agent_site import CANARY, Authority, Site, long_ago
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from software_tpm import SoftwareTpm
@@ -28,6 +31,7 @@ from bootstrap.agent.protocol import Logs, b64u, read_challenge, unb64u
 from bootstrap.agent.simulate import extend_log, run_box
 from bootstrap.agent.tpm import Tpm
 from bootstrap.agent.tpm_keys import Counters
+from bootstrap.box_keys import sshfp
 from bootstrap.build.measure import parse_console
 
 
@@ -107,6 +111,35 @@ def test_enrols_and_reports(box, site):
     assert "ready as till-1.shop-0417.example.net" in box.said
     assert f"secret pos-api-token sha256-keyed {known['digest'].hex()[:16]}" in box.said
     assert CANARY not in "".join(box.said)
+
+
+def test_its_ssh_host_key_is_evidence_and_its_private_half_stays(box, site):
+    box.run()
+    (known,) = site.sessions.values()
+    place = box.seed / "ssh" / "ssh_host_ed25519_key"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    blob = known["ssh_host_key"]
+    shown = ssh_keygen("-y", "-f", str(place)).split()  # who has the private half has the public
+    assert shown[:2] == ["ssh-ed25519", base64.b64encode(blob).decode()]
+    assert place.with_suffix(".pub").read_text().split() == shown[:2]
+    fingerprint = ssh_keygen("-l", "-f", str(place)).split()[1]
+    assert f"ssh host key {fingerprint}" in box.said
+    records = ssh_keygen("-r", "till-1", "-f", f"{place}.pub").splitlines()
+    assert f"till-1 IN SSHFP {sshfp(blob)}" in records
+    private = place.read_bytes()
+    assert serialization.load_ssh_private_key(private, None).private_bytes_raw() not in b"".join(
+        body for _, body in site.seen
+    )
+    box.tpm.stop()
+    box.tpm.start()
+    box.run()
+    first, second = site.sessions.values()
+    assert first["ssh_host_key"] != second["ssh_host_key"]
+
+
+def ssh_keygen(*words):
+    command = ["ssh-keygen", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def test_facts_are_the_hosts_own(box, site):

@@ -19,6 +19,7 @@ from attest.transcript import Session
 from bootstrap.agent import handoff, protocol
 from bootstrap.agent.errors import TROUBLE, AgentError, BoxError, Code
 from bootstrap.agent.protocol import Anchor, Answer, Bundle, Dance, Logs, Opened, Quoted, b64u
+from bootstrap.agent.ssh import DRAWN_BYTES, HostKey, make_host_key
 
 if TYPE_CHECKING:
     from bootstrap.agent.client import Client
@@ -41,6 +42,14 @@ class Outcome:
     fqdn: str = ""
     after: str = ""
     withheld: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What was drawn for one session: the X25519 key that opens the bundle, the SSH host key."""
+
+    ephemeral: Any
+    host_key: HostKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +97,18 @@ def enrol(
 def _enrol(
     tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, logs: Logs, place: Place
 ) -> Outcome:
-    dance, private = _begin(tpm, client, anchor, facts, place.say)
+    dance, drawn = _begin(tpm, client, anchor, facts, place.say)
     x, answer = _prove(tpm, client, dance, logs, place.say)
     if answer.bundle is None:
         return _not_yet(dance, x, answer, place.say)
-    opened = _open(tpm, dance, x, answer.bundle, private)
+    opened = _open(tpm, dance, x, answer.bundle, drawn.ephemeral)
     # From here on the bundle cannot be opened again: extend first, then use.
     tpm.extend_opened(hashes_of.opened_data(x))
     document = handoff.read_handoff(opened, dance, answer.bundle)
     if place.set_clock is not None:
         place.set_clock(document.issued)
-    receipt = _report(tpm, client, dance, x, document, opened, place)
+    checks = _use(tpm, document, place, drawn.host_key)
+    receipt = _report(tpm, client, dance, x, checks, handoff.digests(document, opened), place)
     return _done(dance, document, receipt, handoff.digests(document, opened), place.say)
 
 
@@ -114,7 +124,9 @@ def tell_trouble(client: Client, error: AgentError, facts: bytes) -> None:
         client.post("/v1/trouble", body)
 
 
-def _begin(tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, say: Say) -> tuple[Dance, Any]:
+def _begin(
+    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, say: Say
+) -> tuple[Dance, _Drawn]:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     tpm.check_ownership()
@@ -129,17 +141,20 @@ def _begin(tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, say: Say) -> 
     say(f"this box is {hello.box}")
     challenge = protocol.read_challenge(client.post("/v1/sessions", hello.body))
     secret = tpm.activate(challenge.credential_blob, challenge.encrypted_secret)
-    private = X25519PrivateKey.generate()
+    drawn = _Drawn(
+        ephemeral=X25519PrivateKey.generate(), host_key=make_host_key(os.urandom(DRAWN_BYTES))
+    )
     session = Session(session=challenge.session, server_nonce=challenge.server_nonce, secret=secret)
     dance = Dance(
         anchor=anchor,
         hello=hello,
         session=session,
         facts=facts,
-        ephemeral=private.public_key().public_bytes_raw(),
+        ephemeral=drawn.ephemeral.public_key().public_bytes_raw(),
         device_public=tpm.load_device(),
+        ssh_host_key=drawn.host_key.public,
     )
-    return dance, private
+    return dance, drawn
 
 
 def _prove(tpm: Tpm, client: Client, dance: Dance, logs: Logs, say: Say) -> tuple[bytes, Answer]:
@@ -169,28 +184,32 @@ def _open(tpm: Tpm, dance: Dance, x: bytes, bundle: Bundle, private: Any) -> Ope
     return protocol.open_bundle(bundle, dance, x, share=share, ephemeral_private=private)
 
 
+def _use(tpm: Tpm, document: handoff.Handoff, place: Place, host_key: HostKey) -> dict[str, str]:
+    """Write the seed and try the new certificate; say what is well."""
+    checks = {"signature": "ok", "opened-in-tpm": "ok"}
+    matches = handoff.check_identity(document, tpm.sign, os.urandom(32))
+    checks["certificate-matches-key"] = "ok" if matches else "failed"
+    try:
+        handoff.write_seed(document, host_key, place.seed)
+        checks["seed-written"] = "ok"
+        place.say(f"ssh host key {host_key.fingerprint}")
+    except OSError as error:
+        checks["seed-written"] = f"failed: {error.strerror}"
+    return checks
+
+
 def _report(
     tpm: Tpm,
     client: Client,
     dance: Dance,
     x: bytes,
-    document: handoff.Handoff,
-    opened: Opened,
+    checks: dict[str, str],
+    digests: dict[str, bytes],
     place: Place,
 ) -> Answer:
     from bootstrap.agent.client import LONG
 
-    checks = {"signature": "ok", "opened-in-tpm": "ok"}
-    matches = handoff.check_identity(document, tpm.sign, os.urandom(32))
-    checks["certificate-matches-key"] = "ok" if matches else "failed"
-    try:
-        handoff.write_seed(document, place.seed)
-        checks["seed-written"] = "ok"
-    except OSError as error:
-        checks["seed-written"] = f"failed: {error.strerror}"
-    report = protocol.report_bodies(
-        checks, handoff.digests(document, opened), medium_needed=place.medium_needed
-    )
+    report = protocol.report_bodies(checks, digests, medium_needed=place.medium_needed)
     session = dance.session.session
     message = hashes_of.report_message(dance.anchor.site_id, session, x, report)
     body = protocol.encode({"report": b64u(report), "signature": b64u(tpm.sign(message))})

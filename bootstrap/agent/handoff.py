@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from attest.transcript import secret_digest
+from bootstrap.agent import ssh
 from bootstrap.agent.errors import Code, PeerError
 from bootstrap.agent.protocol import HANDOFF_TYPE, Bundle, Dance, Fields, Opened, b64u
+from bootstrap.agent.ssh import HostKey
 
 SEED = Path("/run/doorstep/seed")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
@@ -96,11 +98,11 @@ def _dns_anchors(trust: dict[str, object]) -> str:
     return "".join(f"{zone} IN DS {one}\n" for one in map(str, lines))
 
 
-def write_seed(handoff: Handoff, directory: Path) -> None:
+def write_seed(handoff: Handoff, host_key: HostKey, directory: Path) -> None:
     """Write the seed beside its place, then put it there as a whole."""
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    for part in (fresh, fresh / "secrets", fresh / "identity", fresh / "trust"):
+    for part in (fresh, *(fresh / name for name in ("secrets", "identity", "trust", "ssh"))):
         part.mkdir(parents=True, mode=0o700)
     for name, data in handoff.seed.items():
         _write(fresh / name, data)
@@ -109,6 +111,8 @@ def write_seed(handoff: Handoff, directory: Path) -> None:
     _write(fresh / "identity/chain.pem", handoff.chain_pem.encode())
     _write(fresh / "trust/site-root.pem", handoff.site_root_pem.encode())
     _write(fresh / "trust/dns.positive", handoff.dns_anchors.encode())
+    _write(fresh / "ssh" / ssh.FILE, host_key.private)
+    _write(fresh / "ssh" / f"{ssh.FILE}.pub", host_key.public_line)
     shutil.rmtree(directory, ignore_errors=True)
     fresh.rename(directory)
 
