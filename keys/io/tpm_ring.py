@@ -133,6 +133,11 @@ class TpmRing:
         return self._lease
 
     @property
+    def storage_name(self) -> bytes:
+        """The name of the storage key that everything is sealed under."""
+        return self._made.storage_name
+
+    @property
     def reference(self) -> bytes:
         """The policyRef that leases of this appliance have."""
         return reference(

@@ -36,7 +36,7 @@ class Vault:
     """Encrypts and decrypts for the store, with the keys of a ring."""
 
     def __init__(self, store: Store, ring: Ring, site_id: str) -> None:
-        """Check that they belong together; SiteError when the database is of another key or site."""
+        """Check that they belong together; SiteError when the database is another's."""
         self._store, self._ring, self._site_id = store, ring, site_id
         self._check()
         store.epoch = ring.epoch
