@@ -6,6 +6,8 @@ starting. By PXE with TFTP on amd64, and measured beforehand, it is `test_rehear
 
 from __future__ import annotations
 
+import base64
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -171,6 +173,20 @@ def check_enrolled(site: Site, name: str, end: Mapping[str, Any]) -> None:
     assert (row["stage"], row["mac"]) == ("ready", site.boxes[name].mac)
 
 
+def check_ssh_host_key(site: Site, name: str, end: Mapping[str, Any]) -> None:
+    """The site's zone, signed, names the key that the box showed on its own screen."""
+    shown = re.search(rb"ssh host key SHA256:([A-Za-z0-9+/]{43})", site.boxes[name].console)
+    assert shown, site.boxes[name].console[-1500:]
+    row = site.appliance.ask("control", "box", {"box": end["box"]})["box"]
+    fqdn = f"{row['hostname']}.{site.rehearsal.place.site.site.domain}"
+    digest = base64.b64decode(shown[1] + b"=").hex().upper()
+    command = ["dig", f"@{site.rehearsal.place.address.ip}", "+dnssec", fqdn, "SSHFP"]
+    said = subprocess.run(
+        site.lan.appliance_command(command), capture_output=True, text=True, check=True
+    ).stdout.replace(" ", "")
+    assert f"SSHFP\t42{digest}" in said and "RRSIG\tSSHFP13" in said, said
+
+
 def check_address(site: Site, name: str) -> None:
     """D14: firmware and our agent ask, with different identities, and have one address."""
     rounds = site.served.addresses(site.boxes[name].mac)
@@ -187,7 +203,9 @@ def check_files(site: Site, name: str, transport: str) -> None:
 
 def test_uefi_http_boot_ends_enrolled(site: Site) -> None:
     """D17, D18, T23: an HTTPClient is given a URL, and all files go by HTTP, in their order."""
-    check_enrolled(site, "http", site.enrol("http", Way.HTTP))
+    end = site.enrol("http", Way.HTTP)
+    check_enrolled(site, "http", end)
+    check_ssh_host_key(site, "http", end)
     check_address(site, "http")
     check_files(site, "http", "http")
 
