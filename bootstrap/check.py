@@ -26,7 +26,7 @@ from bootstrap.check_network import (
     zone_problems,
 )
 from bootstrap.errors import SiteError
-from bootstrap.planning import make_plan
+from bootstrap.planning import boot_address, make_plan
 from bootstrap.published import decode_published
 from bootstrap.site import Problem, Role, Severity, Site
 from bootstrap.templates import BoxNetwork, BoxValues, render
@@ -116,7 +116,7 @@ def _identity(site: Site, files: SiteFiles) -> Iterator[Problem]:
 def _boot(site: Site, files: SiteFiles) -> Iterator[Problem]:
     if isinstance(files.boot_files, str):
         yield wrong("boot.files", files.boot_files, "name a directory beside this file")
-    if site.boot_subnet is None:
+    if boot_address(site) is None:
         yield wrong("subnet", "no subnet has boot = true", "set it where the boxes are")
     named = [
         *(("reservation", one.boot_set) for one in site.reservations),

@@ -6,14 +6,14 @@ Pure. Its form is in docs/architecture.md; the box writes it out as a NoCloud se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Any
 
 from bootstrap.errors import SiteError
 from bootstrap.phonehome import b64u
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
-from bootstrap.site import Role
+from bootstrap.site import Role, Site
 from bootstrap.templates import BoxNetwork, BoxValues, render
 
 TYPE = "application/vnd.doorstep.handoff.v1+json"
@@ -29,16 +29,9 @@ def handoff_document(
             f"box {box.box}: its address does not lead to a lease of a network card it names: "
             "let it take its address from this site"
         )
-    address = IPv4Address(box.address)
-    subnet = settings.site.subnet_of(address)
-    if subnet is None:
-        raise SiteError(f"site.toml: address {address} of {box.hostname} is in no subnet")
-    network = BoxNetwork(
-        mac=box.mac,
-        address=IPv4Interface(f"{address}/{subnet.network.prefixlen}"),
-        gateway=subnet.gateway,
-        dns=(subnet.appliance,),
-    )
+    network = _network(settings.site, box.mac, ip_address(box.address))
+    if network is None:
+        raise SiteError(f"site.toml: address {box.address} of {box.hostname} is in no subnet")
     values = BoxValues(
         instance_id=f"{box.box}-{session.hex()}",
         hostname=box.hostname,
@@ -71,3 +64,26 @@ def handoff_document(
         "checks": list(CHECKS),
         "after": role.after,
     }
+
+
+def _network(site: Site, mac: str, address: IPv4Address | IPv6Address) -> BoxNetwork | None:
+    """Say how a box reaches its network; None for an address of no network of the site."""
+    if isinstance(address, IPv4Address):
+        subnet = site.subnet_of(address)
+        if subnet is None:
+            return None
+        return BoxNetwork(
+            mac=mac,
+            address=IPv4Interface((address, subnet.network.prefixlen)),
+            gateway=subnet.gateway,
+            dns=(subnet.appliance,),
+        )
+    six = next((one for one in site.subnets6 if address in one.network), None)
+    if six is None:
+        return None
+    return BoxNetwork(
+        mac=mac,
+        address=IPv6Interface((address, six.network.prefixlen)),
+        gateway=None,
+        dns=(six.appliance,),
+    )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 
 from bootstrap.errors import SiteError
 from bootstrap.site import Role, Site
+
+Address = IPv4Address | IPv6Address
 
 MAX_NUMBER = 9999
 """Enough for one role of one site."""
@@ -25,7 +27,7 @@ class Given:
     role: str
     number: int | None
     hostname: str
-    address: IPv4Address | None
+    address: Address | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +36,14 @@ class Naming:
 
     number: int | None
     hostname: str
-    address: IPv4Address | None
+    address: Address | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taken:
     numbers: Collection[int]
     hostnames: Collection[str]
-    addresses: Collection[IPv4Address]
+    addresses: Collection[Address]
 
 
 def choose(
@@ -50,11 +52,12 @@ def choose(
     given: Sequence[Given],
     *,
     wish: str | None = None,
-    present: IPv4Address | None = None,
+    present: Address | None = None,
 ) -> Naming:
     """Choose for a new box; SiteError when the role has no number left or the name is taken.
 
     `wish` is the name on the delivery note, `present` the address from which the box phoned home.
+    Roles number IPv4 addresses: a box that phones home by IPv6 has a number too, and keeps its own.
     """
     taken = _taken(site, role, given)
     number = role.hostname.number(wish) if wish is not None else None
@@ -67,8 +70,11 @@ def choose(
             return Naming(number=None, hostname=wish, address=_keep(present, taken))
     if number is None:
         number = _lowest_free(role, taken, named=wish is None)
-    address = _address(role, number) if role.addresses is not None else _keep(present, taken)
-    if role.addresses is not None and (address is None or address in taken.addresses):
+    if role.addresses is None or isinstance(present, IPv6Address):
+        address = _keep(present, taken)
+        return Naming(number=number, hostname=wish or role.hostname.name(number), address=address)
+    address = _address(role, number)
+    if address is None or address in taken.addresses:
         raise SiteError(
             f"delivery note: {wish} stands for an address that is taken or outside the range of "
             f"role {role.name}: choose another name and sign again"
@@ -96,12 +102,14 @@ def _address(role: Role, number: int) -> IPv4Address | None:
     return role.addresses.first + (number - 1)
 
 
-def _keep(present: IPv4Address | None, taken: _Taken) -> IPv4Address | None:
+def _keep(present: Address | None, taken: _Taken) -> Address | None:
     return None if present in taken.addresses else present
 
 
 def _taken(site: Site, role: Role, given: Sequence[Given]) -> _Taken:
-    own = {one.address for one in site.reservations if one.address is not None}
+    own: set[Address] = {one.address for one in site.reservations if one.address is not None}
+    own |= {one.address for one in site.reservations6}
+    own |= {one.appliance for one in site.subnets6}
     for subnet in site.subnets:
         own.add(subnet.appliance)
         own |= {subnet.network.network_address, subnet.network.broadcast_address}
@@ -111,6 +119,7 @@ def _taken(site: Site, role: Role, given: Sequence[Given]) -> _Taken:
         numbers={one.number for one in given if one.role == role.name and one.number is not None},
         hostnames={one.hostname for one in given}
         | {one.name for one in site.reservations if one.name is not None}
+        | {one.name for one in site.reservations6 if one.name is not None}
         | {"appliance"},
         addresses=own | {one.address for one in given if one.address is not None},
     )

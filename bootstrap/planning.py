@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from bootstrap import planning_network as network
 from bootstrap.box_keys import key_records
@@ -18,7 +18,7 @@ from bootstrap.site_netboot import NetbootSite
 from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
 from netboot.files import ServedSet
 from netboot.names import labels
-from netboot.network import Identify, Reservation
+from netboot.network import Identify, Reservation, Reservation6
 from netboot.plan import Boot, Plan, Record
 from netboot.plan_dns import Asking, PlanDns, PlanUpstream, PlanZone
 from netboot.rdata import encode, number_of, show
@@ -52,6 +52,7 @@ def make_plan(
     then nobody is told where to phone home, and everybody may ask for names.
     """
     named = [box for box in boxes if box.hostname and box.stage not in _GONE and _fits(site, box)]
+    reserved = tuple(_box_reservations(site, named))
     sets = (*served, *(one for one in accepted if one not in served)) if served else ()
     return Plan(
         number=number,
@@ -60,7 +61,7 @@ def make_plan(
         subnets=tuple(network.subnet(site, one, enrols=enrols) for one in site.subnets),
         reservations=(
             *(network.reservation(one, _digests(sets)) for one in site.reservations),
-            *_box_reservations(site, named),
+            *(one for one in reserved if isinstance(one, Reservation)),
         ),
         classes=tuple(map(network.client_class, site.classes)),
         parameters=network.parameters(site.dhcp),
@@ -69,8 +70,9 @@ def make_plan(
         records=tuple(dict.fromkeys(_records(site, named))),
         boot=_boot(site, sets, files or {}),
         subnets6=tuple(network.subnet6(one, enrols=enrols) for one in site.subnets6),
-        reservations6=tuple(
-            network.reservation6(one, _digests(sets)) for one in site.reservations6
+        reservations6=(
+            *(network.reservation6(one, _digests(sets)) for one in site.reservations6),
+            *(one for one in reserved if isinstance(one, Reservation6)),
         ),
         options6=tuple(site.dhcp.options6.values()),
         dns=_dns(site, enrols=enrols),
@@ -80,8 +82,16 @@ def make_plan(
 
 def grub_cfg_files(site: NetbootSite, served: BootSetManifest) -> Iterator[bytes]:
     """Give the contents that must be in the file store beside the set's own files."""
+    address = boot_address(site)
+    if address is not None:
+        yield grub_cfg(served, address)
+
+
+def boot_address(site: NetbootSite) -> _Address | None:
+    """Give the address that grub.cfg is filled in with: of the first network that boots."""
     if site.boot_subnet is not None:
-        yield grub_cfg(served, site.boot_subnet.appliance)
+        return site.boot_subnet.appliance
+    return next((one.appliance for one in site.subnets6 if one.boot), None)
 
 
 def _digests(sets: Iterable[BootSetManifest]) -> tuple[bytes, ...]:
@@ -92,7 +102,9 @@ def _fits(site: NetbootSite, box: BoxRow) -> bool:
     """Tell whether a box's address is still free in its subnet, as the site file is now."""
     if not box.address:
         return False
-    address = IPv4Address(box.address)
+    address = ip_address(box.address)
+    if isinstance(address, IPv6Address):
+        return _fits6(site, address)
     subnet = site.subnet_of(address)
     return subnet is not None and address not in (
         subnet.appliance,
@@ -103,14 +115,31 @@ def _fits(site: NetbootSite, box: BoxRow) -> bool:
     )
 
 
-def _box_reservations(site: NetbootSite, boxes: Iterable[BoxRow]) -> Iterator[Reservation]:
-    """Reserve by what each box says its MAC is; what the operator reserved comes first."""
-    seen = {one.mac for one in site.reservations}
+def _fits6(site: NetbootSite, address: IPv6Address) -> bool:
+    taken = {one.address for one in site.reservations6}
+    taken |= {one.appliance for one in site.subnets6}
+    taken |= {one.network.network_address for one in site.subnets6}  # RFC 4291, 2.6.1
+    return address not in taken and any(address in one.network for one in site.subnets6)
+
+
+def _box_reservations(
+    site: NetbootSite, boxes: Iterable[BoxRow]
+) -> Iterator[Reservation | Reservation6]:
+    """Reserve by what each box says its MAC is; what the operator reserved comes first.
+
+    An address that a box made itself is never lent; reserved it makes the box one that is known.
+    """
+    seen = {(4, one.mac) for one in site.reservations}
+    seen |= {(6, one.mac) for one in site.reservations6}
     for box in boxes:
-        mac = _mac(box.mac)
-        if mac is not None and mac not in seen:
-            seen.add(mac)
-            yield Reservation(mac=mac, address=IPv4Address(box.address or ""), name=box.hostname)
+        mac, address = _mac(box.mac), ip_address(box.address or "")
+        if mac is None or (address.version, mac) in seen:
+            continue
+        seen.add((address.version, mac))
+        if isinstance(address, IPv4Address):
+            yield Reservation(mac=mac, address=address, name=box.hostname)
+        else:
+            yield Reservation6(mac=mac, address=address, name=box.hostname)
 
 
 def _mac(text: str | None) -> bytes | None:
@@ -134,7 +163,7 @@ def _records(site: NetbootSite, boxes: Iterable[BoxRow]) -> Iterator[Record]:
             yield from _pair(f"{name}.{site.site.domain}", address)
     for box in boxes:
         host = f"{box.hostname}.{site.site.domain}"
-        yield from _pair(host, IPv4Address(box.address or ""))
+        yield from _pair(host, ip_address(box.address or ""))
         yield from key_records(box, host)
     for entry in site.records:
         yield _own_record(entry, site.site.domain)
@@ -185,11 +214,11 @@ def _pair(name: str, address: _Address) -> Iterator[Record]:
 def _boot(
     site: NetbootSite, sets: Sequence[BootSetManifest], own: Mapping[str, bytes]
 ) -> Boot | None:
-    subnet = site.boot_subnet
+    address = boot_address(site)
     rules = tuple(network.boot_rule(rule) for rule in site.boot.rules)
-    if subnet is None or not (sets or rules or own):
+    if address is None or not (sets or rules or own):
         return None
-    names = {one.digest: files_to_serve(one, (), subnet.appliance) for one in sets}
+    names = {one.digest: files_to_serve(one, (), address) for one in sets}
     return Boot(
         sets=tuple(_served_set(one, names[one.digest]) for one in sets),
         rules=rules,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.exceptions import TemplateSyntaxError
@@ -26,12 +26,15 @@ MAX_RENDERED = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxNetwork:
-    """How a box reaches its network; `mac` as `52:54:00:12:34:56`."""
+    """How a box reaches its network; `mac` as `52:54:00:12:34:56`.
+
+    `gateway` None where nothing leads further, and over IPv6, where routers tell.
+    """
 
     mac: str
-    address: IPv4Interface
+    address: IPv4Interface | IPv6Interface
     gateway: IPv4Address | None
-    dns: tuple[IPv4Address, ...]
+    dns: tuple[IPv4Address | IPv6Address, ...]
 
     def document(self) -> dict[str, object]:
         """Give the entry of the hand-off document."""

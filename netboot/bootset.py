@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal
 
 from netboot.cpio import encode_cpio, file_entry, with_parents
@@ -240,7 +240,7 @@ def _check_template(manifest: BootSetManifest) -> None:
         raise BootSetError(f"boot set {manifest.name}: grub.cfg does not end in boot")
 
 
-def grub_cfg(manifest: BootSetManifest, server: IPv4Address) -> bytes:
+def grub_cfg(manifest: BootSetManifest, server: IPv4Address | IPv6Address) -> bytes:
     """Render grub.cfg for the network; `server` shows only where the template names @ROOT@."""
     return _fill(manifest.grub_cfg, _places(manifest, f"(http,{server})")).encode()
 
@@ -260,7 +260,9 @@ def _fill(template: str, places: Mapping[str, str]) -> str:
 
 
 def files_to_serve(
-    served: BootSetManifest, accepted: Iterable[BootSetManifest], server: IPv4Address
+    served: BootSetManifest,
+    accepted: Iterable[BootSetManifest],
+    server: IPv4Address | IPv6Address,
 ) -> dict[str, bytes]:
     """Map URL path (the same in TFTP, without the slash) to SHA-256.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -82,6 +83,36 @@ def test_the_document() -> None:
     assert "pos-api-token" in text(seed["user_data"])
     assert f"{BOX.box}-{SESSION.hex()}" in text(seed["meta_data"])
     assert "10.41.7.20/24" in text(seed["network_config"])
+
+
+def test_a_box_that_enrols_by_ipv6() -> None:
+    """Routers tell it where to go; its address is that of its reservation."""
+    six = decode_site(
+        (EXAMPLE / "site.toml").read_bytes()
+        + b"""
+[[subnet6]]
+name = "tills6"
+interface = "eth1"
+network = "fd00:41:7::/64"
+appliance = "fd00:41:7::2"
+pool = "fd00:41:7::1000-fd00:41:7::1fff"
+"""
+    )
+    box = replace(BOX, address="fd00:41:7::1000")
+    made = dict(handoff_document(replace(SETTINGS, site=six), box, SITE.role(None), SESSION))
+    assert made["network"] == [
+        {
+            "mac": "52:54:00:00:00:01",
+            "address": "fd00:41:7::1000/64",
+            "gateway": None,
+            "dns": ["fd00:41:7::2"],
+        }
+    ]
+    config = json.loads(text(made["nocloud"]["network_config"]))["ethernets"]["site"]
+    assert config["addresses"] == ["fd00:41:7::1000/64"]
+    assert "routes" not in config
+    with pytest.raises(SiteError, match="is in no subnet"):
+        document(address="fd00:41:7::1000")
 
 
 def test_nothing_that_keys_alone_may_write() -> None:

@@ -1,7 +1,7 @@
 """Numbers, names and addresses: the lowest that was never given."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ def box(number: int | None, hostname: str, address: str | None = None, role: str
         role=role,
         number=number,
         hostname=hostname,
-        address=IPv4Address(address) if address else None,
+        address=ip_address(address) if address else None,
     )
 
 
@@ -72,6 +72,42 @@ def test_choice(text: str, boxes: list[Given], wish: str | None, expected: tuple
     number, hostname, address = expected
     assert (found.number, found.hostname) == (number, hostname)
     assert found.address == (IPv4Address(address) if address else None)
+
+
+SIX = """
+[[subnet6]]
+name = "tills6"
+interface = "eth1"
+network = "fd00:41:7::/64"
+appliance = "fd00:41:7::2"
+pool = "fd00:41:7::1000-fd00:41:7::1fff"
+
+[[reservation6]]
+name = "pos-01"
+mac = "02:00:00:00:00:12"
+address = "fd00:41:7::1001"
+"""
+
+
+@pytest.mark.parametrize(
+    ("present", "given", "wish", "number", "hostname", "kept"),
+    [
+        ("fd00:41:7::1000", [], None, 2, "pos-02", True),
+        ("fd00:41:7::1000", [SECOND], None, 3, "pos-03", True),
+        ("fd00:41:7::1000", [], "pos-07", 7, "pos-07", True),
+        ("fd00:41:7::1001", [], None, 2, "pos-02", False),
+        ("fd00:41:7::2", [], None, 2, "pos-02", False),
+        ("fd00:41:7::1000", [box(2, "pos-02", "fd00:41:7::1000")], None, 3, "pos-03", False),
+    ],
+)
+def test_a_box_that_phones_home_by_ipv6_keeps_its_address_and_has_a_number(
+    present: str, given: list[Given], wish: str | None, number: int, hostname: str, kept: bool
+) -> None:
+    address = ip_address(present)
+    settings_ = site(EXAMPLE + SIX)
+    found = choose(settings_, settings_.roles[0], given, wish=wish, present=address)
+    assert (found.number, found.hostname) == (number, hostname)
+    assert found.address == (address if kept else None)
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,61 @@ def test_a_box_that_says_it_is_the_printer_does_not_get_its_address() -> None:
     assert "pos-01.shop-0417.example.net A" in names(made)
 
 
+SIX = decode_site(
+    (
+        EXAMPLE
+        + """
+[[subnet6]]
+name = "tills6"
+interface = "eth1"
+network = "fd00:41:7::/64"
+appliance = "fd00:41:7::2"
+pool = "fd00:41:7::1000-fd00:41:7::1fff"
+
+[[reservation6]]
+name = "printer-2"
+mac = "02:00:00:00:00:12"
+address = "fd00:41:7::12"
+"""
+    ).encode()
+)
+
+
+def test_a_box_that_enrolled_by_ipv6_has_reservation_and_names() -> None:
+    nothing = plan(site=SIX)
+    made = plan(box(1, address="fd00:41:7::1000"), box(2), site=SIX)
+    (own,) = set(made.reservations6) - set(nothing.reservations6)
+    assert (own.mac, own.name) == (bytes.fromhex("525400000001"), "pos-01")
+    assert own.address == IPv6Address("fd00:41:7::1000")
+    assert own.address in made.views().known
+    found = names(made)
+    assert found["pos-01.shop-0417.example.net AAAA"] == "fd00:41:7::1000"
+    assert "pos-01.shop-0417.example.net A" not in found
+    assert found["pos-02.shop-0417.example.net A"] == "10.41.7.21"
+    (subnet,) = made.subnets6
+    assert (subnet.phone_home, subnet.enrols) == ("https://[fd00:41:7::2]:8443", True)
+
+
+def test_an_ipv6_box_outside_of_a_changed_site_is_left_out() -> None:
+    nothing = plan(site=SIX)
+    for end in ("8::1000", "7::", "7::2", "7::12"):
+        assert plan(box(1, address=f"fd00:41:{end}"), site=SIX) == nothing, end
+    assert plan(box(1, address="fd00:41:7::1000")) == plan()
+    said = plan(box(1, address="fd00:41:7::1000", mac="02:00:00:00:00:12"), site=SIX)
+    assert [one.name for one in said.reservations6] == ["printer-2"]
+
+
+def test_grub_cfg_and_files_are_there_where_ipv6_alone_boots() -> None:
+    text = EXAMPLE.replace("boot = true", "boot = false")
+    assert plan(site=decode_site(text.encode())).boot is None
+    six = SIX.model_copy(update={"subnets": decode_site(text.encode()).subnets})
+    made = plan(site=six)
+    assert made.boot is not None and made.boot.sets
+    assert list(grub_cfg_files(six, manifest(2))) == [
+        grub_cfg(manifest(2), IPv6Address("fd00:41:7::2"))
+    ]
+
+
 def test_two_boxes_that_say_the_same_mac_get_one_reservation() -> None:
     made = plan(box(1), box(2, mac="52:54:00:00:00:01"))
     assert [one.name for one in made.reservations] == ["printer-1", "pos-01"]
@@ -225,7 +280,9 @@ BOXES = st.lists(
     st.builds(
         lambda number, address, mac, stage: box(number, address=address, mac=mac, stage=stage),
         st.integers(1, 40),
-        st.none() | st.integers(0, 255).map("10.41.7.{}".format),
+        st.none()
+        | st.integers(0, 255).map("10.41.7.{}".format)
+        | st.integers(0, 20).map("fd00:41:7::{:x}".format),
         st.none() | MACS,
         st.sampled_from(list(Stage)),
     ),
@@ -238,6 +295,7 @@ BOXES = st.lists(
 @given(BOXES)
 def test_whatever_boxes_say_netboot_can_run_the_plan(boxes: list[BoxRow]) -> None:
     plan(*boxes)
+    plan(*boxes, site=SIX)
 
 
 ED25519 = "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"

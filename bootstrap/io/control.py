@@ -41,6 +41,7 @@ from bootstrap.io.reappraise import Reappraiser
 from bootstrap.io.references import PUBLISHED, References, load_references
 from bootstrap.io.report import ReportDesk
 from bootstrap.io.site_store import SiteStore
+from bootstrap.joining import normal_address
 from bootstrap.rows import BoxRow, Event
 from bootstrap.views import card_json, cards, event_sentence, last_served
 from keys.io.layout import Layout
@@ -406,7 +407,7 @@ def _body(params: Params) -> bytes:
 
 
 def _address(params: Params) -> str:
-    return str(params["address"])[:64]
+    return normal_address(str(params["address"]))
 
 
 def _session(params: Params) -> bytes:

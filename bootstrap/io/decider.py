@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -319,7 +319,7 @@ class Decider:
                 role=other.role or "",
                 number=other.number,
                 hostname=other.hostname,
-                address=IPv4Address(other.address) if other.address else None,
+                address=ip_address(other.address) if other.address else None,
             )
             for other in self._store.boxes()
             if other.hostname is not None
@@ -327,13 +327,12 @@ class Decider:
             and other.stage is not Stage.REPLACED
             and (replaced is None or other.box != replaced.box)
         ]
-        present = ip_address(box.address) if box.address else None
         chosen = choose(
             self._settings().site,
             role,
             given,
             wish=entry.name if entry else None,
-            present=present if isinstance(present, IPv4Address) else None,
+            present=ip_address(box.address) if box.address else None,
         )
         return replace(
             box,

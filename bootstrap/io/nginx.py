@@ -214,6 +214,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _phone_home(site: Site, run: Path) -> str:
     listens = sorted({f"{subnet.appliance}:{PHONE_HOME_PORT}" for subnet in site.subnets})
+    if site.subnets6:
+        listens.append(_every_ipv6(PHONE_HOME_PORT))
     lines = [f"listen {listen} ssl;" for listen in listens]
     lines += [f"server_name {site.server_name};", "limit_conn peers 20;"]
     for place, size in _LIMITS:
@@ -251,7 +253,7 @@ def _boot(site: Site, run: Path) -> str:
     boots = {subnet.appliance for subnet in site.subnets if subnet.boot}
     listens = [f"{address}:{HTTPS_PORT}" for address in sorted(boots)]
     if any(subnet.boot for subnet in site.subnets6):
-        listens.append(f"[::]:{HTTPS_PORT} ipv6only=on")
+        listens.append(_every_ipv6(HTTPS_PORT))
     lines = [f"listen {listen} ssl;" for listen in listens]
     lines += [
         f"ssl_certificate {run}/tls/boot.pem;",
@@ -266,6 +268,11 @@ def _boot(site: Site, run: Path) -> str:
         f"location / {{ proxy_pass http://unix:{run}/netboot/{HTTP_SOCKET}; }}",
     ]
     return _server(lines)
+
+
+def _every_ipv6(port: int) -> str:
+    """Listen on every IPv6 address: one that is not yet sure to be ours could not be bound."""
+    return f"[::]:{port} ipv6only=on"
 
 
 def _return(status: int, reason: str, sentence: str) -> str:

@@ -33,6 +33,7 @@ from attest.transcript import (
 )
 from bootstrap.enrolment import GONE, Stage, Step, WrongStageError, advance, box_id
 from bootstrap.io.site_store import SiteStore
+from bootstrap.joining import mac_at
 from bootstrap.judgement import Proved
 from bootstrap.phonehome import (
     PCRS,
@@ -296,18 +297,11 @@ class PhoneHome:
         return box, row
 
     def _mac(self, facts: Mapping[str, Any], address: str) -> str | None:
-        """Join box and lease: the source address leads to a MAC that the facts name too.
-
-        Where netboot is silent, what it was last seen to give that MAC stands in.
-        """
+        """Join box and lease: the source address leads to a MAC that the facts name too."""
         nics = facts.get("nics")
         listed = nics if isinstance(nics, list) else []
         named = {str(nic.get("mac")) for nic in listed if isinstance(nic, dict)}
-        leased = self._leases().get(address)
-        if leased in named:
-            return leased
-        seen = (s.mac for s in self._store.sightings() if s.address == address and s.mac in named)
-        return next(seen, None)
+        return mac_at(address, self._leases(), self._store.sightings(), named)
 
     def _is_gone(self, known: SessionRow) -> bool:
         """Tell whether the box of a session was taken out of service since."""

@@ -13,7 +13,7 @@ from attest.bootfacts import FileFacts
 from attest.bootmatch import unknown_variables
 from attest.predict import PREDICTED_PCRS, Transport, predict
 from attest.variables import SecureBootVariables
-from bootstrap.io.references import iso_facts, network_facts
+from bootstrap.io.references import boot_addresses, iso_facts, network_facts, server_with_port
 from bootstrap.planning import HTTPS_PORT
 from bootstrap.site import Site
 from netboot.bootset import Role
@@ -33,14 +33,13 @@ def predictions(
     """
     manifest = store.manifest(digest)
     found: list[dict[str, Any]] = []
-    for subnet in site.subnets:
-        if subnet.boot:
-            facts = network_facts(store, manifest, subnet.appliance)
-            server = str(subnet.appliance)
-            for transport in (Transport.TFTP, Transport.HTTP):
-                found += _values(facts, transport, server, variables)
-            if site.boot.https:
-                found += _values(facts, Transport.HTTPS, f"{server}:{HTTPS_PORT}", variables)
+    for address in boot_addresses(site):
+        facts = network_facts(store, manifest, address)
+        for transport in (Transport.TFTP, Transport.HTTP):
+            found += _values(facts, transport, str(address), variables)
+        if site.boot.https:
+            server = server_with_port(address, HTTPS_PORT)
+            found += _values(facts, Transport.HTTPS, server, variables)
     if Role.CDGRUB in manifest.roles:
         found += _values(iso_facts(store, manifest), Transport.ISO, "", variables)
     return found

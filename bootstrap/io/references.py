@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from attest.bootfacts import BootFiles, Digests, FileFacts
@@ -32,6 +32,8 @@ from netboot.io.bootsets import (
 )
 
 PUBLISHED = "published.json"
+
+Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +110,20 @@ def _reference_sets(
         # Nothing is accepted that was never rehearsed.
         check_record(verified_record(store, one.digest, key), manifest)
     state = _state(one, now)
-    for subnet in site.subnets:
-        if subnet.boot:
-            network = ReferenceSet(
-                digest=one.digest,
-                name=manifest.name,
-                version=manifest.version,
-                state=state,
-                facts=network_facts(store, manifest, subnet.appliance),
-                transports=(Transport.TFTP, Transport.HTTP),
-                servers=(str(subnet.appliance),),
-            )
-            yield network
-            if site.boot.https:
-                server = f"{subnet.appliance}:{HTTPS_PORT}"
-                yield replace(network, transports=(Transport.HTTPS,), servers=(server,))
+    for address in boot_addresses(site):
+        network = ReferenceSet(
+            digest=one.digest,
+            name=manifest.name,
+            version=manifest.version,
+            state=state,
+            facts=network_facts(store, manifest, address),
+            transports=(Transport.TFTP, Transport.HTTP),
+            servers=(str(address),),
+        )
+        yield network
+        if site.boot.https:
+            server = server_with_port(address, HTTPS_PORT)
+            yield replace(network, transports=(Transport.HTTPS,), servers=(server,))
     if Role.CDGRUB in manifest.roles:
         yield ReferenceSet(
             digest=one.digest,
@@ -135,7 +136,18 @@ def _reference_sets(
         )
 
 
-def network_facts(store: BootSetStore, manifest: BootSetManifest, server: IPv4Address) -> FileFacts:
+def boot_addresses(site: Site) -> Iterator[Address]:
+    """Give our addresses in the networks that boot from here."""
+    yield from (subnet.appliance for subnet in site.subnets if subnet.boot)
+    yield from (subnet.appliance for subnet in site.subnets6 if subnet.boot)
+
+
+def server_with_port(address: Address, port: int) -> str:
+    """Name a server as GRUB does where its URL had a port."""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def network_facts(store: BootSetStore, manifest: BootSetManifest, server: Address) -> FileFacts:
     """Compute the facts of a set as a box loads it from `server`."""
     return _facts(store, manifest, Role.GRUB, grub_cfg(manifest, server))
 

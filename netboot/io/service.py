@@ -15,13 +15,17 @@ from typing import Any
 
 from keys.io.layout import OPERATOR, Layout
 from keys.io.rpc import Method, Params, Refusal, RpcServer, call
+from netboot.dhcp6_options import duid_mac
 from netboot.errors import PeerError
+from netboot.io.leases import CurrentLease
+from netboot.io.leases6 import current_leases6
 from netboot.io.listen import Relay
 from netboot.io.names_rpc import NamesDesk
 from netboot.io.probe import PROBE_SECONDS
 from netboot.io.services import Services
 from netboot.io.workers import say
 from netboot.io.zones import Signing
+from netboot.leases6 import Lease6
 from netboot.plan import MAX_PLAN, Plan
 from netboot.plan_check import check
 from netboot.plan_form import PlanError
@@ -149,15 +153,20 @@ class Netboot:
         return {}
 
     def _leases(self, _: str, params: Params) -> Mapping[str, Any]:
+        now, store = time.time(), self.services.store
+        found: list[tuple[CurrentLease | Lease6, bytes | None]] = [
+            *((one, one.mac) for one in store.current_leases(now)),
+            *((one, one.mac or duid_mac(one.duid)) for one in current_leases6(store, now)),
+        ]
         return {
             "leases": [
                 {
                     "address": str(one.address),
-                    "mac": None if one.mac is None else one.mac.hex(":"),
+                    "mac": None if mac is None else mac.hex(":"),
                     "expires": one.expires,
                     "name": one.name,
                 }
-                for one in self.services.store.current_leases(time.time())
+                for one, mac in found
             ]
         }
 
