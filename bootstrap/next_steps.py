@@ -138,6 +138,10 @@ NEXT_STEP: Mapping[str, str] = {
     "SECRET-MISSING": "Call: the operator has not stored this secret yet.",
     "SECRET-EXPIRED": "Call: this secret is out of date, and the site must get a new one.",
     "SECRET-UNREADABLE": "Call: the site cannot read this secret any more and must get it again.",
+    "SECRET-TIER-OFF": "Call: this site may not keep this secret as its settings are.",
+    "LEASE-ENDED": "Call: headquarters must renew this site's lease before it gives secrets.",
+    "LEASE-MISSING": "Call: headquarters must give this site a lease before it gives secrets.",
+    "CACHE-ROLLED-BACK": "Call: this site's memory was replaced by an older copy.",
     # what the box says on its own screen
     "PCR-MOVED": _AGAIN + "call.",
     "ANCHOR": "Switch the box off and on, so that it loads the present start files.",

@@ -116,11 +116,19 @@ class Role(Table):
     require: Requirement = Requirement()
 
 
+class Controller(Table):
+    """The machine that this site runs on; `keys.rules` says what follows from it."""
+
+    tpm: Annotated[str, Field(pattern=r"^(none|/dev/[a-z0-9]+|swtpm:path=/.+)$")] = "none"
+    root: Literal["none", "verity", "encrypted"] = "none"
+    tiers: Annotated[tuple[Literal["site"], ...], LIST] = ()
+
+
 class SecretRule(Table):
     """How long a secret may be served; its value is never here."""
 
     name: SecretName
-    tier: Literal["site", "boot"]
+    tier: Literal["box", "site", "boot"]
     ttl: Duration
     max_stale: Duration = timedelta()
 
@@ -134,6 +142,7 @@ class Site(NetbootSite):
     page: Page
     boot: Boot
     trust: Trust
+    controller: Controller = Controller()
     roles: Annotated[tuple[Role, ...], LIST, SOME] = Field(alias="role")
     secrets: Annotated[tuple[SecretRule, ...], LIST] = Field(default=(), alias="secret")
 
@@ -149,6 +158,7 @@ class SiteOfNetboot(NetbootSite):
 
     page: Page | None = None
     trust: Trust | None = None
+    controller: Controller | None = None
     roles: Annotated[tuple[Role, ...], LIST] = Field(default=(), alias="role")
     secrets: Annotated[tuple[SecretRule, ...], LIST] = Field(default=(), alias="secret")
 

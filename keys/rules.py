@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
@@ -43,6 +43,53 @@ class Withheld(Enum):
     MISSING = "SECRET-MISSING"
     EXPIRED = "SECRET-EXPIRED"
     UNREADABLE = "SECRET-UNREADABLE"
+    TIER_OFF = "SECRET-TIER-OFF"
+
+
+class RootFs(Enum):
+    """What protects the file system that this controller's programs are on."""
+
+    NONE = "none"
+    VERITY = "verity"
+    ENCRYPTED = "encrypted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """The [controller] table: its TPM, and the tiers that are on although they promise less.
+
+    `tcti` is None without a TPM.
+    """
+
+    tcti: str | None = None
+    root: RootFs = RootFs.NONE
+    tiers: frozenset[Tier] = frozenset()
+
+    def why_off(self, tier: Tier) -> str | None:
+        """Say why a tier would promise what this controller cannot hold; None when it is on."""
+        if tier is not Tier.SITE or tier in self.tiers:
+            return None
+        if self.tcti is None:
+            return "tier site needs a TPM in the controller"
+        if self.root is RootFs.NONE:
+            return "nothing protects this controller's programs: theft inside the lease shows it"
+        return None
+
+    def not_covered(self) -> str:
+        """Say in one text which promises do not hold here; empty when all do."""
+        if self.tcti is None:
+            return NO_TPM
+        return UNPROTECTED if self.root is RootFs.NONE else ""
+
+
+NO_TPM = (
+    "This controller keeps its cache key in a file, not in a TPM: whoever copies or steals its "
+    "disk can read every secret of tier site and the authority keys, also after a lease has ended."
+)
+UNPROTECTED = (
+    "Nothing protects the programs of this controller: whoever steals it while its lease runs can "
+    "change them and read every secret of tier site. Theft inside the lease is not covered."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +125,7 @@ class SiteRules:
     delivery_note: str
     appliances6: tuple[IPv6Address, ...] = ()
     https_boot: bool = False
+    controller: Controller = field(default_factory=Controller)
 
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
@@ -109,6 +157,7 @@ class SiteRules:
                 _address6(_text(one, "subnet6.appliance")) for one in _tables(document, "subnet6")
             ),
             https_boot=_table(document, "boot").get("https") is True,
+            controller=_controller(_table(document, "controller")),
         )
         if len(rules.roles) != len(roles) or len(rules.secrets) != len(secrets):
             raise SiteError("site.toml: two roles or two secrets have the same name")
@@ -174,6 +223,22 @@ def _secret(table: Mapping[str, Any]) -> SecretRule:
         tier=Tier(tier),
         ttl=duration(_text(table, "secret.ttl"), "secret.ttl"),
         max_stale=duration(_text(table, "secret.max_stale", "0s"), "secret.max_stale"),
+    )
+
+
+def _controller(table: Mapping[str, Any]) -> Controller:
+    tpm, root = _text(table, "controller.tpm", "none"), _text(table, "controller.root", "none")
+    tiers = table.get("tiers", [])
+    if not isinstance(tiers, list) or not set(tiers) <= {Tier.SITE.value}:
+        raise SiteError('site.toml: controller.tiers may be ["site"] or []')
+    if root not in {one.value for one in RootFs}:
+        raise SiteError(
+            f"site.toml: controller.root: {root!r} is neither none, verity nor encrypted"
+        )
+    return Controller(
+        tcti=None if tpm == "none" else f"device:{tpm}" if tpm.startswith("/") else tpm,
+        root=RootFs(root),
+        tiers=frozenset(map(Tier, tiers)),
     )
 
 

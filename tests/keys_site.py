@@ -43,6 +43,8 @@ network = "10.41.7.0/24"
 appliance = "10.41.7.2"
 [trust]
 delivery_note = "delivery.csv"
+[controller]
+tiers = ["site"]
 [[role]]
 name = "pos"
 default = true

@@ -95,7 +95,7 @@ MISTAKES = [
     ("certificate_days = 7", "certificate_days = 0", {"role.pos.certificate_days": "greater"}),
     ("certificate_days = 7", 'certificate_days = "7"', {"role.pos.certificate_days": "integer"}),
     ('"power-off"', '"reboot"', {"role.pos.after": "power-off"}),
-    ('tier = "site"', 'tier = "box"', {"secret.pos-api-token.tier": "site"}),
+    ('tier = "site"', 'tier = "safe"', {"secret.pos-api-token.tier": "site"}),
     ('"shop-0417"', '"Shop 0417"', {"site.id": "pattern"}),
     ('"shop-0417.example.net"', '"localhost"', {"site.domain": "a domain"}),
     ('title = "Shop 417, Leeds"', 'title = ""', {"site.title": "at least 1"}),

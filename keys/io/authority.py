@@ -40,14 +40,17 @@ class Authority:
     """Keys and certificates of one site."""
 
     def __init__(self, layout: Layout, store: Store, vault: Vault, site_id: str) -> None:
-        """Read or draw the keys, and the certificates that were installed."""
+        """Hold no key: each is read when it is used, so that none outlives the lease."""
         self._layout = layout
         self._store = store
         self._site_id = site_id
-        self._keys = {kind: vault.key_pair(f"{kind.value}-ca") for kind in Kind}
-        self._answer_key = vault.key_pair("answer")
-        self._server_key = vault.key_pair("server")
-        self._pseudonym_key = vault.key_bytes("pseudonym")
+        self._vault = vault
+
+    def draw(self) -> None:
+        """Draw what is not there yet, so that no later transaction has to; ClosedError."""
+        for name in (*(f"{kind.value}-ca" for kind in Kind), "answer", "server"):
+            self._vault.key_pair(name)
+        self._vault.key_bytes("pseudonym")
 
     @property
     def ready(self) -> bool:
@@ -70,7 +73,8 @@ class Authority:
         """Make the requests for the offline root."""
         made = []
         for kind in Kind:
-            request = ca.make_request(self._keys[kind], site_id=self._site_id, kind=kind)
+            key = self._ca_key(kind)
+            request = ca.make_request(key, site_id=self._site_id, kind=kind)
             made.append(
                 {"kind": kind.value, "csr_pem": request.public_bytes(Encoding.PEM).decode()}
             )
@@ -79,7 +83,7 @@ class Authority:
     def check(self, kind: Kind, text: str, now: datetime) -> Certificate:
         """Check an intermediate that came back; PeerError with a sentence otherwise."""
         certificate = ca.load_certificate(text)
-        key = self._keys[kind].public_key()
+        key = self._ca_key(kind).public_key()
         ca.check_intermediate(certificate, root=self.root(), key=key, kind=kind, now=now)
         return certificate
 
@@ -92,7 +96,7 @@ class Authority:
         text = self._store.certificate(kind.value)
         if text is None:
             raise Refusal("NO-CA", NO_CA)
-        return Issuer(certificate=ca.load_certificate(text), key=self._keys[kind])
+        return Issuer(certificate=ca.load_certificate(text), key=self._ca_key(kind))
 
     def end(self, name: str) -> int | None:
         """Say when an installed or issued certificate ends, in unix seconds."""
@@ -108,7 +112,7 @@ class Authority:
         chain = [self._certificate("answer"), self.issuer(Kind.APPLIANCE).certificate]
         body = json.dumps(payload, separators=(",", ":")).encode()
         digest = answer_digest(context, self._site_id, session, transcript, body)
-        signed = self._answer_key.sign(digest, ec.ECDSA(hashes.SHA256()))
+        signed = self._vault.key_pair("answer").sign(digest, ec.ECDSA(hashes.SHA256()))
         r, s = utils.decode_dss_signature(signed)
         signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
         return answer_document(body, signature, [one.public_bytes(Encoding.DER) for one in chain])
@@ -122,7 +126,7 @@ class Authority:
             issuer,
             key,
             site_id=self._site_id,
-            pseudonym=ca.pseudonym(self._pseudonym_key.reveal(), box),
+            pseudonym=ca.pseudonym(self._vault.key_bytes("pseudonym").reveal(), box),
             lifetime=lifetime,
             issue=_issue(now),
         )
@@ -135,7 +139,7 @@ class Authority:
             return False
         if self._due("answer", now):
             issuer = self.issuer(Kind.APPLIANCE)
-            key = self._answer_key.public_key()
+            key = self._vault.key_pair("answer").public_key()
             leaf = ca.issue_answer_leaf(issuer, key, site_id=self._site_id, issue=_issue(now))
             self._keep("answer", leaf)
         addresses = self._addresses(rules)
@@ -149,7 +153,7 @@ class Authority:
     ) -> Certificate:
         return ca.issue_server(
             self.issuer(Kind.APPLIANCE),
-            self._server_key.public_key(),
+            self._vault.key_pair("server").public_key(),
             names=names,
             addresses=addresses,
             issue=_issue(now),
@@ -164,7 +168,7 @@ class Authority:
         directory = self._layout.run / "tls"
         chain = [self._certificate("server"), self.issuer(Kind.APPLIANCE).certificate]
         form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        key = self._server_key.private_bytes(*form)
+        key = self._vault.key_pair("server").private_bytes(*form)
         wrote = False
         for name, content in (("server.key", key), ("server.pem", ca.pem(chain).encode())):
             path = directory / name
@@ -175,6 +179,9 @@ class Authority:
             except OSError as error:
                 raise SiteError(f"{path}: {error.strerror}") from error
         return wrote
+
+    def _ca_key(self, kind: Kind) -> ec.EllipticCurvePrivateKey:
+        return self._vault.key_pair(f"{kind.value}-ca")
 
     def _certificate(self, name: str) -> Certificate:
         text = self._store.certificate(name)

@@ -30,6 +30,7 @@ from keys.envelope import (
 )
 from keys.errors import PeerError, SiteError
 from keys.io.authority import Authority
+from keys.io.ring import ClosedError
 from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Handover, Store
@@ -258,6 +259,8 @@ class Desk:
 
     def look_up(self, rule: SecretRule, now: float) -> tuple[int, int, Secret] | dict[str, Any]:
         """Give (version, end of lease, value), or the reason why not; `since` is unix time."""
+        if self.files.rules.controller.why_off(rule.tier) is not None:
+            return {"name": rule.name, "reason": Withheld.TIER_OFF.value, "since": None}
         row = self.store.secret(rule.name)
         if row is None:
             return {"name": rule.name, "reason": Withheld.MISSING.value, "since": None}
@@ -267,6 +270,8 @@ class Desk:
             return {"name": rule.name, "reason": Withheld.EXPIRED.value, "since": expires}
         try:
             return label.version, expires, self.vault.unlock(row)
+        except ClosedError as error:
+            return {"name": rule.name, "reason": error.code, "since": None}
         except SiteError:
             reason = Withheld.UNREADABLE.value
             return {"name": rule.name, "reason": reason, "since": label.set_at}

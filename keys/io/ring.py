@@ -15,11 +15,6 @@ from keys.io.files import read_or_draw
 from keys.io.layout import Layout
 from keys.secret import Secret
 
-NOT_COVERED = (
-    "This controller keeps its cache key in a file, not in a TPM: whoever copies or steals its "
-    "disk can read every secret of tier site and the authority keys, also after a lease has ended."
-)
-
 
 class ClosedError(SiteError):
     """There is no key now; `code` is what control shows, the message says what to do."""
@@ -36,10 +31,6 @@ class Ring(Protocol):
     @property
     def maker(self) -> str | None:
         """Name the TPM's maker; None without a TPM."""
-
-    @property
-    def not_covered(self) -> str:
-        """Say which promises do not hold here; empty when all do."""
 
     @property
     def where(self) -> str:
@@ -73,7 +64,6 @@ class FileRing:
 
     maker = None
     epoch = 0
-    not_covered = NOT_COVERED
 
     def __init__(self, layout: Layout, *, is_new: bool) -> None:
         """Read or draw; SiteError when the file of a database that exists is missing."""

@@ -7,6 +7,7 @@ architecture.md, "Who may call whom".
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -28,14 +29,16 @@ from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
 from keys.io.handover import Desk, Request, sized
 from keys.io.layout import OPERATOR, Layout
-from keys.io.ring import NOT_COVERED, FileRing
+from keys.io.leasing import Leasing
+from keys.io.ring import ClosedError, FileRing, Ring
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
+from keys.io.tpm_ring import TPM_META, TpmRing
 from keys.io.vault import CHECK, Vault
 from keys.io.zone_signing import ZoneSigning
 from keys.note import Floor
-from keys.rules import SecretRule, Tier
+from keys.rules import SecretRule, SiteRules, Tier, Withheld
 from keys.secret import Secret
 
 LOG = logging.getLogger("doorstep.keys")
@@ -53,8 +56,11 @@ ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
 """Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
 ADMINISTRATIVE = frozenset(
     {"status", "events", "ca_requests", "ca_install", "boot_ca", "zone_sign", "zone_anchors"}
-)
+) | {"lease_request", "lease_apply", "lease_end", "lease_show"}
 """What is served before the authorities are signed."""
+UNDER_LEASE = frozenset({"handover", "answer"})
+"""What asks the TPM first whether the lease still runs."""
+TURN_ON = 'To have it all the same: tiers = ["site"] in [controller] of site.toml'
 PR_SET_DUMPABLE = 4
 
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
@@ -88,12 +94,14 @@ class Service:
         site_id = self._files.rules.site_id
         self._store = Store(layout.state / "keys" / "keys.db")
         self._store.check_audit()
-        ring = FileRing(layout, is_new=self._store.meta(CHECK) is None)
-        self._vault = Vault(self._store, ring, site_id)
+        self._ring = open_ring(layout, self._store, self._files.rules)
+        self._vault = Vault(self._store, self._ring, site_id)
         self._authority = Authority(layout, self._store, self._vault, site_id)
         self._boot_tls = BootTls(layout, self._store, self._vault, site_id)
         self._zones = ZoneSigning(self._store, self._vault)
         self._zones.anchors()  # drawn now: a hand-over names them in a transaction of its own
+        self._leasing = Leasing(self._store, self._ring, self._vault, site_id)
+        self._unlock()
         self._clock = Clock(_float(self._store.meta(MARK)))
         self._saved = 0.0
         self._trouble: str | None = None
@@ -107,8 +115,18 @@ class Service:
         self.tick()
 
     def close(self) -> None:
-        """Close the database."""
+        """Drop the keys and close the database."""
+        self._ring.close()
         self._store.close()
+
+    def _unlock(self) -> None:
+        """Open the cache if it may be opened, and draw what a transaction must not draw."""
+        if isinstance(self._ring, TpmRing) and self._store.leases():
+            with contextlib.suppress(ClosedError):
+                self._ring.open()
+        with contextlib.suppress(ClosedError):
+            self._authority.draw()
+            self._vault.settle()
 
     def methods(self) -> dict[str, Method]:
         """Give the rows of the socket table that belong to keys."""
@@ -127,6 +145,10 @@ class Service:
             "ca_requests": (self._ca_requests, frozenset({OPERATOR})),
             "ca_install": (self._ca_install, frozenset({OPERATOR})),
             "boot_ca": (self._boot_ca, frozenset({OPERATOR})),
+            "lease_request": (self._leasing.request, frozenset({OPERATOR})),
+            "lease_apply": (self._apply, frozenset({OPERATOR})),
+            "lease_end": (self._leasing.end, frozenset({OPERATOR})),
+            "lease_show": (self._leasing.show, frozenset({OPERATOR})),
             "zone_sign": (self._zone_sign, frozenset({NETBOOT})),
             "zone_anchors": (self._zone_anchors, BOTH),
             "zone_roll": (self._zone_roll, frozenset({OPERATOR})),
@@ -139,6 +161,8 @@ class Service:
         """Keep the time mark, notice changed files, issue what is due."""
         now = self._clock.now()
         changed = self._files.changed()
+        with contextlib.suppress(ClosedError):
+            self._ring.check()  # the keys go with the lease, also while nobody asks
         if not changed and 0 <= now - self._saved < MARK_SECONDS:
             return
         if changed:
@@ -179,15 +203,20 @@ class Service:
     def _save_mark(self) -> None:
         with self._store.transaction():
             self._store.set_meta(MARK, struct.pack(">d", self._clock.mark))
+            self._ring.keep_time()
 
     def _guard(self, name: str, serve: _Serve) -> Callable[[str, Params], Mapping[str, Any]]:
         def handler(user: str, params: Params) -> Mapping[str, Any]:
             if name not in ADMINISTRATIVE and not self._authority.ready:
                 raise Refusal("NO-CA", NO_CA)
             try:
+                if name in UNDER_LEASE:
+                    self._ring.check()
                 return serve(user, params, self._clock.now())
             except Refusal:
                 raise
+            except ClosedError as error:
+                raise Refusal(error.code, str(error)) from None
             except PeerError as error:
                 raise Refusal("MALFORMED", str(error)) from None
             except sqlite3.Error as error:
@@ -240,7 +269,7 @@ class Service:
 
     def _revoke(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         ek_name = _ek_name(params)
-        with self._store.transaction():
+        with self._vault.revoking():
             self._store.revoke(ek_name, now)
             self._record(now, user, "revoked", ek_name=ek_name.hex())
         return {"revoked": True}
@@ -273,7 +302,7 @@ class Service:
 
     def _withdraw(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         digest = sized(params["boot_set"], 32)
-        with self._store.transaction():
+        with self._vault.revoking():
             self._remember_withdrawn(user, digest, now)
         return {"withdrawn": True}
 
@@ -287,6 +316,8 @@ class Service:
         rule, value = self._rule(params), Secret(unb64u(params["value"]))
         if rule.tier is Tier.BOX:
             raise Refusal("TIER", f"{rule.name} is of tier box: wrap it at headquarters")
+        if (why := self._files.rules.controller.why_off(rule.tier)) is not None:
+            raise Refusal(Withheld.TIER_OFF.value, f"{rule.name}: {why}. {TURN_ON}")
         if not 0 < len(value) <= rules.MAX_SECRET:
             raise Refusal("MALFORMED", f"a secret has 1 to {rules.MAX_SECRET} bytes")
         with self._store.transaction():
@@ -307,7 +338,7 @@ class Service:
 
     def _secret_remove(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         name = _named(params["name"])
-        with self._store.transaction():
+        with self._vault.revoking():
             done = self._store.remove_secret(name)
             self._record(now, user, "secret-removed", name=name, known=done)
         return {"removed": done}
@@ -355,6 +386,12 @@ class Service:
         certificate = self._boot_tls.authority(self._files.rules, ca.at(now))
         return {"pem": ca.pem([certificate])}
 
+    def _apply(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        taken = self._leasing.apply(user, params, now)
+        self._unlock()
+        self._refresh(now)
+        return taken
+
     # zones
 
     def _zone_sign(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
@@ -393,8 +430,8 @@ class Service:
             "ready": ready,
             "reason": None if ready else "NO-CA",
             "site": self._files.rules.site_id,
-            "tpm": "none",
-            "not_covered": NOT_COVERED,
+            "tpm": self._ring.maker or "none",
+            "not_covered": self._files.rules.controller.not_covered(),
             "sentences": self._sentences(ready),
             "certificates": {
                 name: self._authority.end(name) for name in ("appliance", "box", "server", "answer")
@@ -415,6 +452,22 @@ class Service:
         if self._trouble:
             said.append(self._trouble)
         return said + self._files.sentences
+
+
+def open_ring(layout: Layout, store: Store, rules: SiteRules) -> Ring:
+    """Give the keys as the site file says; SiteError when the database was made otherwise."""
+    tcti, is_new = rules.controller.tcti, store.meta(CHECK) is None
+    has_tpm = store.meta(TPM_META) is not None
+    if tcti is not None and not is_new and not has_tpm:
+        raise SiteError(
+            "keys.db was made without a TPM: take controller.tpm out of site.toml, "
+            "or move keys.db away and put the secrets again"
+        )
+    if tcti is None and has_tpm:
+        raise SiteError("keys.db hangs on this controller's TPM: say which in controller.tpm")
+    if tcti is None:
+        return FileRing(layout, is_new=is_new)
+    return TpmRing(layout, store, tcti, rules.site_id)
 
 
 def main(layout: Layout) -> None:

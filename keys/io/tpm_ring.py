@@ -29,6 +29,7 @@ from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm, TpmRefusedError
 from keys.lease import Counters, Purpose, SignedLease, lease_policy, reference
+from keys.lease_request import QUOTED_PCRS, LeaseRequest, request_digest
 from keys.policy import pcr_digest
 from keys.secret import Secret
 from keys.tpm_objects import (
@@ -123,11 +124,6 @@ class TpmRing:
             self._collect()
 
     @property
-    def not_covered(self) -> str:
-        """Say which promises do not hold here; empty when all do."""
-        return ""
-
-    @property
     def lease(self) -> SignedLease | None:
         """The lease that the cache is open under."""
         return self._lease
@@ -200,6 +196,41 @@ class TpmRing:
         with self._store.transaction():
             self._store.set_meta(ESCROW_META, sealed)
         self._tpm.take_ownership(Secret(drawn[0]), Secret(drawn[1]), clock_policy())
+
+    def request(self, challenge: str, at: int) -> LeaseRequest:
+        """Quote this controller for headquarters."""
+        escrowed = self._store.meta(ESCROW_META) or b""
+        counters = self.lease_counter(), self.epoch
+        digest = request_digest(
+            site=self._site_id,
+            challenge=challenge,
+            at=at,
+            counters=counters,
+            ek=self._made.ek,
+            escrow=escrowed,
+        )
+        quoted = self._tpm.quote(QUOTED_PCRS, digest)
+        return LeaseRequest(
+            site=self._site_id,
+            challenge=challenge,
+            at=at,
+            lease_counter=counters[0],
+            epoch=counters[1],
+            ek=self._made.ek,
+            ak=quoted.public,
+            attest=quoted.attest,
+            signature=quoted.signature,
+            escrow=escrowed,
+            pcrs=self._tpm.pcrs(QUOTED_PCRS),
+        )
+
+    def counters(self) -> Counters:
+        """Read the TPM's clock and counters."""
+        return self._tpm.counters()
+
+    def lease_counter(self) -> int:
+        """Read the number of the lease that runs, or ran last."""
+        return self._tpm.counter(Index.LEASE)
 
     # opening
 

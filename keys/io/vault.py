@@ -6,9 +6,9 @@ design.md, "Secrets".
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -21,13 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
 from keys import cache
 from keys.envelope import bind
 from keys.errors import SiteError
-from keys.io.ring import Ring
+from keys.io.ring import ClosedError, Ring
 from keys.io.store import Store
 from keys.rules import Tier
 from keys.secret import Secret
 
 CHECK = "key-check"
 SITE = "site-id"
+EPOCH_DUE = "epoch-due"
 DEVICE_EPOCH = -1
 """Rows of keys that serve on without a lease: no epoch ends them."""
 
@@ -84,16 +85,38 @@ class Vault:
 
     # the epoch
 
-    def prepare_epoch(self) -> None:
-        """Write what outlives a revocation for the next epoch, in the transaction of its effect."""
-        new = self._ring.next_site_key()
+    @contextmanager
+    def revoking(self) -> Iterator[None]:
+        """Hold a transaction whose effect no copy of before may undo.
+
+        While the cache is closed the epoch cannot end: `settle` does it once it is open.
+        """
+        with self._store.transaction():
+            yield
+            is_ready = self._prepare_epoch()
+            self._store.set_meta(EPOCH_DUE, b"" if is_ready else b"due")
+        if is_ready:
+            self._end_epoch()
+
+    def settle(self) -> None:
+        """End the epoch, if a revocation of when the cache was closed asks for it."""
+        if self._store.meta(EPOCH_DUE):
+            with self.revoking():
+                pass
+
+    def _prepare_epoch(self) -> bool:
+        """Write what outlives a revocation for the next epoch; False while the cache is closed."""
+        try:
+            new = self._ring.next_site_key()
+        except ClosedError:
+            return False
         if new is None:
-            return
+            return True
         old, following = self._ring.key("site"), self._store.epoch + 1
         for row in self._store.secrets():
             kept = row
             if row.label.tier is Tier.SITE:
-                with contextlib.suppress(SiteError):  # a damaged row stays one
+                with suppress(SiteError):  # a damaged row stays one
                     kept = cache.rewrap(
                         row, old=old, new=new, site_id=self._site_id, nonce=self._nonce()
                     )
@@ -101,9 +124,10 @@ class Vault:
         for name, stored in self._store.materials(self._store.epoch):
             again = self._protect(name, self._recover(name, stored, old), new)
             self._store.set_material(name, following, again)
+        return True
 
-    def end_epoch(self) -> None:
-        """End the epoch, once that transaction is on the disk: nothing of before opens again."""
+    def _end_epoch(self) -> None:
+        """Count on, once that transaction is on the disk: nothing of before opens again."""
         self._ring.advance()
         self._store.epoch = self._ring.epoch
 
