@@ -30,6 +30,7 @@ from attest.imagefacts import (
     read_tuple,
     to_plain,
 )
+from attest.ipxefacts import IPXE_FACTS_TYPE, IpxeFacts
 from attest.kernelimage import decode_kernel
 from attest.pe import Pe
 from attest.shim import read_shim
@@ -39,8 +40,10 @@ __all__ = [
     "BANKS",
     "BootFiles",
     "Digests",
+    "Facts",
     "FileFacts",
     "ImageFacts",
+    "IpxeFacts",
     "UkiFacts",
     "chains_to",
     "digests",
@@ -154,13 +157,19 @@ class FileFacts:
             raise AttestSiteError("the boot facts cannot be read") from error
 
 
-def facts_from_json(text: str | bytes) -> FileFacts | UkiFacts:
+Facts = FileFacts | UkiFacts | IpxeFacts
+"""The facts of a boot set, by what it starts with: shim and GRUB, a unified image, or iPXE."""
+
+
+def facts_from_json(text: str | bytes) -> Facts:
     """Read kept facts of any type; raise AttestSiteError on anything else."""
     try:
         document = json.loads(text)
         kind = document.get("type")
     except (ValueError, AttributeError, RecursionError) as error:
         raise AttestSiteError("the boot facts cannot be read") from error
+    if kind == IPXE_FACTS_TYPE:
+        return IpxeFacts.from_json(text)
     return UkiFacts.from_json(text) if kind == UKI_FACTS_TYPE else FileFacts.from_json(text)
 
 

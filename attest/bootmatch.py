@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from attest.bootfacts import FileFacts
+from attest.bootfacts import Facts, FileFacts
 from attest.errors import AttestSiteError, EvidenceError
 from attest.expectation import ReferenceSet
 from attest.predict import (
@@ -26,9 +26,7 @@ from attest.predict import (
 from attest.quote import Values
 from attest.replay import extend, start_value
 from attest.uefi import CERT_X509, SHIM_LOCK, Signature
-from attest.ukifacts import UkiFacts
 
-Facts = FileFacts | UkiFacts
 Expected = Mapping[int, tuple[tuple[str, bytes], ...]]
 """Values by PCR, each with the name of the workaround that it needs, or none."""
 
@@ -101,8 +99,8 @@ def _candidates(reference: ReferenceSet, variables: SecureBootVariables) -> tupl
 
 
 def _ways(reference: ReferenceSet) -> Iterator[tuple[Transport, str, int]]:
-    if isinstance(reference.facts, UkiFacts):
-        # Nothing that a unified image measures depends on how the firmware got it.
+    if not isinstance(reference.facts, FileFacts):
+        # Nothing that other loaders than GRUB measure depends on how the firmware got them.
         yield reference.transports[0], "", 0
         return
     for transport in reference.transports:

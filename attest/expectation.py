@@ -17,12 +17,11 @@ from typing import Any
 
 from attest.anchors import Anchors, decode_anchors
 from attest.baseline import Baseline
-from attest.bootfacts import FileFacts, facts_from_json
+from attest.bootfacts import Facts, facts_from_json
 from attest.crl import Crl
 from attest.der import Certificate
 from attest.errors import AttestError, AttestSiteError
 from attest.predict import Transport
-from attest.ukifacts import UkiFacts
 
 EXPECTATION_TYPE = "doorstep/expectation/v1"
 
@@ -53,7 +52,7 @@ class ReferenceSet:
     name: str
     version: int
     state: SetState
-    facts: FileFacts | UkiFacts
+    facts: Facts
     transports: tuple[Transport, ...]
     servers: tuple[str, ...]
 
@@ -80,7 +79,8 @@ class BoxRecord:
     holds the hash of this very EK, which stands in for a maker's certificate. `differences`: what
     its facts and the note or role disagree about. `replaces`: another box that has its place.
     Counters, clock (ms) and TPM firmware version are those last accepted. `firmware`: digest of the
-    firmware measurements that headquarters released for this EK alone (`attest.baseline`).
+    firmware measurements that headquarters released for this EK alone (`attest.baseline`). `role`:
+    what the signed note says it becomes, empty for a box that is not on it.
     """
 
     listed: bool = False
@@ -92,6 +92,7 @@ class BoxRecord:
     clock: int | None = None
     tpm_firmware: int | None = None
     firmware: bytes = b""
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +209,8 @@ def _set_of(plain: Mapping[str, Any]) -> ReferenceSet:
 
 def _record_plain(record: BoxRecord) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in _RECORD}
+    if not record.role:
+        del plain["role"]  # what was kept before there were roles has the same digest
     return {**plain, "firmware": record.firmware.hex()}
 
 

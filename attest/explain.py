@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from attest.bootfacts import Digests, FileFacts
+from attest.bootfacts import Digests, FileFacts, IpxeFacts
 from attest.bootmatch import Candidate, Match
 from attest.compare import Comparison, Difference, compare
 from attest.errors import EvidenceError
@@ -164,6 +164,8 @@ def _initrds(reference: ReferenceSet) -> tuple[Digests, ...]:
     facts = reference.facts
     if isinstance(facts, FileFacts):
         return facts.initrds
+    if isinstance(facts, IpxeFacts):
+        return (facts.initrd_loaded,)
     return tuple(part.content for part in facts.sections if part.name == ".initrd")
 
 

@@ -62,6 +62,7 @@ Not a missing log: nothing would then prove a box's Secure Boot keys (PCR 7).
 """
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ROLE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TPM_FIRMWARE = re.compile(r"[0-9A-F]{8}:[0-9a-f]{16}")
 
 
@@ -69,7 +70,8 @@ _TPM_FIRMWARE = re.compile(r"[0-9A-F]{8}:[0-9a-f]{16}")
 class Policy:
     """The site's appraisal policy.
 
-    `rehearsal` lets virtual TPMs in; it is true in a rehearsal's own site alone. `allowed_keys`
+    `without_secure_boot` names the roles whose boxes may start with Secure Boot off. `rehearsal`
+    lets virtual TPMs in; it is true in a rehearsal's own site alone. `allowed_keys`
     are SHA-256 of the certificates (DER) that PK, KEK and db may hold beside those of the firmware
     baseline; None: no list is kept. `dbx_minimum` are SHA-256 image digests. `bad_tpm_firmware` is
     `MAKER:VERSION`, both in hexadecimal. `crl_max_age` is in seconds. It has no slots, so that the
@@ -77,6 +79,7 @@ class Policy:
     """
 
     secure_boot_required: bool = True
+    without_secure_boot: frozenset[str] = frozenset()
     rehearsal: bool = False
     sha1_alone: bool = False
     rules: Mapping[int, Rule] = field(default_factory=lambda: DEFAULT_RULES)
@@ -98,6 +101,8 @@ class Policy:
             f"bad_tpm_firmware = {_list(self.bad_tpm_firmware)}",
             f"dbx_minimum = {_list(digest.hex() for digest in self.dbx_minimum)}",
         ]
+        if self.without_secure_boot:
+            lines.append(f"without_secure_boot = {_list(self.without_secure_boot)}")
         if self.allowed_keys is not None:
             lines.append(f"allowed_keys = {_list(digest.hex() for digest in self.allowed_keys)}")
         lines += ["", "[pcr]", *(f'{index} = "{self.rules[index].value}"' for index in BOOT_PCRS)]
@@ -183,6 +188,13 @@ def _digests(where: str, value: Any) -> frozenset[bytes]:
     return frozenset(bytes.fromhex(text) for text in value)
 
 
+def _roles(where: str, value: Any) -> frozenset[str]:
+    for text in _strings(where, value):
+        if not _ROLE.fullmatch(text):
+            raise AttestSiteError(f"{where}: {text[:80]!r} is no name of a role")
+    return frozenset(value)
+
+
 def _tpm_firmware(where: str, value: Any) -> frozenset[str]:
     for text in _strings(where, value):
         if not _TPM_FIRMWARE.fullmatch(text):
@@ -208,6 +220,7 @@ def _rules(where: str, value: Any) -> Mapping[int, Rule]:
 
 _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "secure_boot_required": ("secure_boot_required", _bool),
+    "without_secure_boot": ("without_secure_boot", _roles),
     "rehearsal": ("rehearsal", _bool),
     "sha1_alone": ("sha1_alone", _bool),
     "crl_max_age_days": ("crl_max_age", _days),

@@ -8,7 +8,7 @@ TCG PFP 1.06, 3.3.4 (PCR use); shim `README.tpm`; GRUB manual 2.12, 17.2; Linux 
 from collections.abc import Iterator
 from enum import Enum
 
-from attest.bootfacts import Digests, FileFacts, UkiFacts, chains_to
+from attest.bootfacts import Digests, Facts, FileFacts, IpxeFacts, UkiFacts, chains_to
 from attest.errors import AttestSiteError
 from attest.grub import GrubKind, GrubProfile, profile_of
 from attest.prediction import (
@@ -25,6 +25,7 @@ from attest.prediction import (
     program,
     variable_step,
 )
+from attest.predictipxe import ipxe_steps
 from attest.predictuki import uki_steps
 from attest.uefi import CERT_X509, SHIM_LOCK, Signature, Variable
 from attest.variables import SecureBootVariables, variables_from_log, variables_from_store
@@ -33,6 +34,7 @@ __all__ = [
     "CD_DRIVES",
     "PREDICTED_PCRS",
     "FileFacts",
+    "IpxeFacts",
     "PredictedEvent",
     "Prediction",
     "SecureBootVariables",
@@ -53,26 +55,27 @@ _HTTP_LISTS = ("command.lst", "fs.lst", "crypto.lst", "terminal.lst")
 
 
 class Transport(Enum):
-    """How the box gets the files; it decides GRUB's device name."""
+    """How the box gets the files; it decides GRUB's device name, or that there is no GRUB."""
 
     TFTP = "tftp"
     HTTP = "http"
     HTTPS = "https"
     ISO = "iso"
+    IPXE = "ipxe"
 
 
 _BY_HTTP = (Transport.HTTP, Transport.HTTPS)
 
 
 def predict(
-    facts: FileFacts | UkiFacts,
+    facts: Facts,
     *,
     transport: Transport,
     server: str,
     variables: SecureBootVariables,
     drive: int = 0,
 ) -> Prediction:
-    """Predict a boot; `server` is the address as GRUB names it, a unified image needs none.
+    """Predict a boot; `server` is the address as GRUB names it, other loaders need none.
 
     GRUB names the port too where the URL had one (seen over HTTPS: `(https,10.77.0.2:8444)`).
 
@@ -84,6 +87,8 @@ def predict(
     """
     if isinstance(facts, UkiFacts):
         return Prediction(steps=uki_steps(facts, variables))
+    if isinstance(facts, IpxeFacts):
+        return Prediction(steps=ipxe_steps(facts, variables))
     profile = _profile(facts, transport)
     is_medium = transport is Transport.ISO
     root = f"(cd{drive})" if is_medium else f"({transport.value},{server})"

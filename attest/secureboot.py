@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from attest.bootfacts import FileFacts
+from attest.bootfacts import Facts
 from attest.der import decode_certificate
 from attest.errors import EvidenceError
 from attest.reasons import Finding, Reason
 from attest.uefi import CERT_SHA256, CERT_X509, decode_signatures
-from attest.ukifacts import UkiFacts
 from attest.variables import SecureBootVariables
 
 
@@ -88,9 +87,9 @@ def check_keys(
         yield Finding(reason=Reason.DBX_OUTDATED, detail=detail)
 
 
-def check_not_forbidden(lists: KeyLists, facts: FileFacts | UkiFacts) -> Iterator[Finding]:
+def check_not_forbidden(lists: KeyLists, facts: Facts) -> Iterator[Finding]:
     """Find a firmware that started a program although its own dbx forbids it."""
-    for name in ("shim", "grub", "kernel", "image"):
+    for name in ("shim", "grub", "ipxe", "kernel", "image"):
         image = getattr(facts, name, None)
         if image is not None and image.image["sha256"] in lists.forbidden:
             detail = f"dbx forbids the {name} that the firmware started"

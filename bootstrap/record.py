@@ -30,7 +30,14 @@ def box_record(
         replaces="" if holder is None else holder.hostname or holder.box,
         tpm_firmware=box.tpm_firmware,
         firmware=box.firmware or b"",
+        role=_role(settings, entry),
     )
+
+
+def _role(settings: Settings, entry: Entry | None) -> str:
+    """Name the role by the signed note alone: what a person chose later makes no exception."""
+    role = settings.site.role(entry.role) if entry is not None else None
+    return "" if role is None else role.name
 
 
 def place_holder(others: Iterable[BoxRow], box: BoxRow, entry: Entry | None) -> BoxRow | None:

@@ -62,6 +62,7 @@ def _plain(found: Policy) -> dict[str, object]:
     return {
         "digest": found.digest.hex(),
         "secure_boot_required": found.secure_boot_required,
+        "without_secure_boot": sorted(found.without_secure_boot),
         "rehearsal": found.rehearsal,
         "sha1_alone": found.sha1_alone,
         "crl_max_age_seconds": found.crl_max_age,
