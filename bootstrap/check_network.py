@@ -6,13 +6,13 @@ option may be or which file there is, `netboot.plan_check` says of the plan that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
 from ipaddress import IPv4Address
 
 from bootstrap.site import SITE_FILE, Problem, Severity
 from bootstrap.site_dns import ZoneFile
-from bootstrap.site_netboot import Level, NetbootSite, Reservation, Subnet
+from bootstrap.site_netboot import Level, Matching, NetbootSite, Reservation, Subnet, Subnet6
 from bootstrap.site_types import AddressRange
 from netboot.errors import PeerError, SiteError
 from netboot.links import POOL_LIMIT
@@ -160,17 +160,43 @@ def _levels(site: NetbootSite) -> Iterator[Problem]:
 def _classes(site: NetbootSite) -> Iterator[Problem]:
     yield from twice("class", "name", [one.name for one in site.classes])
     yield from twice("boot.rule", "name", [one.name for one in site.boot.rules])
-    known = {one.name for one in site.classes}
+    before: set[str] = set()
+    for one in site.classes:
+        yield from _members(one, f"class.{one.name}", before)
+        before.add(one.name)
+    yield from _rules(site, before)
+    yield from _guarded(site, before)
+
+
+def _guarded(site: NetbootSite, known: Collection[str]) -> Iterator[Problem]:
+    """Find classes for which addresses are kept and that are not there."""
+    for six in site.subnets6:
+        for name in sorted(set(six.classes) - set(known)):
+            key = f"subnet6.{six.name}.classes"
+            yield wrong(key, f"there is no [[class]] {name}", "add it, or take it out")
     for subnet in site.subnets:
         for pool in subnet.pools:
             for name in pool.classes:
                 if name not in known:
                     key = f"subnet.{subnet.name}.pool"
                     yield wrong(key, f"there is no [[class]] {name}", "add it, or take it out")
+
+
+def _rules(site: NetbootSite, known: Collection[str]) -> Iterator[Problem]:
     for rule in site.boot.rules:
+        yield from _members(rule, f"boot.rule.{rule.name}", known)
         if "://" not in rule.file and site.boot.files is None:
             what = f"there is no directory that {rule.file} could be in"
             yield wrong(f"boot.rule.{rule.name}.file", what, "name one: files in [boot]")
+
+
+def _members(said: Matching, key: str, known: Collection[str]) -> Iterator[Problem]:
+    """Find classes that are asked about and not there, or only later in the file."""
+    for where, one in ((f"{key}.member", said), (f"{key}.not.member", said.excluded)):
+        for name in one.member if one is not None else ():
+            if name not in known:
+                what = f"there is no [[class]] {name} before it"
+                yield wrong(where, what, "write that class above this one, or take it out")
 
 
 def _reservations(site: NetbootSite) -> Iterator[Problem]:
@@ -219,33 +245,42 @@ def _reservation(site: NetbootSite, one: Reservation, key: str) -> Iterator[Prob
 
 
 _KEYS = ("mac", "uuid", "client_id", "circuit_id")
+_KEYS6 = ("duid", "uuid", "mac", "circuit_id", "remote_id")
 
 
 def _six(site: NetbootSite) -> Iterator[Problem]:
     yield from twice("subnet6", "name", [one.name for one in site.subnets6])
     names = {one.name for one in site.subnets}
     for subnet in site.subnets6:
-        key = f"subnet6.{subnet.name}"
         if subnet.name in names:
-            yield wrong(f"{key}.name", "is the name of a [[subnet]] too", "choose another")
-        if not subnet.relayed and subnet.appliance not in subnet.network:
-            what = f"{subnet.appliance} is not in {subnet.network}"
-            yield wrong(f"{key}.appliance", what, "choose one inside")
-        if subnet.dhcp == "stateful" and not subnet.pools:
-            yield wrong(f"{key}.pool", "is empty", 'give a range, or set dhcp = "stateless"')
-        for first, last in subnet.pools:
-            if first not in subnet.network or last not in subnet.network:
-                what = f"{first}-{last} is not inside {subnet.network}"
-                yield wrong(f"{key}.pool", what, "correct the range")
+            what = "is the name of a [[subnet]] too"
+            yield wrong(f"subnet6.{subnet.name}.name", what, "choose another")
+        yield from _subnet6(subnet)
     addresses = [str(one.address) for one in site.reservations6]
     yield from twice("reservation6", "address", addresses)
     for number, one in enumerate(site.reservations6, 1):
         key = f"reservation6.{one.name or number}"
-        named = [name for name in ("duid", "uuid", "mac") if getattr(one, name) is not None]
+        named = [name for name in _KEYS6 if getattr(one, name) is not None]
         if len(named) != 1:
-            yield wrong(key, "names nobody or several", "give exactly one of duid, uuid, mac")
+            what = "names nobody or several"
+            yield wrong(key, what, f"give exactly one of {', '.join(_KEYS6)}")
         if not any(one.address in subnet.network for subnet in site.subnets6):
             yield wrong(f"{key}.address", f"{one.address} is in no subnet6", "choose one inside")
+
+
+def _subnet6(subnet: Subnet6) -> Iterator[Problem]:
+    key = f"subnet6.{subnet.name}"
+    if not subnet.relayed and subnet.appliance not in subnet.network:
+        what = f"{subnet.appliance} is not in {subnet.network}"
+        yield wrong(f"{key}.appliance", what, "choose one inside")
+    if subnet.renewal and subnet.rebinding and subnet.renewal > subnet.rebinding:
+        yield wrong(f"{key}.renewal", "is after rebinding", "make it shorter")
+    if subnet.dhcp == "stateful" and not subnet.pools:
+        yield wrong(f"{key}.pool", "is empty", 'give a range, or set dhcp = "stateless"')
+    for first, last in subnet.pools:
+        if first not in subnet.network or last not in subnet.network:
+            what = f"{first}-{last} is not inside {subnet.network}"
+            yield wrong(f"{key}.pool", what, "correct the range")
 
 
 def _names(site: NetbootSite) -> Iterator[Problem]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from bootstrap import site_netboot as written
 from netboot.bootchoice import BootRule, Loading
 from netboot.network import (
     ClientClass,
+    Conditions,
     Match,
     OptionValue,
     Parameters,
@@ -79,24 +81,40 @@ def _pool(one: written.PoolRange) -> Pool:
 
 
 def _match(said: written.Matching) -> Match:
-    return Match(
-        kinds=frozenset(said.kind),
-        architectures=frozenset(said.architecture),
-        vendor_class=said.vendor_class,
-        user_class=said.user_class,
-        mac=said.mac,
-        uuid=tuple(order for uuid in said.uuid for order in (uuid, swapped_uuid(uuid))),
-        circuit_id=said.circuit_id,
-        remote_id=said.remote_id,
-        relays=said.relay,
-        options=tuple(said.option.values()),
-        known=said.known,
-    )
+    excluded = None if said.excluded is None else Conditions(**_conditions(said.excluded))
+    return Match(**_conditions(said), excluded=excluded)
+
+
+def _conditions(said: written.Conditions) -> dict[str, Any]:
+    """Give the fields of Conditions."""
+    return {
+        "kinds": frozenset(said.kind),
+        "architectures": frozenset(said.architecture),
+        "vendor_class": said.vendor_class,
+        "user_class": said.user_class,
+        "mac": said.mac,
+        "uuid": tuple(order for uuid in said.uuid for order in (uuid, swapped_uuid(uuid))),
+        "circuit_id": said.circuit_id,
+        "remote_id": said.remote_id,
+        "relays": said.relay,
+        "options": tuple(one for one in said.option.values() if len(one) == 2),
+        "parts": tuple(one for one in said.option.values() if len(one) == 3),
+        "options6": tuple(one for one in said.option6.values() if len(one) == 2),
+        "parts6": tuple(one for one in said.option6.values() if len(one) == 3),
+        "relay_options": tuple(said.relay_option.values()),
+        "known": said.known,
+        "member": frozenset(said.member),
+    }
 
 
 def client_class(one: written.ClientClass) -> ClientClass:
     """Give a class."""
-    return ClientClass(name=one.name, match=_match(one), parameters=parameters(one))
+    return ClientClass(
+        name=one.name,
+        match=_match(one),
+        parameters=parameters(one),
+        options6=tuple(one.options6.values()),
+    )
 
 
 def reservation(one: written.Reservation, sets: Sequence[bytes]) -> Reservation:
@@ -143,6 +161,10 @@ def subnet6(one: written.Subnet6, *, enrols: bool) -> Subnet6Plan:
         shared=one.shared,
         relayed=one.relayed,
         relays=one.relays,
+        circuits=one.circuits,
+        classes=frozenset(one.classes),
+        renewal=one.renewal,
+        rebinding=one.rebinding,
     )
 
 
@@ -152,6 +174,8 @@ def reservation6(one: written.Reservation6, sets: Sequence[bytes]) -> Reservatio
         duid=one.duid,
         uuid=one.uuid,
         mac=one.mac,
+        circuit_id=one.circuit_id,
+        remote_id=one.remote_id,
         address=one.address,
         name=one.name,
         options=tuple(one.options.values()),

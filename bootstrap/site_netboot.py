@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
@@ -39,9 +39,19 @@ from bootstrap.site_types import (
     Table,
     Text,
     Uuid,
+    from_text,
 )
 from netboot.network import ClientKind, OptionValue
-from netboot.option_catalogue import OptionError, code_of, condition, option, option6
+from netboot.option_catalogue import (
+    Asked,
+    OptionError,
+    code_of,
+    condition,
+    condition6,
+    option,
+    option6,
+    relay_condition,
+)
 
 LEASE = timedelta(hours=12)
 
@@ -89,7 +99,12 @@ def _not_empty_text(text: str) -> str:
 _Named = BeforeValidator(_with_names)
 Options = Annotated[dict[str, Annotated[OptionValue, _with_key(option)]], _Named]
 Options6 = Annotated[dict[str, Annotated[OptionValue, _with_key(option6)]], _Named]
-Conditions = Annotated[dict[str, Annotated[tuple[int, bytes | None], _with_key(condition)]], _Named]
+Asking = Annotated[dict[str, Annotated[Asked, _with_key(condition)]], _Named]
+Asking6 = Annotated[dict[str, Annotated[Asked, _with_key(condition6)]], _Named]
+AskingRelay = Annotated[
+    dict[str, Annotated[tuple[int, bytes | None], _with_key(relay_condition)]], _Named
+]
+AnyAddress = Annotated[IPv4Address | IPv6Address, from_text(ip_address)]
 Code = Annotated[int, PlainValidator(_code)]
 Kind = Annotated[ClientKind, PlainValidator(_kind)]
 Plain = Annotated[str, AfterValidator(_not_empty_text)]
@@ -114,8 +129,8 @@ class Leasing(Level):
     lease: Duration | None = None
 
 
-class Matching(Table):
-    """Conditions: every key that is there must hold, by any of its values."""
+class Conditions(Table):
+    """Questions about a client: every key that is there must hold, by any of its values."""
 
     kind: Annotated[tuple[Kind, ...], ONE_OR_MORE] = ()
     architecture: Annotated[tuple[Architecture, ...], ONE_OR_MORE] = ()
@@ -125,9 +140,18 @@ class Matching(Table):
     uuid: Annotated[tuple[Uuid, ...], ONE_OR_MORE] = ()
     circuit_id: Annotated[tuple[Data, ...], ONE_OR_MORE] = ()
     remote_id: Annotated[tuple[Data, ...], ONE_OR_MORE] = ()
-    relay: Annotated[tuple[Address, ...], ONE_OR_MORE] = ()
-    option: Conditions = {}
+    relay: Annotated[tuple[AnyAddress, ...], ONE_OR_MORE] = ()
+    option: Asking = {}
+    option6: Asking6 = {}
+    relay_option: AskingRelay = {}
     known: bool | None = None
+    member: Annotated[tuple[Name, ...], ONE_OR_MORE] = ()
+
+
+class Matching(Conditions):
+    """Conditions that hold, and others of which one does not."""
+
+    excluded: Conditions | None = Field(default=None, alias="not")
 
 
 class NetbootIdentity(Table):
@@ -191,6 +215,7 @@ class ClientClass(Matching, Leasing):
     """Clients that have something in common."""
 
     name: Name
+    options6: Options6 = {}
 
 
 class Reservation(Leasing):
@@ -232,23 +257,29 @@ class Subnet6(Table):
     pools: Annotated[tuple[Range6, ...], ONE_OR_MORE] = Field(default=(), alias="pool")
     lease: Duration = LEASE
     preferred: Duration | None = None
+    renewal: Duration | None = None
+    rebinding: Duration | None = None
+    classes: Annotated[tuple[Name, ...], ONE_OR_MORE] = ()
     dhcp: Literal["stateful", "stateless", "off"] = "stateful"
     boot: bool = True
     router: bool = False
     shared: Name | None = None
     relayed: bool = False
     relays: Annotated[tuple[Address6, ...], ONE_OR_MORE] = ()
+    circuits: Annotated[tuple[Data, ...], ONE_OR_MORE] = ()
     rapid_commit: bool = False
     options: Options6 = {}
 
 
 class Reservation6(Table):
-    """An IPv6 address for one client, known by exactly one of three keys."""
+    """An IPv6 address for one client, known by exactly one of five keys."""
 
     name: Label | None = None
     duid: ClientId | None = None
     uuid: Uuid | None = None
     mac: Mac | None = None
+    circuit_id: Data | None = None
+    remote_id: Data | None = None
     address: Address6
     boot_set: Plain | None = None
     options: Options6 = {}

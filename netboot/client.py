@@ -1,14 +1,15 @@
 """What a message says about the client that sent it: every fact here is a claim.
 
-Derived once per message, for classes, boot choice and reservations. It decides nothing. RFC 4578
-(93, 97), 3004 (77), 3046 (82); option 175 is iPXE's.
+Derived once per message of either family, for classes, boot choice and reservations. It decides
+nothing. RFC 4578 (93, 97), 3004 (77), 3046 (82); option 175 is iPXE's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 
+from netboot.dhcp6_options import Options6
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, Options
 from netboot.network import ClientKind
@@ -38,21 +39,47 @@ _NO_UUIDS = (bytes(16), b"\xff" * 16)
 class Facts:
     """What one message claims; empty or None where it says nothing.
 
-    `uuid` 16 bytes as they came in option 97; `relay` is giaddr, None for a direct client; `known`
-    means that the client has a reservation.
+    `uuid` 16 bytes as they came in option 97 or in a DUID; `relay` is giaddr or the link address,
+    None for a direct client; `known` means that the client has a reservation, `classes` are the
+    names of those that it was found to be in. `options` are those
+    of DHCPv4, `options6` and `relay6` those of a DHCPv6 message and of the relay next to the
+    client: of the other family they are empty.
     """
 
     kind: ClientKind
-    options: Options
     mac: bytes | None
+    options: Options = field(default_factory=Options)
+    options6: Options6 = field(default_factory=Options6)
+    relay6: Options6 = field(default_factory=Options6)
     architectures: tuple[int, ...] = ()
-    vendor_class: bytes = b""
+    vendor_classes: tuple[bytes, ...] = ()
     user_classes: tuple[bytes, ...] = ()
     uuid: bytes | None = None
     circuit_id: bytes | None = None
     remote_id: bytes | None = None
-    relay: IPv4Address | None = None
+    relay: IPv4Address | IPv6Address | None = None
     known: bool = False
+    classes: frozenset[str] = frozenset()
+
+    @property
+    def vendor_class(self) -> bytes:
+        """The first vendor class, empty when there is none."""
+        return self.vendor_classes[0] if self.vendor_classes else b""
+
+    def all(self, code: int) -> tuple[bytes, ...]:
+        """Give an option of DHCPv4; empty when it is absent."""
+        data = self.options.get(code)
+        return () if data is None else (data,)
+
+    def all6(self, code: int) -> tuple[bytes, ...]:
+        """Give the options of DHCPv6 of one code."""
+        return self.options6.all(code)
+
+    def of_relay(self, code: int) -> tuple[bytes, ...]:
+        """Give a sub-option of option 82, or the options of a DHCPv6 relay, of one code."""
+        agent = self.options.get(Code.RELAY_AGENT)
+        data = sub_option(agent, code) if agent else None
+        return self.relay6.all(code) if data is None else (data,)
 
     @property
     def wants_boot(self) -> bool:
@@ -70,7 +97,7 @@ def facts_of(message: Message, *, known: bool = False) -> Facts:
         options=options,
         mac=message.mac,
         architectures=architectures,
-        vendor_class=options.vendor_class,
+        vendor_classes=(options.vendor_class,) if options.vendor_class else (),
         user_classes=options.user_classes,
         uuid=uuid_of(options),
         circuit_id=sub_option(agent, CIRCUIT_ID) if agent else None,

@@ -11,11 +11,12 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 
 from netboot.bootchoice import BootFile, NoLoader
+from netboot.classes import classify
 from netboot.damping import Damping
 from netboot.dhcp6_boot import choose6, facts_of6
 from netboot.dhcp6_config import Dhcp6Config, check_config6
 from netboot.dhcp6_message import Kind6, Packet6
-from netboot.dhcp6_options import Association, Code6, Lent, Status, StatusCode, duid_uuid
+from netboot.dhcp6_options import Association, Code6, Lent, Status, StatusCode
 from netboot.dhcp6_outcome import (
     Answer6,
     Outcome6,
@@ -40,7 +41,10 @@ from netboot.errors import PeerError
 from netboot.events import Detail, Event, EventKind
 from netboot.leases import LeaseState
 from netboot.leases6 import Lease6, LeaseTable6, Link, subnet_of
-from netboot.network import Subnet6Plan
+from netboot.network import OptionValue, Subnet6Plan
+
+_OF_OFFERS = frozenset({int(Code6.PREFERENCE), int(Code6.UNICAST)})
+_NO_CODES: frozenset[int] = frozenset()
 
 
 class Dhcp6Engine:
@@ -49,7 +53,7 @@ class Dhcp6Engine:
     def __init__(self, config: Dhcp6Config, leases: Iterable[Lease6], duid: bytes) -> None:
         """Serve this; `duid` is the server's own, the same for ever. SiteError."""
         check_config6(config)
-        self._table = LeaseTable6(config.subnets, config.reservations, leases)
+        self._table = LeaseTable6(config.subnets, config.reservations, leases, config.identify)
         self._config = config
         self._duid = duid
         self._damping = Damping()
@@ -67,7 +71,7 @@ class Dhcp6Engine:
     def replace(self, config: Dhcp6Config) -> None:
         """Take another configuration and keep the leases; SiteError, and the old one stays."""
         check_config6(config)
-        self._table.replace(config.subnets, config.reservations)
+        self._table.replace(config.subnets, config.reservations, config.identify)
         self._config = config
 
     def leases(self, now: float) -> tuple[Lease6, ...]:
@@ -98,22 +102,33 @@ class Dhcp6Engine:
         if any(relay.kind is not Kind6.RELAY_FORWARD for relay in packet.relays):
             return Outcome6()
         request = self._read(packet, link, arrival, now)
-        if not packet.relays and not arrival.multicast:
+        if not packet.relays and not arrival.multicast and not self._allows_unicast(request):
             return self._unicast(request)
         return handler(request)
+
+    def _allows_unicast(self, request: Request6) -> bool:
+        """Tell whether the plan has this client ask one address (option 12; RFC 8415, 18.4)."""
+        if request.message.kind not in TO_US:
+            return False
+        said = (one for level in self._levels(request, request.link[0]) for one in level)
+        return any(one.code == Code6.UNICAST for one in said)
 
     def _read(self, packet: Packet6, link: Link, arrival: Arrival6, now: float) -> Request6:
         client = client_of6(packet, arrival.source)
         reservation = self._table.reservation(client, link)
+        facts = facts_of6(packet, client)
+        if reservation is not None:
+            facts = replace(facts, known=True)
+        classes = classify(facts, self._config.classes)
+        if classes:
+            facts = replace(facts, classes=frozenset(one.name for one in classes))
+        if classes or facts.wants_boot:
+            client = replace(client, boots=facts.wants_boot, classes=facts.classes)
         return Request6(
             packet=packet,
             client=client,
-            facts=facts_of6(
-                packet.message.options,
-                mac=client.told_mac,
-                uuid=duid_uuid(client.duid),
-                known=reservation is not None,
-            ),
+            facts=facts,
+            classes=classes,
             reservation=reservation,
             link=link,
             arrival=arrival,
@@ -122,7 +137,7 @@ class Dhcp6Engine:
         )
 
     def _unicast(self, request: Request6) -> Outcome6:
-        """We send no option 12: what needs no multicast is told so (RFC 8415, 18.4)."""
+        """Without option 12 in the plan, what came to one address is told so (RFC 8415, 18.4)."""
         if request.message.kind not in TO_US:
             return Outcome6()
         status = Status(code=StatusCode.USE_MULTICAST, text="ask by multicast")
@@ -139,7 +154,6 @@ class Dhcp6Engine:
             answer.items.append((Code6.RAPID_COMMIT, b""))
         else:
             answer = Answer6(kind=Kind6.ADVERTISE, event=EventKind.OFFER)
-            answer.items.append((Code6.PREFERENCE, bytes((FIRST_CHOICE,))))
         for asked in request.associations:
             self._give(request, asked, answer)
         answer.items += refused_others(request.message, StatusCode.NO_PREFIX)
@@ -234,8 +248,9 @@ class Dhcp6Engine:
         elsewhere = tuple(
             one for one in ended(None) if subnet_of(one.address, request.link) is None
         )
-        if elsewhere:
-            answer.associations.append(Association(iaid=asked.iaid, addresses=elsewhere))
+        if elsewhere:  # the network has another number by now: an address of it, if there is one
+            if not self._lend(request, asked, answer, (), lambda _: elsewhere):
+                answer.associations.append(Association(iaid=asked.iaid, addresses=elsewhere))
             return
         text = "this address is not yours"
         answer.associations.append(denied(asked, StatusCode.NO_BINDING, text))
@@ -263,6 +278,7 @@ class Dhcp6Engine:
                 answer.associations.append(denied(asked, StatusCode.NO_BINDING, text))
                 continue
             answer.writes += self._table.end(row, state, until)
+            answer.associations.append(denied(asked, StatusCode.SUCCESS, ""))
             entry = request.reservation
             reason = None
             if kind is EventKind.DECLINE:
@@ -293,7 +309,7 @@ class Dhcp6Engine:
         boot, events = None, list(answer.events)
         if answer.event is not None:
             boot, told = self._boot(request, subnet)
-            items = [*self._settings(request, subnet, boot), *items]
+            items = [*self._settings(request, subnet, boot, answer.kind), *items]
             given = given6(request, answer, answer.event, boot)
             if answer.event is EventKind.OFFER:
                 given = [event for one in given for event in self._damped(request, one)]
@@ -312,17 +328,29 @@ class Dhcp6Engine:
         )
 
     def _settings(
-        self, request: Request6, subnet: Subnet6Plan, boot: BootFile | None
+        self, request: Request6, subnet: Subnet6Plan, boot: BootFile | None, kind: Kind6
     ) -> tuple[tuple[int, bytes], ...]:
-        own = request.reservation.options if request.reservation is not None else ()
-        return settings(
+        is_offer = kind is Kind6.ADVERTISE
+        found = settings(
             request.message.options,
             subnet,
             kind=request.facts.kind,
             domain=self._config.domain,
-            levels=(own, subnet.options, self._config.options),
+            levels=self._levels(request, subnet),
             boot=boot,
+            unasked=_OF_OFFERS if is_offer else _NO_CODES,
         )
+        if is_offer and not any(code == Code6.PREFERENCE for code, _ in found):
+            return (*found, (int(Code6.PREFERENCE), bytes((FIRST_CHOICE,))))
+        return found
+
+    def _levels(
+        self, request: Request6, subnet: Subnet6Plan
+    ) -> tuple[tuple[OptionValue, ...], ...]:
+        """Give who says options: the reservation, classes, the subnet, the site."""
+        own = request.reservation.options if request.reservation is not None else ()
+        of_classes = (one.options6 for one in request.classes)
+        return (own, *of_classes, subnet.options, self._config.options)
 
     def _boot(
         self, request: Request6, subnet: Subnet6Plan

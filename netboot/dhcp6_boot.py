@@ -12,33 +12,40 @@ from urllib.parse import quote
 
 from netboot.bootchoice import BootFile, BootTable, Loading, NoLoader, choose
 from netboot.client import HTTP_CLASS, PXE_CLASS, Facts
-from netboot.dhcp6_options import Code6, Options6, VendorClass, swapped_uuid
-from netboot.dhcp_options import Options
+from netboot.dhcp6_message import Packet6
+from netboot.dhcp6_options import Code6, Options6, VendorClass, duid_uuid, swapped_uuid
+from netboot.leases6 import Client6
 from netboot.network import ClientKind
 
+_NO_OPTIONS = Options6()
 BOOT_ENTERPRISE = 343
 """The enterprise number under which UEFI firmware names its class (Intel's; UEFI 2.10, 24.7.3)."""
 
 
-def facts_of6(options: Options6, *, mac: bytes | None, uuid: bytes | None, known: bool) -> Facts:
+def facts_of6(packet: Packet6, client: Client6) -> Facts:
     """Say what a message claims; PeerError when an option is malformed.
 
-    `uuid` as it came in the DUID. Conditions on options of DHCPv4 hold for nobody here.
+    Conditions on options of DHCPv4 hold for nobody here.
     """
-    classes = [one for vendor in options.vendor_classes for one in vendor.classes]
+    options = packet.message.options
+    near = packet.relays[-1] if packet.relays else None
+    classes = tuple(one for vendor in options.vendor_classes for one in vendor.classes)
     return Facts(
         kind=_kind(options, classes),
-        options=Options(),
-        mac=mac,
+        options6=options,
+        relay6=near.options if near is not None else _NO_OPTIONS,
+        mac=client.told_mac,
         architectures=options.architectures,
-        vendor_class=classes[0] if classes else b"",
+        vendor_classes=classes,
         user_classes=options.user_classes,
-        uuid=uuid,
-        known=known,
+        uuid=duid_uuid(client.duid),
+        circuit_id=client.circuit_id,
+        remote_id=client.remote_id,
+        relay=near.link if near is not None else None,
     )
 
 
-def _kind(options: Options6, classes: list[bytes]) -> ClientKind:
+def _kind(options: Options6, classes: tuple[bytes, ...]) -> ClientKind:
     if any(b"iPXE" in user_class for user_class in options.user_classes):
         return ClientKind.IPXE
     if any(one.startswith(HTTP_CLASS) for one in classes):

@@ -36,6 +36,7 @@ class Code6(IntEnum):
     PREFERENCE = 7
     ELAPSED_TIME = 8
     RELAY_MESSAGE = 9
+    UNICAST = 12
     STATUS = 13
     RAPID_COMMIT = 14
     USER_CLASS = 15
@@ -45,6 +46,7 @@ class Code6(IntEnum):
     DOMAIN_LIST = 24
     IA_PD = 25
     REFRESH_TIME = 32
+    REMOTE_ID = 37
     CLIENT_FQDN = 39
     ECHO_REQUEST = 43
     BOOT_URL = 59

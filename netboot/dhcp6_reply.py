@@ -62,8 +62,8 @@ def lend(iaid: int, address: IPv6Address, subnet: Subnet6Plan) -> Association:
     preferred = _seconds(subnet.preferred or subnet.lease)
     return Association(
         iaid=iaid,
-        t1=int(preferred * _T1),
-        t2=int(preferred * _T2),
+        t1=int(preferred * _T1) if subnet.renewal is None else _seconds(subnet.renewal),
+        t2=int(preferred * _T2) if subnet.rebinding is None else _seconds(subnet.rebinding),
         addresses=(Lent(address=address, preferred=preferred, valid=valid),),
     )
 
@@ -80,13 +80,14 @@ def settings(
     domain: str,
     levels: Iterable[Sequence[OptionValue]],
     boot: BootFile | None,
+    unasked: frozenset[int] = frozenset(),
 ) -> tuple[tuple[int, bytes], ...]:
     """Give the options of a reply: what was asked for, the plan's own, the nearest level first.
 
-    The boot URL is the first: firmware reads it up to a zero byte, which the next option begins
-    with.
+    `unasked` are codes that are sent wherever a level says them. The boot URL is the first:
+    firmware reads it up to a zero byte, which the next option begins with.
     """
-    wanted = request.requested
+    wanted = request.requested | unasked
     said: dict[int, OptionValue] = {}
     for level in reversed(tuple(levels)):
         said |= {option.code: option for option in level}

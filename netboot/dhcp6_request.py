@@ -15,7 +15,7 @@ from netboot.dhcp6_options import Association, Code6, Status, StatusCode
 from netboot.dhcp6_reply import Arrival6
 from netboot.errors import PeerError
 from netboot.leases6 import Client6, Link
-from netboot.network import Reservation6, Subnet6Plan
+from netboot.network import ClientClass, Reservation6, Subnet6Plan
 
 MAX_ASSOCIATIONS = 16
 """IAs in one message; a box has one for each NIC."""
@@ -34,6 +34,7 @@ class Request6:
     packet: Packet6
     client: Client6
     facts: Facts
+    classes: tuple[ClientClass, ...]
     reservation: Reservation6 | None
     link: Link
     arrival: Arrival6
@@ -67,11 +68,18 @@ def client_of6(packet: Packet6, source: IPv6Address) -> Client6:
     if duid is None and packet.message.kind is not Kind6.INFORMATION_REQUEST:
         raise PeerError("no client identifier")
     near = packet.relays[-1] if packet.relays else None
-    mac = eui64_mac(near.peer if near is not None else source)
-    told = near.options.get(Code6.LINK_LAYER_ADDRESS) if near is not None else None
-    if told is not None and told[:2] == _ETHERNET and len(told) == 8:
-        mac = told[2:]
-    return Client6(duid=duid or b"\0\0" + source.packed, mac=mac)
+    duid = duid or b"\0\0" + source.packed
+    if near is None:
+        return Client6(duid=duid, mac=eui64_mac(source))
+    told = near.options.get(Code6.LINK_LAYER_ADDRESS)
+    is_told = told is not None and told[:2] == _ETHERNET and len(told) == 8
+    remote = near.options.get(Code6.REMOTE_ID)
+    return Client6(
+        duid=duid,
+        mac=told[2:] if told is not None and is_told else eui64_mac(near.peer),
+        circuit_id=near.options.get(Code6.INTERFACE_ID),
+        remote_id=None if remote is None else remote[4:],  # after its enterprise number (RFC 4649)
+    )
 
 
 def associations_of(message: Message6) -> tuple[Association, ...]:
@@ -93,11 +101,18 @@ def is_for(message: Message6, duid: bytes) -> bool:
 
 
 def link_of(packet: Packet6, arrival: Arrival6, subnets: Iterable[Subnet6Plan]) -> Link:
-    """Find the served subnets of the client's link: the relay next to it says (RFC 8415, 13.1)."""
+    """Find the served subnets of the client's link: the relay next to it says (RFC 8415, 13.1).
+
+    Its Interface-Id goes before its link address, where a subnet names it.
+    """
     served = [subnet for subnet in subnets if subnet.dhcp != "off"]
     named = (relay.link for relay in reversed(packet.relays))
     link = next((one for one in named if one != _NOWHERE and not one.is_link_local), None)
-    if link is not None:
+    circuit = packet.relays[-1].options.get(Code6.INTERFACE_ID) if packet.relays else None
+    by_circuit = [one for one in served if circuit in one.circuits]
+    if by_circuit:
+        on_link = by_circuit
+    elif link is not None:
         on_link = [one for one in served if link in one.network or link in one.relays]
     else:
         on_link = [one for one in served if one.interface == arrival.interface and not one.relayed]

@@ -7,7 +7,7 @@ It never decides; what makes a client the same one again is said here once. RFC 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from netboot.classes import classify
@@ -145,6 +145,7 @@ def read_request(
     if config.classes:
         found = classify(request.facts, config.classes)
         client.classes = frozenset(known.name for known in found)
+        request.known_facts = replace(request.facts, classes=client.classes)
     return request
 
 

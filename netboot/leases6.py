@@ -9,21 +9,24 @@ what must be durable it returns as writes. RFC 8415, 6 and 18.3.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from heapq import heapify, heappop, heappush
 from ipaddress import IPv6Address
 from itertools import pairwise
 
 from netboot.dhcp6_options import duid_mac, duid_uuid, swapped_uuid
 from netboot.errors import SiteError
 from netboot.leases import LeaseState
-from netboot.network import Reservation6, Subnet6Plan
+from netboot.network import Identify, Reservation6, Subnet6Plan
 
 MEMORY_SECONDS = 86400.0
 """How long after its lease a box's address is kept from strangers that ask for it by name."""
-TABLE_LIMIT = 16384
+TABLE_LIMIT = 65536
 """Rows of all links: a flood of made-up clients ends here. Then ended leases are given again."""
+_SLACK = 64
 
 Link = Sequence[Subnet6Plan]
 """The subnets of one link, in the plan's order."""
@@ -31,10 +34,18 @@ Link = Sequence[Subnet6Plan]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client6:
-    """Who asks: `duid` as it came, `mac` of the NIC that asks, where the network tells it."""
+    """Who asks: `duid` as it came, `mac` of the NIC that asks, where the network tells it.
+
+    `circuit_id` and `remote_id` are what the relay next to the client adds, `boots` is true for
+    firmware and loaders, `classes` are names.
+    """
 
     duid: bytes
     mac: bytes | None
+    circuit_id: bytes | None = None
+    remote_id: bytes | None = None
+    boots: bool = False
+    classes: frozenset[str] = frozenset()
 
     @property
     def uuid(self) -> bytes | None:
@@ -98,8 +109,10 @@ def check_plan6(subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservati
             raise SiteError(f"subnets {one.name} and {two.name} overlap")
     addresses = {subnet.appliance for subnet in subnets}
     for entry in reservations:
-        if sum(known is not None for known in (entry.duid, entry.uuid, entry.mac)) != 1:
-            raise SiteError(f"reservation {entry.address}: one of duid, uuid and mac, not more")
+        if len(_identities(entry)) != 1:
+            raise SiteError(
+                f"reservation {entry.address}: one of duid, uuid, mac, circuit_id and remote_id"
+            )
         if entry.address in addresses:
             raise SiteError(f"reservation {entry.address}: the address is given twice")
         if not any(entry.address in subnet.network for subnet in subnets):
@@ -129,23 +142,32 @@ class LeaseTable6:
         subnets: Iterable[Subnet6Plan],
         reservations: Iterable[Reservation6],
         leases: Iterable[Lease6] = (),
+        identify: Identify = Identify.MAC,
     ) -> None:
         """Take a plan and what was given before; SiteError."""
         self._leases: dict[IPv6Address, Lease6] = {}
         self._known: dict[bytes, dict[IPv6Address, None]] = {}
-        self.replace(subnets, reservations)
+        self._ends: defaultdict[str, list[tuple[float, IPv6Address]]] = defaultdict(list)
+        self._most = _SLACK
+        self.replace(subnets, reservations, identify)
         for lease in leases:
             self._store(lease)
 
-    def replace(self, subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservation6]) -> None:
+    def replace(
+        self,
+        subnets: Iterable[Subnet6Plan],
+        reservations: Iterable[Reservation6],
+        identify: Identify = Identify.MAC,
+    ) -> None:
         """Take another plan and keep what was given; SiteError, and the old plan stays."""
         subnets, reservations = tuple(subnets), tuple(reservations)
         check_plan6(subnets, reservations)
+        self._identify = identify
         self._ours = frozenset(subnet.appliance for subnet in subnets)
         self._reserved = {entry.address: entry for entry in reservations}
         self._reservations: dict[bytes, tuple[Reservation6, ...]] = {}
         for entry in reservations:
-            name = entry.duid or same_uuid(entry.uuid) or entry.mac or b""
+            name = _identities(entry)[0]
             self._reservations[name] = (*self._reservations.get(name, ()), entry)
 
     def leases(self) -> tuple[Lease6, ...]:
@@ -153,9 +175,19 @@ class LeaseTable6:
         return tuple(self._leases.values())
 
     def reservation(self, client: Client6, link: Link) -> Reservation6 | None:
-        """Find the client's reservation on this link: by DUID, by UUID, by MAC."""
-        for name in (client.duid, client.uuid, client.mac, duid_mac(client.duid)):
-            for entry in self._reservations.get(name, ()) if name else ():
+        """Find the client's reservation on this link: by DUID, UUID, MAC, then by its relay."""
+        if not self._reservations:
+            return None
+        told = (
+            (b"d", client.duid),
+            (b"u", client.uuid),
+            (b"m", client.mac),
+            (b"m", duid_mac(client.duid)),
+            (b"c", client.circuit_id),
+            (b"r", client.remote_id),
+        )
+        for letter, name in told:
+            for entry in self._reservations.get(letter + name, ()) if name else ():
                 if subnet_of(entry.address, link) is not None:
                     return entry
         return None
@@ -165,16 +197,32 @@ class LeaseTable6:
 
         `others` are the IAIDs beside it in one message: what those hold is never taken over.
         """
+        is_by_duid = self._identify is Identify.CLIENT_ID
         rows = [
             row
             for row in self._rows_of(client)
             if row.state is not LeaseState.DECLINED
             and subnet_of(row.address, link) is not None
-            and (row.mac is None or client.mac is None or row.mac == client.mac)
+            and (is_by_duid or row.mac in (None, client.mac) or client.mac is None)
         ]
         exact = (row for row in rows if (row.duid, row.iaid) == (client.duid, iaid))
-        heirs = (row for row in rows if row.iaid not in others and _is_heir(client, row))
+        heirs = (row for row in rows if row.iaid not in others and self._is_heir(client, row))
         return next(exact, None) or next(heirs, None)
+
+    def _is_heir(self, client: Client6, row: Lease6) -> bool:
+        """Tell whether a row of this NIC or box is the client's under another DUID or IAID.
+
+        Systems on one wire that name two NICs in their DUIDs are two clients, wherever their
+        packets come from: so do relays, bridges and test suites send. RFC 8415, 11.
+        """
+        if self._identify is Identify.CLIENT_ID:
+            return False
+        if row.duid == client.duid:
+            # firmware makes up another IAID at each boot; IAs of a system are each their own
+            is_firmware = client.boots or duid_uuid(client.duid) is not None
+            return is_firmware and client.mac is not None and row.mac == client.mac
+        theirs, ours = duid_mac(row.duid), duid_mac(client.duid)
+        return theirs is None or ours is None or theirs == ours
 
     def _rows_of(self, client: Client6) -> Iterator[Lease6]:
         names = dict.fromkeys((client.duid, client.mac, client.uuid, duid_mac(client.duid)))
@@ -190,6 +238,9 @@ class LeaseTable6:
         """Tell whether the plan allows the client this address and nobody else has it."""
         subnet = subnet_of(address, link)
         if subnet is None or subnet.dhcp != "stateful":
+            return False
+        is_kept = row is not None and row.address == address and row.is_bound(now)
+        if not is_kept and not _may_enter(client, subnet):
             return False
         reserved = self._reserved.get(address)
         if reserved is not None:
@@ -225,6 +276,7 @@ class LeaseTable6:
         fresh = (
             address
             for subnet in link
+            if _may_enter(client, subnet)
             for address in self._probe(client, iaid, subnet)
             if address not in self._leases
             and address not in taken
@@ -255,8 +307,11 @@ class LeaseTable6:
         """Walk the pools from a place that the client alone decides (RFC 7943, 4.1, in spirit)."""
         sizes = [int(last) - int(first) + 1 for first, last in subnet.pools]
         total = sum(sizes)
-        name = (client.told_mac or client.uuid or client.duid) + iaid.to_bytes(4, "big")
-        if client.mac is not None:
+        named = duid_mac(client.duid)
+        name = (named or client.mac or client.uuid or client.duid) + iaid.to_bytes(4, "big")
+        if self._identify is Identify.CLIENT_ID:
+            name = client.duid + iaid.to_bytes(4, "big")
+        elif client.mac is not None and named in (None, client.mac):
             name = client.mac  # firmware makes up another IAID at each boot
         start = int.from_bytes(hashlib.sha256(name).digest()[:16], "big") % max(total, 1)
         unfit = len(self._leases) + len(self._reserved) + len(self._ours) + len(sizes)
@@ -267,14 +322,31 @@ class LeaseTable6:
         self, client: Client6, link: Link, taken: Collection[IPv6Address], now: float
     ) -> IPv6Address | None:
         """Find the address whose lease ended first."""
-        ended = (
-            (lease.expires, lease.address)
-            for lease in self._leases.values()
-            if not lease.blocks(now)
-            and lease.address not in taken
-            and self.may_have(client, None, lease.address, link, now)
-        )
-        return min(ended, default=(0.0, None))[1]
+        found = (self._oldest(client, subnet.name, link, taken, now) for subnet in link)
+        return min((note for note in found if note), default=(0.0, None))[1]
+
+    def _oldest(
+        self,
+        client: Client6,
+        subnet: str,
+        link: Link,
+        taken: Collection[IPv6Address],
+        now: float,
+    ) -> tuple[float, IPv6Address] | None:
+        """Find the note of the row of one subnet that ended first and that the client may have."""
+        notes, passed = self._ends[subnet], []
+        found = None
+        while notes and notes[0][0] <= now and found is None:
+            note = heappop(notes)
+            lease = self._leases.get(note[1])
+            if lease is None or lease.expires != note[0]:
+                continue
+            passed.append(note)
+            if note[1] not in taken and self.may_have(client, None, note[1], link, now):
+                found = note
+        for note in passed:
+            heappush(notes, note)
+        return found
 
     def bind(
         self,
@@ -321,6 +393,14 @@ class LeaseTable6:
         self._leases[lease.address] = lease
         for name in _names(lease):
             self._known.setdefault(name, {})[lease.address] = None
+        heappush(self._ends[lease.subnet], (lease.expires, lease.address))
+        if sum(map(len, self._ends.values())) > self._most:
+            self._ends.clear()
+            for row in self._leases.values():
+                self._ends[row.subnet].append((row.expires, row.address))
+            for notes in self._ends.values():
+                heapify(notes)
+            self._most = 2 * len(self._leases) + _SLACK
 
     def _forget(self, address: IPv6Address) -> None:
         lease = self._leases.pop(address, None)
@@ -336,14 +416,21 @@ def _names(lease: Lease6) -> frozenset[bytes]:
     return frozenset(name for name in names if name is not None)
 
 
-def _is_heir(client: Client6, row: Lease6) -> bool:
-    """Tell whether a row of the same box is of the NIC that asks, under another DUID or IAID.
+def _identities(entry: Reservation6) -> tuple[bytes, ...]:
+    """Name who a reservation is for: a letter for the kind, then the bytes."""
+    told = (
+        (b"d", entry.duid),
+        (b"u", same_uuid(entry.uuid)),
+        (b"m", entry.mac),
+        (b"c", entry.circuit_id),
+        (b"r", entry.remote_id),
+    )
+    return tuple(letter + name for letter, name in told if name is not None)
 
-    The same DUID with another IAID is another NIC of one system, unless the NIC itself is known.
-    """
-    if client.mac is not None and row.mac == client.mac:
-        return True
-    return row.duid != client.duid
+
+def _may_enter(client: Client6, subnet: Subnet6Plan) -> bool:
+    """Tell whether addresses of this subnet are lent to a client of these classes."""
+    return not subnet.classes or not subnet.classes.isdisjoint(client.classes)
 
 
 def subnet_of(address: IPv6Address, link: Link) -> Subnet6Plan | None:

@@ -72,13 +72,16 @@ def combine(levels: Iterable[Parameters]) -> Parameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A question about a client: every condition that is not empty must hold, by any of its values.
+class Conditions:
+    """Questions about a client: each that is not empty must hold, by any of its values.
 
-    `vendor_class` are prefixes of option 60, `mac` of the Ethernet address; `uuid` 16 bytes as in
-    option 97; `circuit_id` and `remote_id` sub-options 1 and 2 of option 82; `relays` giaddr;
-    `options` a code with its bytes, or None for "is there"; each of them must hold. `known`: has a
-    reservation, or not.
+    `vendor_class` are prefixes of option 60 (16 of DHCPv6), `mac` of the Ethernet address; `uuid`
+    16 bytes as in option 97; `circuit_id` and `remote_id` sub-options 1 and 2 of option 82 (18 and
+    37, the latter without its enterprise number); `relays` giaddr (the link address). `options`,
+    `options6` and `relay_options` (sub-options of 82; options of the DHCPv6 relay) are a code with
+    its bytes, or None for "is there"; `parts` and `parts6` a code, where in the option, and the
+    bytes there; each of them must hold. `known`: has a reservation, or not. `member`: names of
+    classes that come before.
     """
 
     kinds: frozenset[ClientKind] = frozenset()
@@ -89,18 +92,31 @@ class Match:
     uuid: tuple[bytes, ...] = ()
     circuit_id: tuple[bytes, ...] = ()
     remote_id: tuple[bytes, ...] = ()
-    relays: tuple[IPv4Address, ...] = ()
+    relays: tuple[IPv4Address | IPv6Address, ...] = ()
     options: tuple[tuple[int, bytes | None], ...] = ()
+    options6: tuple[tuple[int, bytes | None], ...] = ()
+    relay_options: tuple[tuple[int, bytes | None], ...] = ()
+    parts: tuple[tuple[int, int, bytes], ...] = ()
+    parts6: tuple[tuple[int, int, bytes], ...] = ()
     known: bool | None = None
+    member: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match(Conditions):
+    """Questions about a client that hold, and others of which one does not."""
+
+    excluded: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientClass:
-    """Clients that have something in common, and what they are given."""
+    """Clients that have something in common, and what they are given; `options6` by DHCPv6."""
 
     name: str
     match: Match
     parameters: Parameters = NOTHING
+    options6: tuple[OptionValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +204,9 @@ class Subnet6Plan:
     SLAAC. `router` is true where our advertisements offer us as router (lifetime above 0).
     `preferred` is how long an address may be used for something new, None as long as `lease`.
     Subnets with the same `shared` are one link. `relayed` subnets are reached through relays alone;
-    `relays` are link addresses outside `network` that stand for it.
+    `relays` are link addresses outside `network` that stand for it, `circuits` Interface-Ids of
+    relays that do. `classes` names those whom addresses are lent to, empty: everybody. `renewal`
+    and `rebinding` are T1 and T2, None for 0.5 and 0.8 of `preferred`.
     """
 
     name: str
@@ -207,6 +225,10 @@ class Subnet6Plan:
     shared: str | None = None
     relayed: bool = False
     relays: tuple[IPv6Address, ...] = ()
+    circuits: tuple[bytes, ...] = ()
+    classes: frozenset[str] = frozenset()
+    renewal: timedelta | None = None
+    rebinding: timedelta | None = None
 
     @property
     def phone_home(self) -> str:
@@ -216,15 +238,19 @@ class Subnet6Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation6:
-    """An IPv6 address for one client, known by exactly one of its DUID, its UUID and its MAC.
+    """An IPv6 address for one client, known by exactly one of the first five.
 
-    `uuid` 16 bytes, in the order of option 97 or of RFC 6355: makers differ, both are tried.
+    `circuit_id` and `remote_id` are options 18 and 37 of the relay next to it, 37 without its
+    enterprise number. `uuid` 16 bytes, in the order of option 97 or of RFC 6355: makers differ,
+    both are tried.
     `boot_set` (32 bytes) is what this box boots instead of the served one.
     """
 
     duid: bytes | None = None
     uuid: bytes | None = None
     mac: bytes | None = None
+    circuit_id: bytes | None = None
+    remote_id: bytes | None = None
     address: IPv6Address
     name: str | None
     options: tuple[OptionValue, ...] = ()

@@ -65,23 +65,55 @@ def option(key: str, value: object) -> OptionValue:
     return OptionValue(code=code, data=_read(key, KINDS.get(code), value))
 
 
-def condition(key: str, value: object) -> tuple[int, bytes | None]:
-    """Read what is asked about a client's option: its value, or None for `true`, "is there"."""
+Asked = tuple[int, bytes | None] | tuple[int, int, bytes]
+"""What is asked about an option: its bytes, None for "is there", or where in it which bytes are."""
+
+
+def condition(key: str, value: object) -> Asked:
+    """Read what is asked about a client's option: a value, `true`, or `{ at = 2, is = "x" }`."""
     code = _number_of(key)
-    return code, None if value is True else _read(key, KINDS.get(code), value)
+    return _asked(key, code, KINDS.get(code), value)
+
+
+def condition6(key: str, value: object) -> Asked:
+    """Read what is asked about a DHCPv6 client's option, as `condition` does."""
+    code = _number_of6(key)
+    kind = KINDS6.get(code)
+    return _asked(key, code, None if kind is None else (kind,), value)
+
+
+def relay_condition(key: str, value: object) -> tuple[int, bytes | None]:
+    """Read what is asked about a sub-option of 82, or an option of a DHCPv6 relay, by number."""
+    if not _DIGITS.fullmatch(key) or not 0 < int(key) < 1 << 16:
+        raise OptionError(f"there is no sub-option {key}: write its number")
+    return int(key), None if value is True else _read(key, None, value)
+
+
+def _asked(key: str, code: int, kinds: tuple[Kind, ...] | None, value: object) -> Asked:
+    if isinstance(value, dict) and "is" in value:
+        at = value.get("at", 0)
+        if set(value) - {"at", "is"} or type(at) is not int or not 0 <= at < 1 << 16:
+            raise OptionError(f'option {key}: expected {{ at = 0, is = "text or hex:0a1b" }}')
+        return code, at, _read(key, None, value["is"])
+    return code, None if value is True else _read(key, kinds, value)
 
 
 def option6(key: str, value: object) -> OptionValue:
     """Read one DHCPv6 option of a site file; OptionError says what was expected."""
-    known = int(key) if _DIGITS.fullmatch(key) else CODES6.get(key)
-    if known is None or not 0 < known < 1 << 16:
-        near = get_close_matches(key, CODES6, n=1, cutoff=0.6)
-        remedy = f"did you mean {near[0]}?" if near else "write its number from 1 to 65535"
-        raise OptionError(f"there is no DHCPv6 option {key}: {remedy}")
+    known = _number_of6(key)
     if known in OPTIONS_OF_SERVER6:
         raise OptionError(f"option {key} cannot be set: the server says it itself")
     kind = KINDS6.get(known)
     return OptionValue(code=known, data=_read(key, None if kind is None else (kind,), value))
+
+
+def _number_of6(key: str) -> int:
+    code = int(key) if _DIGITS.fullmatch(key) else CODES6.get(key)
+    if code is None or not 0 < code < 1 << 16:
+        near = get_close_matches(key, CODES6, n=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]}?" if near else "write its number from 1 to 65535"
+        raise OptionError(f"there is no DHCPv6 option {key}: {remedy}")
+    return code
 
 
 def _read(key: str, kinds: tuple[Kind, ...] | None, value: object) -> bytes:
@@ -325,6 +357,18 @@ def _vendors(value: object) -> bytes:
     return data
 
 
+def _vendors6(value: object) -> bytes:
+    """Write one enterprise's options, code and length of 16 bits each (RFC 8415, 21.17)."""
+    pairs = list(_numbered(value, 0xFFFFFFFF))
+    if len(pairs) != 1:
+        raise _WrongError("the options of one enterprise")
+    (enterprise, said), data = pairs[0], b""
+    for code, one in _numbered(said, 0xFFFF):
+        inner = _suboption(one)
+        data += code.to_bytes(2, "big") + len(inner).to_bytes(2, "big") + inner
+    return enterprise.to_bytes(4, "big") + data
+
+
 def _vendor_classes(value: object) -> bytes:
     """Write each enterprise's data after its number and its length (RFC 3925, 3)."""
     data = b""
@@ -358,6 +402,7 @@ _ENCODERS: Mapping[Kind, Callable[[object], bytes]] = {
     Kind.SIP: _sip,
     Kind.SUBOPTIONS: _suboptions,
     Kind.VENDORS: _vendors,
+    Kind.VENDORS6: _vendors6,
     Kind.VENDOR_CLASSES: _vendor_classes,
     Kind.CLASSES: _classes,
     Kind.NOTHING: _nothing,

@@ -33,6 +33,7 @@ class Kind(Enum):
     SIP = "a list of IPv4 addresses, or of domain names"
     SUBOPTIONS = "a table of sub-options by number"
     VENDORS = "a table of tables: sub-options by number, by enterprise number"
+    VENDORS6 = "a table of tables: options by number, by enterprise number"
     VENDOR_CLASSES = 'a table: data as "hex:0a1b" or a text, by enterprise number'
     CLASSES = "a list of texts"
     NOTHING = "nothing: write true"
@@ -246,6 +247,9 @@ OPTIONS_OF_SERVER: Mapping[int, str] = {
 """Options that nobody but the server may set, and why."""
 
 CODES6: Mapping[str, int] = {
+    "preference": 7,
+    "unicast": 12,
+    "vendor-opts": 17,
     "sip-server-dns": 21,
     "sip-server-addr": 22,
     "dns-servers": 23,
@@ -258,20 +262,33 @@ CODES6: Mapping[str, int] = {
     "information-refresh-time": 32,
     "bcmcs-server-dns": 33,
     "bcmcs-server-addr": 34,
+    "pana-agent": 40,
     "new-posix-timezone": 41,
     "new-tzdb-timezone": 42,
+    "v6-lost": 51,
+    "capwap-ac-v6": 52,
+    "v6-access-domain": 57,
+    "sip-ua-cs-list": 58,
     "bootfile-url": 59,
+    "aftr-name": 64,
+    "erp-local-domain-name": 65,
+    "sol-max-rt": 82,
+    "inf-max-rt": 83,
+    "dhcp4o6-server-addr": 88,
     "v6-captive-portal": 103,
     "v6-sztp-redirect": 136,
 }
 """DHCPv6 options by name (IANA, Dynamic Host Configuration Protocol for IPv6)."""
 KINDS6: Mapping[int, Kind] = {
-    **dict.fromkeys((22, 23, 27, 28, 31, 34), Kind.ADDRESSES6),
-    **dict.fromkeys((21, 24, 29, 30, 33), Kind.NAMES),
+    **dict.fromkeys((12, 22, 23, 27, 28, 31, 34, 40, 52, 88), Kind.ADDRESSES6),
+    **dict.fromkeys((21, 24, 29, 30, 33, 58), Kind.NAMES),
+    **dict.fromkeys((51, 57, 64, 65), Kind.NAME),
     **dict.fromkeys((41, 42, 59, 103), Kind.TEXT),
-    32: Kind.UINT32,
+    **dict.fromkeys((32, 82, 83), Kind.UINT32),
+    7: Kind.UINT8,
+    17: Kind.VENDORS6,
     136: Kind.URIS,
 }
 """The data of DHCPv6 options; others take hex or a text."""
-OPTIONS_OF_SERVER6 = frozenset({1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 14, 18, 25, 26, 37, 79})
+OPTIONS_OF_SERVER6 = frozenset({1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 14, 18, 19, 20, 25, 26, 37, 79})
 """Options that carry the protocol itself (RFC 8415, 21; 4649, 6939)."""

@@ -148,6 +148,8 @@ class Plan:
             domain=self.domain,
             options=self.options6,
             quarantine=self.quarantine,
+            classes=self.classes,
+            identify=self.identify,
         )
 
     def files(self, before: Mapping[str, bytes] | None = None) -> FileMap:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from netboot.dhcp import check_config
 from netboot.dhcp6_config import check_config6
 from netboot.errors import SiteError
 from netboot.files import ServedSet, normal_path
-from netboot.network import Match, Parameters, Reservation, Subnet6Plan, SubnetPlan
+from netboot.network import (
+    Conditions,
+    Match,
+    OptionValue,
+    Parameters,
+    Reservation,
+    Subnet6Plan,
+    SubnetPlan,
+)
 from netboot.option_codes import OPTIONS_OF_SERVER
 from netboot.plan import Boot, Plan
 from netboot.plan_check_dns import check_dns, check_records
@@ -148,7 +156,13 @@ def _check_subnet6(subnet: Subnet6Plan) -> Iterator[str]:
     for first, last in subnet.pools:
         if first > last or first not in subnet.network or last not in subnet.network:
             yield f"{where}: pool {first}-{last} is not in {subnet.network}"
-    for option in subnet.options:
+    if subnet.renewal and subnet.rebinding and subnet.renewal > subnet.rebinding:
+        yield f"{where}: renewal comes after rebinding"
+    yield from _check_options6(subnet.options, where)
+
+
+def _check_options6(options: Iterable[OptionValue], where: str) -> Iterator[str]:
+    for option in options:
         if not 0 < option.code < 1 << 16:
             yield f"{where}: there is no option {option.code}"
 
@@ -179,21 +193,42 @@ def check_parameters(said: Parameters, where: str) -> Iterator[str]:
 
 
 def _check_classes(plan: Plan) -> Iterator[str]:
+    before: set[str] = set()
     for one in plan.classes:
-        yield from check_parameters(one.parameters, f"class {one.name}")
-        yield from _check_match(one.match, f"class {one.name}")
+        where = f"class {one.name}"
+        yield from check_parameters(one.parameters, where)
+        yield from _check_match(one.match, where, before)
+        yield from _check_options6(one.options6, where)
+        before.add(one.name)
+    for subnet in plan.subnets6:
+        for name in sorted(subnet.classes - before):
+            yield f"subnet {subnet.name}: there is no class {name}"
 
 
-def _check_match(match: Match, where: str) -> Iterator[str]:
+def _check_match(match: Match, where: str, known: Collection[str]) -> Iterator[str]:
+    """Look at both sides; `known` are the classes that may be asked about."""
+    yield from _check_conditions(match, where, known)
+    if match.excluded is not None:
+        yield from _check_conditions(match.excluded, f"{where}: not", known)
+
+
+def _check_conditions(match: Conditions, where: str, known: Collection[str]) -> Iterator[str]:
+    for name in sorted(match.member - set(known)):
+        yield f"{where}: there is no class {name} before it"
     if any(not 0 <= number <= 0xFFFF for number in match.architectures):
         yield f"{where}: an architecture is no number of 16 bits"
     if any(not 0 < len(mac) <= 6 for mac in match.mac):
         yield f"{where}: a MAC has 1 to 6 bytes"
     if any(len(uuid) != 16 for uuid in match.uuid):
         yield f"{where}: a UUID has 16 bytes"
-    for code, _ in match.options:
+    codes = [one[0] for one in match.options] + [one[0] for one in match.parts]
+    for code in codes:
         if not 0 < code < 255:
             yield f"{where}: there is no option {code}"
+    codes6 = [one[0] for one in match.options6] + [one[0] for one in match.parts6]
+    for code in (*codes6, *(one[0] for one in match.relay_options)):
+        if not 0 < code < 1 << 16:
+            yield f"{where}: there is no DHCPv6 option {code}"
 
 
 # Reservations
@@ -264,8 +299,9 @@ def _check_reservations6(plan: Plan) -> Iterator[str]:
             yield f"{where}: is in no subnet"
         if any(one.address == subnet.appliance for subnet in plan.subnets6):
             yield f"{where}: is the appliance's"
-        if sum(key is not None for key in (one.duid, one.uuid, one.mac)) != 1:
-            yield f"{where}: takes exactly one of duid, uuid and mac"
+        keys = (one.duid, one.uuid, one.mac, one.circuit_id, one.remote_id)
+        if sum(key is not None for key in keys) != 1:
+            yield f"{where}: takes exactly one of duid, uuid, mac, circuit_id and remote_id"
         if one.name is not None and not LABEL.fullmatch(one.name):
             yield f"{where}: name {one.name!r} is no label"
 
@@ -301,10 +337,10 @@ def _check_set(one: ServedSet, boot: Boot) -> Iterator[str]:
 
 def _check_rules(plan: Plan) -> Iterator[str]:
     assert plan.boot is not None
-    files = plan.boot.digests()
+    files, known = plan.boot.digests(), {one.name for one in plan.classes}
     for number, rule in enumerate(plan.boot.rules, 1):
         where = f"boot rule {number}"
-        yield from _check_match(rule.match, where)
+        yield from _check_match(rule.match, where, known)
         if not (len(rule.file) <= LONGEST_FILE and _PRINTABLE.fullmatch(rule.file)):
             yield f"{where}: file is no plain text of at most {LONGEST_FILE} characters"
         elif "://" not in rule.file and normal_path(rule.file) not in files:

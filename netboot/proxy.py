@@ -14,7 +14,7 @@ OFFER of class HTTPClient and knows no 4011.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootFile, Loading, NoLoader, choose
@@ -158,6 +158,9 @@ class ProxyEngine:
         reservation = self._reservation(message, facts)
         if reservation is not None:
             facts = facts_of(message, known=True)
+        classes = classify(facts, self._config.classes)
+        if classes:
+            facts = replace(facts, classes=frozenset(one.name for one in classes))
         return _Request(
             message=message,
             facts=facts,
@@ -265,8 +268,9 @@ class ProxyEngine:
     def _levels(self, request: _Request) -> Iterable[Parameters]:
         if request.reservation is not None:
             yield request.reservation.parameters
-        for known in classify(request.facts, self._config.classes):
-            yield known.parameters
+        for known in self._config.classes:
+            if known.name in request.facts.classes:
+                yield known.parameters
         yield request.subnet.parameters
         yield self._config.parameters
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
 import pytest
 from dhcp6_lab import (
-    BOOT,
     FIRST,
+    LAST,
     LINK_LOCAL,
     NOW,
     SERVER_DUID,
-    UEFI_HTTP,
     US,
     Server6,
     config6,
     duid_ll,
-    duid_llt,
-    duid_of_uuid,
-    firmware,
     given,
     ia,
     link_local,
@@ -34,13 +28,11 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from netboot.bootchoice import BootRule, BootTable, Loading
 from netboot.dhcp6_message import Kind6, Message6, Packet6, Relay6
-from netboot.dhcp6_options import Code6, Options6, Status, StatusCode, VendorClass, encode_names
-from netboot.errors import SiteError
+from netboot.dhcp6_options import Code6, Options6, Status, StatusCode, encode_names
 from netboot.events import EventKind
 from netboot.leases import LeaseState
-from netboot.network import ClientKind, Match, OptionValue, Reservation6
+from netboot.network import OptionValue, Reservation6
 
 A, B = duid_ll(mac(1)), duid_ll(mac(2))
 FAR = IPv6Address("fd00:99::9")
@@ -98,6 +90,29 @@ def test_an_advertisement_promises_nothing_and_a_reply_waits_for_the_disk() -> N
     assert write.lease is not None
     assert write.lease.state is LeaseState.BOUND
     assert [event.kind for event in bound.events] == [EventKind.ACK]
+
+
+def test_t1_and_t2_are_what_the_plan_says() -> None:
+    seconds = timedelta(seconds=1)
+    server = Server6(config6(subnet6(renewal=111 * seconds, rebinding=222 * seconds)))
+    server.bound(A)
+    for reply in (
+        server.solicit(A),
+        server.ask(message6(Kind6.REBIND, A, ia())),
+        server.ask(message6(Kind6.RENEW, A, ia(), server=SERVER_DUID)),
+    ):
+        (association,) = reply.options.associations
+        assert (association.t1, association.t2) == (111, 222)
+
+
+def test_preference_is_the_highest_unless_the_plan_says_another() -> None:
+    plan = config6(options=(OptionValue(code=7, data=b"\x7b"),))
+    server = Server6(plan)
+    assert server.solicit(A).options.get(Code6.PREFERENCE) == b"\x7b"
+    assert server.request(A).options.get(Code6.PREFERENCE) is None
+    told = server.ask(message6(Kind6.INFORMATION_REQUEST, None, oro(7)))
+    assert told.options.get(Code6.PREFERENCE) == b"\x7b"
+    assert Server6().ask(message6(Kind6.INFORMATION_REQUEST, None, oro(7))).options.get(7) is None
 
 
 def test_preferred_is_what_the_plan_says() -> None:
@@ -210,6 +225,16 @@ def test_unicast_is_told_to_use_multicast(kind: Kind6) -> None:
     assert len(server.engine.leases(NOW)) == 1
 
 
+def test_option_12_of_the_plan_allows_unicast_to_who_must_name_us() -> None:
+    server = Server6(config6(options=(OptionValue(code=12, data=US.packed),)))
+    assert server.solicit(A).options.get(12) == US.packed
+    asked = message6(Kind6.REQUEST, A, ia(), server=SERVER_DUID)
+    assert given(server.ask(asked, multicast=False))
+    for kind in TO_ALL:
+        assert is_silent(server, message6(kind, A, ia(1, FIRST)), multicast=False)
+    assert is_silent(server, message6(Kind6.INFORMATION_REQUEST, A), multicast=False)
+
+
 def test_an_interface_that_is_not_served_is_not_answered() -> None:
     assert is_silent(Server6(), message6(Kind6.SOLICIT, A, ia()), interface="eth9")
     off = Server6(config6(subnet6(dhcp="off")))
@@ -280,13 +305,30 @@ def test_what_is_not_held_has_no_binding(kind: Kind6) -> None:
     named = SERVER_DUID if kind is Kind6.RENEW else None
     reply = server.ask(message6(kind, A, ia(1, FIRST), server=named))
     assert ia_status(reply) == StatusCode.NO_BINDING
-    elsewhere = server.ask(message6(kind, A, ia(1, FAR), server=named))
+    full = Server6(config6(subnet6(dhcp="stateless")))
+    elsewhere = full.ask(message6(kind, A, ia(1, FAR), server=named))
     (association,) = elsewhere.options.associations
     assert [(one.address, one.valid) for one in association.addresses] == [(FAR, 0)]
     address = server.bound(A)
     server.ask(message6(Kind6.RELEASE, A, ia(1, address), server=SERVER_DUID))
     after = server.ask(message6(kind, A, ia(1, address), server=named))
     assert ia_status(after) == StatusCode.NO_BINDING
+
+
+@pytest.mark.parametrize("kind", [Kind6.RENEW, Kind6.REBIND])
+def test_a_network_with_another_number_gives_an_address_of_it_and_ends_the_old(
+    kind: Kind6,
+) -> None:
+    server = Server6()
+    named = SERVER_DUID if kind is Kind6.RENEW else None
+    outcome = server.send(message6(kind, A, ia(1, FAR), server=named))
+    assert outcome.sends[0].promises
+    (association,) = Packet6.decode(outcome.sends[0].data).message.options.associations
+    (new, old) = association.addresses
+    assert (old.address, old.valid, old.preferred) == (FAR, 0, 0)
+    assert FIRST <= new.address <= LAST
+    assert new.valid == 12 * 3600
+    assert [row.address for row in server.engine.leases(NOW)] == [new.address]
 
 
 def test_addresses_beside_the_leased_one_end() -> None:
@@ -328,6 +370,9 @@ def test_release_ends_the_lease_and_the_box_gets_its_address_again() -> None:
     outcome = server.send(message6(Kind6.RELEASE, A, ia(1, address), server=SERVER_DUID))
     assert status(Packet6.decode(outcome.sends[0].data).message) == StatusCode.SUCCESS
     assert outcome.sends[0].promises
+    (association,) = Packet6.decode(outcome.sends[0].data).message.options.associations
+    assert (association.t1, association.t2, association.addresses) == (0, 0, ())
+    assert association.status == Status(code=StatusCode.SUCCESS)
     assert [event.kind for event in outcome.events] == [EventKind.RELEASE]
     assert server.engine.leases(NOW) == ()
     assert server.bound(A) == address
@@ -408,338 +453,3 @@ def test_options_of_the_nearest_level_and_only_what_was_asked() -> None:
     assert (mine.get(23), mine.get(31), mine.get(200)) == (b"s" * 16, b"own", b"x")
     other = server.solicit(B, ia(), oro(31)).options
     assert (other.get(23), other.get(31)) == (None, b"net")
-
-
-# Boot
-
-
-def test_v6_1_pxe_gets_a_tftp_url_and_http_gets_http_with_its_class() -> None:
-    server = Server6()
-    pxe = server.solicit(A, ia(), *firmware()).options
-    assert pxe.get(Code6.BOOT_URL) == f"tftp://[{US}]/shimx64.efi".encode()
-    assert pxe.get(Code6.VENDOR_CLASS) is None
-    http = server.solicit(A, ia(), *firmware(UEFI_HTTP, b"HTTPClient")).options
-    assert http.get(Code6.BOOT_URL) == f"http://[{US}]/shimx64.efi".encode()
-    assert http.vendor_classes == (VendorClass(enterprise=343, classes=(b"HTTPClient",)),)
-    for options in (pxe, http):
-        codes = [code for code, _ in options.items]
-        assert codes[0] == Code6.BOOT_URL  # read up to a zero byte: the next option has one
-        assert options.get(Code6.BOOT_PARAMETERS) is None
-
-
-def test_v6_2_option_60_is_refused_in_a_plan_and_never_sent() -> None:
-    with pytest.raises(SiteError, match="option 60 is never sent"):
-        Server6(config6(options=(OptionValue(code=60, data=b"x"),)))
-    reply = Server6().request(A, ia(), *firmware())
-    assert reply.options.get(60) is None
-
-
-def test_v6_3_architecture_and_interface_are_accepted_in_any_mix() -> None:
-    server = Server6()
-    both = (Code6.ARCHITECTURE, b"\0\x63\0\7")
-    assert server.solicit(A, ia(), both).options.get(Code6.BOOT_URL) is not None
-    only_nii = server.solicit(A, ia(), (Code6.NETWORK_INTERFACE, bytes(3)))
-    assert only_nii.options.get(Code6.BOOT_URL) is None
-    arm = server.send(message6(Kind6.SOLICIT, B, ia(), *firmware(11)), link_local(mac(2)))
-    assert [event.reason for event in arm.events if event.reason] == ["ARCH"]
-
-
-def test_a_system_that_does_not_boot_is_given_no_url() -> None:
-    assert Server6().solicit(A, ia(), oro(23, 24)).options.get(Code6.BOOT_URL) is None
-    quiet = Server6(config6(subnet6(boot=False)))
-    assert quiet.solicit(A, ia(), *firmware()).options.get(Code6.BOOT_URL) is None
-
-
-def test_ipxe_gets_its_script_and_a_box_its_own_boot_set() -> None:
-    script = BootRule(
-        match=Match(kinds=frozenset({ClientKind.IPXE})), file="/boot.ipxe", loading=Loading.HTTP
-    )
-    canary = replace(BOOT.rules[0], file="canary.efi", boot_set=b"c" * 32)
-    table = BootTable(rules=(script, *BOOT.rules, canary))
-    entry = Reservation6(mac=mac(2), address=FIRST, name=None, boot_set=b"c" * 32)
-    server = Server6(config6(boot=table, reservations=(entry,)))
-    ipxe = (Code6.USER_CLASS, b"\0\4iPXE")
-    asked = server.solicit(A, ia(), *firmware(), ipxe)
-    assert asked.options.get(Code6.BOOT_URL) == f"http://[{US}]/boot.ipxe".encode()
-    outcome = server.send(message6(Kind6.SOLICIT, B, ia(), *firmware()), link_local(mac(2)))
-    own = Packet6.decode(outcome.sends[0].data).message.options
-    assert own.get(Code6.BOOT_URL) == f"tftp://[{US}]/canary.efi".encode()
-    assert outcome.assigned == ((FIRST, b"c" * 32),)
-
-
-def test_a_rule_for_a_uuid_holds_in_either_byte_order() -> None:
-    uuid = bytes(range(16))
-    swapped = bytes.fromhex("03020100050407060809") + uuid[10:]
-    rule = BootRule(match=Match(uuid=(uuid,)), file="own.efi", loading=Loading.TFTP)
-    server = Server6(config6(boot=BootTable(rules=(rule,))))
-    for written in (uuid, swapped):
-        offer = server.solicit(b"\0\4" + written, ia(), *firmware())
-        assert offer.options.get(Code6.BOOT_URL) == f"tftp://[{US}]/own.efi".encode()
-
-
-def test_firmware_that_was_bound_is_escorted_and_nobody_else() -> None:
-    server = Server6()
-    asked = message6(Kind6.REQUEST, A, ia(), *firmware(), server=SERVER_DUID)
-    assert server.send(asked).escorted == (LINK_LOCAL,)
-    assert server.send(message6(Kind6.SOLICIT, A, ia(), *firmware())).escorted == ()
-    assert server.send(message6(Kind6.REQUEST, A, ia(), server=SERVER_DUID)).escorted == ()
-    far = replace(BOOT.rules[0], file="tftp://[fd00:99::1]/x.efi")
-    elsewhere = Server6(config6(boot=BootTable(rules=(far,))))
-    assert elsewhere.send(asked).escorted == ()
-
-
-def test_sztp_is_sent_when_asked_where_boxes_enrol() -> None:
-    uri = f"https://[{US}]:8443".encode()
-    assert Server6().solicit(A, ia(), oro(136)).options.get(136) == b"\0\x1b" + uri
-    measured = Server6(config6(subnet6(enrols=False)))
-    assert measured.solicit(A, ia(), oro(136)).options.get(136) is None
-
-
-# V6-5: one box, one address
-
-
-FIRMWARE = duid_of_uuid(0x1234567890ABCDEF1234567890ABCDEF)
-STORY: list[tuple[str, bytes, int, IPv6Address]] = [
-    ("firmware", FIRMWARE, 101, link_local(mac(1))),
-    ("firmware again, another IAID", FIRMWARE, 102, link_local(mac(1))),
-    ("installer, a DUID of its own", duid_llt(mac(1), 99), 5, link_local(mac(1))),
-    ("system, DUID-EN", b"\0\2\0\0\xab\x11abcdefgh", 9, link_local(mac(1))),
-]
-
-
-def test_v6_5_firmware_installer_and_system_keep_one_address() -> None:
-    server = Server6()
-    addresses = {server.bound(duid, iaid, source) for _, duid, iaid, source in STORY}
-    assert len(addresses) == 1
-    assert len(server.engine.leases(NOW)) == 1
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (
-            (FIRMWARE, 1, PRIVATE),
-            (
-                FIRMWARE[:2]
-                + bytes([0x78, 0x56, 0x34, 0x12, 0xAB, 0x90, 0xEF, 0xCD])
-                + FIRMWARE[10:],
-                2,
-                PRIVATE,
-            ),
-        ),
-        ((FIRMWARE, 1, link_local(mac(1))), (duid_llt(mac(1)), 2, PRIVATE)),
-        ((duid_ll(mac(1)), 1, PRIVATE), (duid_llt(mac(1)), 2, PRIVATE)),
-        ((duid_llt(mac(1)), 1, PRIVATE), (FIRMWARE, 2, link_local(mac(1)))),
-    ],
-    ids=["uuid in either byte order", "nic then llt", "ll then llt", "llt then nic"],
-)
-def test_v6_5_the_same_box_by_another_name(
-    before: tuple[bytes, int, IPv6Address], after: tuple[bytes, int, IPv6Address]
-) -> None:
-    server = Server6()
-    assert server.bound(*before) == server.bound(*after)
-
-
-def test_v6_5_two_nics_of_one_box_are_two_addresses_for_good() -> None:
-    server = Server6()
-    for sources in ((link_local(mac(1)), link_local(mac(2))), (PRIVATE, PRIVATE + 1)):
-        one = server.bound(FIRMWARE, 1, sources[0])
-        two = server.bound(FIRMWARE, 2, sources[1])
-        assert one != two
-        assert server.bound(FIRMWARE, 1, sources[0]) == one
-        assert server.bound(FIRMWARE, 2, sources[1]) == two
-
-
-def test_v6_5_clones_of_one_image_are_two_boxes() -> None:
-    server = Server6()
-    assert server.bound(A, 1, link_local(mac(1))) != server.bound(A, 1, link_local(mac(2)))
-
-
-def test_v6_5_the_address_is_the_same_after_the_database_is_lost() -> None:
-    assert Server6().bound(A) == Server6().bound(A)
-
-
-def test_v6_5_a_relay_tells_the_nic() -> None:
-    server = Server6()
-    told = (Code6.LINK_LAYER_ADDRESS, b"\0\1" + mac(7))
-    address = relayed(server, FIRMWARE, told, peer=PRIVATE)
-    assert address == relayed(server, duid_of_uuid(5), told, peer=PRIVATE)
-    assert address == relayed(server, duid_of_uuid(6), peer=link_local(mac(7)))
-    other = (Code6.LINK_LAYER_ADDRESS, b"\0\1" + mac(8))
-    assert address != relayed(server, duid_of_uuid(5), other, peer=PRIVATE)
-
-
-def relayed(
-    server: Server6, duid: bytes, *told: tuple[int, bytes], peer: IPv6Address
-) -> IPv6Address:
-    asked = message6(Kind6.REQUEST, duid, ia(), server=SERVER_DUID)
-    relay = Relay6(
-        kind=Kind6.RELAY_FORWARD, hops=0, link=US, peer=peer, options=Options6(items=told)
-    )
-    packet = Packet6(message=Packet6.decode(asked).message, relays=(relay,))
-    (lent,) = given(server.ask(packet.encode(), IPv6Address("fd00:41:7::5"), multicast=False))
-    return lent.address
-
-
-@pytest.mark.parametrize(
-    ("known", "duid", "source"),
-    [
-        ({"duid": A}, A, PRIVATE),
-        ({"mac": mac(1)}, FIRMWARE, link_local(mac(1))),
-        ({"mac": mac(1)}, duid_llt(mac(1)), PRIVATE),
-        ({"uuid": FIRMWARE[2:]}, FIRMWARE, PRIVATE),
-        ({"uuid": bytes.fromhex("78563412ab90efcd") + FIRMWARE[10:]}, FIRMWARE, PRIVATE),
-    ],
-)
-def test_reservations_by_each_identity(
-    known: dict[str, bytes], duid: bytes, source: IPv6Address
-) -> None:
-    wanted = IPv6Address("fd00:41:7::77")
-    entry = Reservation6(address=wanted, name="till-1", **known)
-    server = Server6(config6(reservations=(entry,)))
-    assert server.bound(duid, source=source) == wanted
-    (row,) = server.engine.leases(NOW)
-    assert row.name == "till-1"
-    assert server.bound(duid_of_uuid(99), source=link_local(mac(9))) != wanted
-    asked = message6(Kind6.REQUEST, duid_of_uuid(98), ia(1, wanted), server=SERVER_DUID)
-    (lent,) = given(server.ask(asked, link_local(mac(8))))
-    assert lent.address != wanted
-
-
-def test_a_stranger_is_not_given_what_a_box_had_lately() -> None:
-    server = Server6()
-    address = server.bound(A)
-    server.now += 13 * 3600
-    (lent,) = given(server.request(B, ia(1, address), source=link_local(mac(2))))
-    assert lent.address != address
-    server.now += 3 * 86400
-    (asked,) = given(server.request(duid_ll(mac(3)), ia(1, address), source=link_local(mac(3))))
-    assert asked.address == address
-
-
-def test_a_flood_of_solicits_leaves_nothing_behind() -> None:
-    server = Server6()
-    for number in range(3000):
-        server.send(message6(Kind6.SOLICIT, duid_ll(mac(number)), ia()), link_local(mac(number)))
-    assert server.engine._table.leases() == ()
-    assert server.bound(A)
-
-
-# Relays and shared links
-
-
-def relay(link: str, *items: tuple[int, bytes]) -> Relay6:
-    return Relay6(
-        kind=Kind6.RELAY_FORWARD,
-        hops=0,
-        link=IPv6Address(link),
-        peer=link_local(mac(1)),
-        options=Options6(items=items),
-    )
-
-
-FAR_SUBNET = {
-    "name": "far",
-    "network": IPv6Network("fd00:99::/64"),
-    "pools": ((IPv6Address("fd00:99::10"), IPv6Address("fd00:99::20")),),
-    "relayed": True,
-}
-
-
-@pytest.mark.parametrize(
-    ("links", "where"),
-    [
-        (["fd00:99::1"], "fd00:99::/64"),
-        (["fd00:41:7::1", "fd00:99::1"], "fd00:99::/64"),
-        (["fd00:99::1", "::"], "fd00:99::/64"),
-        (["fd00:99::1", "fe80::1"], "fd00:99::/64"),
-        (["::"], "fd00:41:7::/64"),
-        (["fd00:5::1"], "fd00:99::/64"),
-        (["fd00:6::1"], None),
-    ],
-)
-def test_the_relay_next_to_the_client_says_which_link(links: list[str], where: str | None) -> None:
-    far = subnet6(**FAR_SUBNET, relays=(IPv6Address("fd00:5::1"),))
-    server = Server6(config6(subnet6(), far))
-    message = Packet6.decode(message6(Kind6.SOLICIT, A, ia())).message
-    packet = Packet6(message=message, relays=tuple(relay(link) for link in links))
-    outcome = server.send(packet.encode(), IPv6Address("fd00:41:7::5"), multicast=False)
-    if where is None:
-        assert outcome.sends == ()
-        return
-    (sent,) = outcome.sends
-    assert (str(sent.destination), sent.port) == ("fd00:41:7::5", 547)
-    answer = Packet6.decode(sent.data)
-    assert [one.kind for one in answer.relays] == [Kind6.RELAY_REPLY] * len(links)
-    assert [str(one.link) for one in answer.relays] == [str(IPv6Address(one)) for one in links]
-    assert given(answer.message)[0].address in IPv6Network(where)
-
-
-def test_interface_id_comes_back() -> None:
-    message = Packet6.decode(message6(Kind6.SOLICIT, A, ia())).message
-    relays = (relay("fd00:41:7::1", (Code6.INTERFACE_ID, b"outer")), relay("::", (18, b"inner")))
-    outcome = Server6().send(Packet6(message=message, relays=relays).encode(), US)
-    answer = Packet6.decode(outcome.sends[0].data)
-    assert [one.options.items for one in answer.relays] == [((18, b"outer"),), ((18, b"inner"),)]
-
-
-def test_a_relayed_subnet_is_not_of_the_interface() -> None:
-    server = Server6(config6(subnet6(**FAR_SUBNET)))
-    assert is_silent(server, message6(Kind6.SOLICIT, A, ia()))
-
-
-def test_shared_links_lend_from_the_next_subnet_when_one_is_full() -> None:
-    second = subnet6(
-        name="more",
-        interface="eth2",
-        network=IPv6Network("fd00:42::/64"),
-        appliance=IPv6Address("fd00:42::2"),
-        pools=((IPv6Address("fd00:42::10"), IPv6Address("fd00:42::10")),),
-        shared="floor",
-    )
-    server = Server6(config6(subnet6(pools=((FIRST, FIRST),), shared="floor"), second))
-    assert server.bound(A) == FIRST
-    other = server.bound(B, source=link_local(mac(2)))
-    assert other == IPv6Address("fd00:42::10")
-    confirmed = server.ask(message6(Kind6.CONFIRM, B, ia(1, other)))
-    assert status(confirmed) == StatusCode.SUCCESS
-
-
-# The plan
-
-
-@pytest.mark.parametrize(
-    ("make", "why"),
-    [
-        (lambda: config6(subnet6(appliance=FAR)), "appliance is outside"),
-        (lambda: config6(subnet6(lease=timedelta(0))), "shorter than a minute"),
-        (lambda: config6(subnet6(preferred=timedelta(days=9))), "preferred"),
-        (lambda: config6(subnet6(preferred=timedelta(0))), "preferred"),
-        (lambda: config6(subnet6(pools=((FAR, FAR),))), "pool"),
-        (lambda: config6(subnet6(pools=((FIRST + 1, FIRST),))), "pool"),
-        (
-            lambda: config6(subnet6(dhcp="stateless", network=IPv6Network("fd00:41:7::/72"))),
-            "/64 only",
-        ),
-        (lambda: config6(subnet6(), subnet6(name="again")), "overlap"),
-        (lambda: config6(reservations=(entry(address=US),)), "given twice"),
-        (lambda: config6(reservations=(entry(address=FAR),)), "in no subnet"),
-        (lambda: config6(reservations=(entry(), entry(duid=B))), "given twice"),
-        (lambda: config6(reservations=(entry(mac=mac(1)),)), "one of duid"),
-        (lambda: config6(reservations=(entry(duid=None),)), "one of duid"),
-        (lambda: config6(options=(OptionValue(code=3, data=b""),)), "server's own"),
-    ],
-)
-def test_a_bad_plan_is_refused_and_the_one_before_goes_on(
-    make: Callable[[], object], why: str
-) -> None:
-    server = Server6()
-    address = server.bound(A)
-    with pytest.raises(SiteError, match=why):
-        server.engine.replace(make())  # type: ignore[arg-type]
-    assert server.bound(A) == address
-
-
-def entry(**changes: object) -> Reservation6:
-    values: dict[str, object] = {"duid": A, "address": FIRST, "name": None}
-    return Reservation6(**(values | changes))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from dhcp6_lab import (
     duid_ll,
     duid_llt,
     duid_of_uuid,
+    firmware,
     given,
     ia,
     link_local,
@@ -68,8 +69,9 @@ class Leases(RuleBasedStateMachine):
 
     @rule(nic=NICS, name=NAMES, iaid=st.integers(1, 2))
     def boot(self, nic: int, name, iaid: int) -> None:
-        self.send(nic, message6(Kind6.SOLICIT, name(mac(nic)), ia(iaid)))
-        self.send(nic, message6(Kind6.REQUEST, name(mac(nic)), ia(iaid), server=SERVER_DUID))
+        asked = (name(mac(nic)), ia(iaid), *firmware())
+        self.send(nic, message6(Kind6.SOLICIT, *asked))
+        self.send(nic, message6(Kind6.REQUEST, *asked, server=SERVER_DUID))
 
     @rule(nic=NICS, name=NAMES, kind=KINDS, wanted=st.integers(0, 4))
     def speak(self, nic: int, name, kind: Kind6, wanted: int) -> None:

@@ -323,7 +323,7 @@ WRONG = [
     (reserved6(name="a.b"), "is no label"),
     (reserved6(address=IPv6Address("2001:db8::9")), "is in no subnet"),
     (reserved6(address=SUBNET6.appliance), "is the appliance's"),
-    (reserved6(duid=b"x"), "takes exactly one of duid, uuid and mac"),
+    (reserved6(duid=b"x"), "takes exactly one of duid, uuid, mac"),
     (record(type="AAAA"), "is not of this type"),
 ]
 

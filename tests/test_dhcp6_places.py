@@ -1,0 +1,166 @@
+"""DHCPv6 through relays, on shared links, and what no plan may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from ipaddress import IPv6Address, IPv6Network
+
+import pytest
+from dhcp6_lab import (
+    FIRST,
+    US,
+    Server6,
+    config6,
+    duid_ll,
+    given,
+    ia,
+    link_local,
+    mac,
+    message6,
+    subnet6,
+)
+
+from netboot.dhcp6_message import Kind6, Message6, Packet6, Relay6
+from netboot.dhcp6_options import Code6, Options6, Status, StatusCode
+from netboot.errors import SiteError
+from netboot.network import OptionValue, Reservation6
+
+A, B = duid_ll(mac(1)), duid_ll(mac(2))
+FAR = IPv6Address("fd00:99::9")
+PRIVATE = IPv6Address("fe80::abcd:1234:5678:9abc")
+"""A link-local address that tells nothing of the NIC."""
+
+
+def status(reply: Message6) -> int | None:
+    data = reply.options.get(Code6.STATUS)
+    return None if data is None else Status.decode(data).code
+
+
+def ia_status(reply: Message6) -> int | None:
+    (association,) = reply.options.associations
+    return None if association.status is None else association.status.code
+
+
+def is_silent(server: Server6, data: bytes, **arrival: object) -> bool:
+    return server.send(data, **arrival).sends == ()  # type: ignore[arg-type]
+
+
+# Relays and shared links
+
+
+def relay(link: str, *items: tuple[int, bytes]) -> Relay6:
+    return Relay6(
+        kind=Kind6.RELAY_FORWARD,
+        hops=0,
+        link=IPv6Address(link),
+        peer=link_local(mac(1)),
+        options=Options6(items=items),
+    )
+
+
+FAR_SUBNET = {
+    "name": "far",
+    "network": IPv6Network("fd00:99::/64"),
+    "pools": ((IPv6Address("fd00:99::10"), IPv6Address("fd00:99::20")),),
+    "relayed": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("links", "where"),
+    [
+        (["fd00:99::1"], "fd00:99::/64"),
+        (["fd00:41:7::1", "fd00:99::1"], "fd00:99::/64"),
+        (["fd00:99::1", "::"], "fd00:99::/64"),
+        (["fd00:99::1", "fe80::1"], "fd00:99::/64"),
+        (["::"], "fd00:41:7::/64"),
+        (["fd00:5::1"], "fd00:99::/64"),
+        (["fd00:6::1"], None),
+    ],
+)
+def test_the_relay_next_to_the_client_says_which_link(links: list[str], where: str | None) -> None:
+    far = subnet6(**FAR_SUBNET, relays=(IPv6Address("fd00:5::1"),))
+    server = Server6(config6(subnet6(), far))
+    message = Packet6.decode(message6(Kind6.SOLICIT, A, ia())).message
+    packet = Packet6(message=message, relays=tuple(relay(link) for link in links))
+    outcome = server.send(packet.encode(), IPv6Address("fd00:41:7::5"), multicast=False)
+    if where is None:
+        assert outcome.sends == ()
+        return
+    (sent,) = outcome.sends
+    assert (str(sent.destination), sent.port) == ("fd00:41:7::5", 547)
+    answer = Packet6.decode(sent.data)
+    assert [one.kind for one in answer.relays] == [Kind6.RELAY_REPLY] * len(links)
+    assert [str(one.link) for one in answer.relays] == [str(IPv6Address(one)) for one in links]
+    assert given(answer.message)[0].address in IPv6Network(where)
+
+
+def test_interface_id_comes_back() -> None:
+    message = Packet6.decode(message6(Kind6.SOLICIT, A, ia())).message
+    relays = (relay("fd00:41:7::1", (Code6.INTERFACE_ID, b"outer")), relay("::", (18, b"inner")))
+    outcome = Server6().send(Packet6(message=message, relays=relays).encode(), US)
+    answer = Packet6.decode(outcome.sends[0].data)
+    assert [one.options.items for one in answer.relays] == [((18, b"outer"),), ((18, b"inner"),)]
+
+
+def test_a_relayed_subnet_is_not_of_the_interface() -> None:
+    server = Server6(config6(subnet6(**FAR_SUBNET)))
+    assert is_silent(server, message6(Kind6.SOLICIT, A, ia()))
+
+
+def test_shared_links_lend_from_the_next_subnet_when_one_is_full() -> None:
+    second = subnet6(
+        name="more",
+        interface="eth2",
+        network=IPv6Network("fd00:42::/64"),
+        appliance=IPv6Address("fd00:42::2"),
+        pools=((IPv6Address("fd00:42::10"), IPv6Address("fd00:42::10")),),
+        shared="floor",
+    )
+    server = Server6(config6(subnet6(pools=((FIRST, FIRST),), shared="floor"), second))
+    assert server.bound(A) == FIRST
+    other = server.bound(B, source=link_local(mac(2)))
+    assert other == IPv6Address("fd00:42::10")
+    confirmed = server.ask(message6(Kind6.CONFIRM, B, ia(1, other)))
+    assert status(confirmed) == StatusCode.SUCCESS
+
+
+# The plan
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: config6(subnet6(appliance=FAR)), "appliance is outside"),
+        (lambda: config6(subnet6(lease=timedelta(0))), "shorter than a minute"),
+        (lambda: config6(subnet6(preferred=timedelta(days=9))), "preferred"),
+        (lambda: config6(subnet6(preferred=timedelta(0))), "preferred"),
+        (lambda: config6(subnet6(pools=((FAR, FAR),))), "pool"),
+        (lambda: config6(subnet6(pools=((FIRST + 1, FIRST),))), "pool"),
+        (
+            lambda: config6(subnet6(dhcp="stateless", network=IPv6Network("fd00:41:7::/72"))),
+            "/64 only",
+        ),
+        (lambda: config6(subnet6(), subnet6(name="again")), "overlap"),
+        (lambda: config6(reservations=(entry(address=US),)), "given twice"),
+        (lambda: config6(reservations=(entry(address=FAR),)), "in no subnet"),
+        (lambda: config6(reservations=(entry(), entry(duid=B))), "given twice"),
+        (lambda: config6(reservations=(entry(mac=mac(1)),)), "one of duid"),
+        (lambda: config6(reservations=(entry(duid=None),)), "one of duid"),
+        (lambda: config6(options=(OptionValue(code=3, data=b""),)), "server's own"),
+    ],
+)
+def test_a_bad_plan_is_refused_and_the_one_before_goes_on(
+    make: Callable[[], object], why: str
+) -> None:
+    server = Server6()
+    address = server.bound(A)
+    with pytest.raises(SiteError, match=why):
+        server.engine.replace(make())  # type: ignore[arg-type]
+    assert server.bound(A) == address
+
+
+def entry(**changes: object) -> Reservation6:
+    values: dict[str, object] = {"duid": A, "address": FIRST, "name": None}
+    return Reservation6(**(values | changes))  # type: ignore[arg-type]
