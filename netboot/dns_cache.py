@@ -40,6 +40,8 @@ class Trust(IntEnum):
     SECURE = 1
     TIME_BLIND = 2
     """Signed, and checked but for the dates: the clock was not trusted."""
+    UNCHECKED = 3
+    """A key or delegation on the way to another answer: for whoever checks, and nobody else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class DnsCache:
             return
         self._forget(key)
         self._entries[key] = _Entry(now, now + ttl, known.rcode, known.trust, split, data)
-        if known.rcode is Rcode.NXDOMAIN:
+        if known.rcode is Rcode.NXDOMAIN and known.trust is not Trust.UNCHECKED:
             self._missing.add(key[0])
         while len(self._entries) > self._limit and self._drop_oldest():
             pass
@@ -128,11 +130,17 @@ class DnsCache:
                 return True
         return False
 
-    def find(self, name: Labels, qtype: int, now: float) -> Known | None:
-        """Give what is fresh: the answer, or that a name above is not there (RFC 8020)."""
+    def find(
+        self, name: Labels, qtype: int, now: float, *, unchecked: bool = False
+    ) -> Known | None:
+        """Give what is fresh: the answer, or that a name above is not there (RFC 8020).
+
+        With `unchecked` also what nobody may be told before it was checked.
+        """
         key = (wire(name), qtype)
         entry = self._entries.get(key)
-        if entry is not None and now < entry.expires:
+        is_usable = entry is not None and (unchecked or entry.trust != Trust.UNCHECKED)
+        if entry is not None and is_usable and now < entry.expires:
             self._entries[key] = self._entries.pop(key)  # used lately
             return _known(entry, now)
         return self._missing_above(key[0], now) if self._missing else None
@@ -142,7 +150,8 @@ class DnsCache:
         while name[at]:
             if name[at:] in self._missing:
                 for entry in self._of(name[at:]):
-                    if entry.rcode == Rcode.NXDOMAIN and now < entry.expires:
+                    is_checked = entry.trust != Trust.UNCHECKED
+                    if entry.rcode == Rcode.NXDOMAIN and is_checked and now < entry.expires:
                         return _known(entry, now)
             at += 1 + name[at]
         return None
@@ -157,7 +166,7 @@ class DnsCache:
         """Give what is over but may still be given: TTLs are `STALE_TTL` (RFC 8767, 5)."""
         key = (wire(name), qtype)
         entry = self._entries.get(key)
-        if entry is None:
+        if entry is None or entry.trust == Trust.UNCHECKED:
             return None
         is_kept = key[0] in self._pinned or now - entry.expires <= STALE_SECONDS
         return _known(entry, now) if is_kept else None
@@ -222,7 +231,7 @@ class DnsCache:
             if version != FORMAT or end != len(name) or wire(labels) != name:
                 continue
             self._entries[name, qtype] = entry
-            if known.rcode is Rcode.NXDOMAIN:
+            if known.rcode is Rcode.NXDOMAIN and known.trust is not Trust.UNCHECKED:
                 self._missing.add(name)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from netboot.dns import Resolved
@@ -215,7 +215,7 @@ class Resolver:
         def fetch(wanted: Labels, kind: int) -> Known:
             now = self._ports.clock()
             with self._lock:
-                found = self._cache.find(wanted, kind, now)
+                found = self._cache.find(wanted, kind, now, unchecked=True)
             if found is None:
                 found = fetched[wanted, kind] = self._exchange(upstream, wanted, kind)
             return found
@@ -225,7 +225,8 @@ class Resolver:
         trust = validator.check(known, name, qtype)
         with self._lock:  # forged keys must not stay when the answer they came for is dropped
             for (wanted, kind), found in fetched.items():
-                self._cache.store(wanted, kind, found, self._ports.clock())
+                unchecked = replace(found, trust=Trust.UNCHECKED)
+                self._cache.store(wanted, kind, unchecked, self._ports.clock())
         answers, authority = known.answers, known.authority
         if trust is not Trust.INSECURE:
             until = None if is_blind else wall

@@ -25,7 +25,7 @@ from netboot.dns_message import (
 )
 from netboot.dns_records import Record, RecordError, read_records
 from netboot.errors import PeerError
-from netboot.names import Labels, is_at_or_below, renamed, wire
+from netboot.names import Labels, is_at_or_below, read_wire, renamed, wire
 from netboot.rdata import Rtype, target
 from netboot.zone import Rcode, RRset
 
@@ -34,6 +34,8 @@ MAX_MESSAGE = 65535
 _RCODES = {int(one): one for one in Rcode}
 _PROOFS = frozenset({Rtype.SOA, Rtype.NSEC, Rtype.NSEC3, Rtype.RRSIG})
 _MAX_CHAIN = 16
+_SIGNER = 18
+"""Where the name of the signer begins in an RRSIG (RFC 4034, 3.1)."""
 _PADDING, _BLOCK = 12, 128
 """RFC 7830 and RFC 8467, 4.1: questions over TLS all have the same length."""
 
@@ -202,11 +204,12 @@ def _is_whole(answers: tuple[RRset, ...], question: Question) -> bool:
 
 def _proofs(sets: dict[tuple[Labels, int, int], RRset], names: set[Labels]) -> tuple[RRset, ...]:
     """Take SOA and denial of zones that a name of the chain is in."""
-    return tuple(
-        one
-        for one in sets.values()
-        if one.rtype in _PROOFS and any(is_at_or_below(name, _zone_of(one)) for name in names)
-    )
+    taken = []
+    for one in sets.values():
+        zone = _zone_of(one, sets) if one.rtype in _PROOFS else None
+        if zone is not None and any(is_at_or_below(name, zone) for name in names):
+            taken.append(one)
+    return tuple(taken)
 
 
 def _covers_denial(rrset: RRset) -> bool:
@@ -214,12 +217,16 @@ def _covers_denial(rrset: RRset) -> bool:
     return bool({rrset.rtype, covered} & {Rtype.NSEC, Rtype.NSEC3})
 
 
-def _zone_of(rrset: RRset) -> Labels:
-    """Say below what a proof counts: an NSEC3's owner is a hash in its zone."""
-    is_hashed = rrset.rtype == Rtype.NSEC3 or rrset.rdatas[0][:2] == b"\0\x32"
-    if rrset.rtype in (Rtype.SOA, Rtype.NSEC) or not is_hashed:
-        return rrset.owner if rrset.rtype == Rtype.SOA else rrset.owner[1:]
-    return rrset.owner[1:]
+def _zone_of(rrset: RRset, sets: dict[tuple[Labels, int, int], RRset]) -> Labels | None:
+    """Say in which zone a proof counts: an SOA's is its owner, a signed record's its signer.
+
+    The owner of an NSEC may be a name deep in its zone. One without signature proves nothing: None.
+    """
+    if rrset.rtype == Rtype.SOA:
+        return rrset.owner
+    signed = rrset if rrset.rtype == Rtype.RRSIG else None
+    signature = signed or sets.get((rrset.owner, Rtype.RRSIG, rrset.rtype))
+    return None if signature is None else read_wire(signature.rdatas[0], _SIGNER)[0]
 
 
 PRIVATE = tuple(

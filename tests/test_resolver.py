@@ -100,6 +100,23 @@ def test_an_answer_is_checked_kept_and_counted_down(world: World) -> None:
     assert net.resolver.lookup(WWW, Rtype.A) == again
 
 
+def test_keys_that_came_on_the_way_are_told_to_nobody_before_they_are_checked(
+    world: World,
+) -> None:
+    net = Net(world)
+    net.ask()
+    keys = labels("example.net")
+    for qtype in (Rtype.DNSKEY, Rtype.DS):
+        assert net.cache.find(keys, qtype, net.now, unchecked=True) is not None
+        assert net.resolver.lookup(keys, qtype) is None
+        assert net.resolver.known(keys, qtype) is None
+        assert net.ask(keys, qtype).is_secure
+        assert net.resolver.lookup(keys, qtype) is not None
+    net.ask(labels("nothing.plain.net"))
+    net.restart()
+    assert net.resolver.lookup(labels("plain.net"), Rtype.DS) is None
+
+
 def test_n23_single_labels_never_leave(world: World) -> None:
     net = Net(world)
     assert net.ask(labels("printer")).rcode is Rcode.NXDOMAIN

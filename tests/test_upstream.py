@@ -14,7 +14,7 @@ from netboot.dns import DnsEngine, Generation, signed_zones
 from netboot.dns_cache import Known
 from netboot.dnssec import ZoneSigner
 from netboot.names import labels, wire
-from netboot.rdata import Rtype
+from netboot.rdata import Rtype, encode
 from netboot.upstream import (
     NotAnsweredError,
     Question,
@@ -131,6 +131,26 @@ def test_n26_other_names_in_an_answer_are_dropped() -> None:
     found = read_answer(bytes(message.pack()), one)
     assert {rrset.owner for rrset in found.answers} == {WWW}
     assert found.authority == ()
+
+
+def test_a_proof_counts_in_the_zone_of_its_signer_wherever_its_owner_is() -> None:
+    """The NSEC before a name may belong to one that is deeper, or below another branch."""
+    one = question("nothing.example.net")
+    message = dnslib.DNSRecord.parse(ask(question("nothing.exact.wild.example.net")))
+    message.header.id = one.number
+    message.questions = [dnslib.DNSQuestion(dnslib.DNSLabel(list(one.cased)), one.qtype)]
+    for owner, signer in (("a.deep.name", "example.net"), ("b.deep.name", "other.example")):
+        data = f"NSEC 13 4 30 20300101000000 20200101000000 7 {signer}. ABCDABCD"
+        for line in (f"NSEC zz.{signer}. A", f"RRSIG {data}"):
+            rtype, _, value = line.partition(" ")
+            rdata = dnslib.RD(encode(Rtype[rtype], value))
+            owned = f"{owner}.{signer}"
+            message.auth.append(dnslib.RR(owned, Rtype[rtype], rdata=rdata, ttl=30))
+    unsigned = dnslib.RD(encode(Rtype.NSEC, "zz.example.net. A"))
+    message.auth.append(dnslib.RR("c.example.net", Rtype.NSEC, rdata=unsigned, ttl=30))
+    found = read_answer(bytes(message.pack()), one)
+    owners = [rrset.owner for rrset in found.authority if rrset.rtype == Rtype.NSEC]
+    assert owners == [labels("a.deep.name.example.net")]
 
 
 def test_chains_that_loop_end() -> None:
