@@ -84,3 +84,12 @@ def test_what_was_accepted_is_given_to_the_next_appraisal() -> None:
     assert (found.reset_count, found.restart_count, found.clock) == (3, 1, None)
     assert (found.listed, found.note_names_ek, found.replaces) == (True, True, "")
     assert not box_record(SETTINGS, known, None, []).listed
+
+
+def test_the_role_is_that_of_the_signed_note_and_of_nobody_else() -> None:
+    """It may stand for a missing Secure Boot, so no person's later choice gives it."""
+    default = next(role.name for role in SETTINGS.site.roles if role.default)
+    assert box_record(SETTINGS, NEW, ENTRY).role == default
+    assert box_record(SETTINGS, NEW, replace(ENTRY, role=default)).role == default
+    assert box_record(SETTINGS, NEW, replace(ENTRY, role="nowhere")).role == ""
+    assert box_record(SETTINGS, replace(NEW, role=default), None).role == ""

@@ -19,6 +19,7 @@ digests = st.frozensets(st.binary(min_size=32, max_size=32), max_size=3)
 policies = st.builds(
     Policy,
     secure_boot_required=st.booleans(),
+    without_secure_boot=st.frozensets(st.sampled_from(["pos", "kiosk-2", "a"])),
     rehearsal=st.booleans(),
     sha1_alone=st.booleans(),
     rules=st.sampled_from([DEFAULT_RULES, {**DEFAULT_RULES, 0: Rule.LOG, 1: Rule.BASELINE}]),
@@ -64,6 +65,9 @@ def test_any_text_is_a_policy_or_a_sentence(text: str) -> None:
         (HEAD + 'waive = ["TPM-CLEARED"]', "waive: TPM-CLEARED cannot be waived"),
         (HEAD + 'allowed_keys = ["AB"]', "allowed_keys: 'AB' is no SHA-256"),
         (HEAD + 'bad_tpm_firmware = ["7.2"]', "bad_tpm_firmware: '7.2': write"),
+        (HEAD + "without_secure_boot = true", "without_secure_boot: write a list of texts"),
+        (HEAD + 'without_secure_boot = [""]', "without_secure_boot: '' is no name of a role"),
+        (HEAD + 'without_secure_boot = ["a,b"]', "'a,b' is no name of a role"),
         (HEAD + "pcr = 4", "policy.toml: pcr: write a table"),
         (HEAD + '[pcr]\n4 = "log"', "pcr.4: it must be one of: predicted"),
         (HEAD + '[pcr]\n7 = "log"', "pcr.7: it must be one of: keys"),
@@ -83,3 +87,8 @@ def test_what_is_wrong_is_named_with_its_key(text: str, told: str) -> None:
 def test_only_what_headquarters_alone_releases_can_be_waived_and_never_a_missing_log() -> None:
     released = {each for each in Reason if each.releasable_by is Releaser.HEADQUARTERS}
     assert released - {Reason.LOG_MISSING} == WAIVABLE
+
+
+def test_a_policy_that_names_no_role_has_the_digest_that_it_had_before_there_were_any() -> None:
+    assert "without_secure_boot" not in Policy().to_toml()
+    assert Policy(without_secure_boot=frozenset({"pos"})).digest != Policy().digest
