@@ -110,7 +110,7 @@ class Appliance:
         if status.get("kept"):
             raise SiteError(f"the rehearsal's netboot does not take the plan: {status['kept']}")
         tls = self._place.layout.run / "tls" / "server.pem"
-        serving = all(word == "serving" for word in status["services"].values())
+        serving = set(status["services"].values()) <= {"serving", "off"}
         return bool(status["running"]) and serving and tls.exists()
 
     def _await(self, what: str, ready: Any) -> None:

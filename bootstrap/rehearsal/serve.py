@@ -48,7 +48,9 @@ def measuring_plan(site: Site, manifest: BootSetManifest, names: Mapping[str, by
     return replace(
         plan,
         reservations=(),
+        reservations6=(),
         records=(),
+        subnets6=(),
         subnets=tuple(replace(one, enrols=False) for one in plan.subnets if one.boot)[:1],
         boot=Boot(sets=(served,)),
     )
@@ -129,7 +131,7 @@ class BootServer:
                 status = self.ask("status")
                 if status["kept"]:
                     raise SiteError(f"the boot server does not take its plan: {status['kept']}")
-                if status["running"] and all(w == "serving" for w in status["services"].values()):
+                if status["running"] and set(status["services"].values()) <= {"serving", "off"}:
                     return
             except KeysError:
                 pass  # not yet: it starts
