@@ -46,6 +46,7 @@ class ControllerTpm:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = directory / "tpm.sock"
         self.tcti = f"swtpm:path={self._socket}"
+        self.sockets = (self._socket, Path(f"{self._socket}.ctrl"))
         self.power_on()
 
     def power_on(self) -> None:

@@ -35,6 +35,7 @@ ROOT = Path(bootstrap.__file__).parent.parent
 OPERATOR_ONLY = {
     "FORBIDDEN",
     "HTTPS-OFF",
+    "NO-TPM",
     "NOT-HELD",
     "NOT-OURS",
     "NOT-ROLLING",

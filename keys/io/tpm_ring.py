@@ -47,6 +47,7 @@ TPM_META, CLOCK_META, ESCROW_META = "tpm", "tpm-clock", "owner-escrow"
 MAX_STEPS = 64
 """By how much one lease may move the lease counter."""
 NO_LEASE = "this controller has no lease"
+ENDED = "the lease was ended"
 RENEW = "Ask headquarters for one: doorstep lease request, lease issue, lease apply"
 ROLLED_BACK = (
     "keys.db is older than the last revocation on this controller: it was restored from a copy. "
@@ -107,6 +108,7 @@ class TpmRing:
         self._boot: Secret | None = None
         self._lease: SignedLease | None = None
         self._seen: Counters | None = None
+        self._why = NO_LEASE
         self.where = f"the TPM at {tcti}"
         stored = store.meta(TPM_META)
         if stored is None:
@@ -237,24 +239,24 @@ class TpmRing:
     def open(self) -> None:
         """Open the cache with the newest lease that the TPM takes; ClosedError says why none."""
         self._wipe()
-        counters = self._tpm.counters()
-        held, refusal = self._tpm.counter(Index.LEASE), NO_LEASE
+        counters, held = self._tpm.counters(), self._tpm.counter(Index.LEASE)
         for signed in self._store_leases():
             terms = signed.lease.terms
+            self._why = ENDED
             if terms.counter < held or (terms.counter > held and not self._is_due(signed)):
                 continue
             if (ended := terms.ended(counters)) is not None:
-                refusal = f"the lease has ended: {ended}"
-                continue
+                self._why = f"the lease has ended: {ended}"
+                break
             try:
                 self._step_to(terms.counter)
                 self._open_with(signed)
             except TpmRefusedError as error:
-                refusal = str(error)
-                continue
+                self._why = str(error)
+                break
             self._seen = counters
             return
-        raise self._closed(refusal)
+        raise self._closed()
 
     def _open_with(self, signed: SignedLease) -> None:
         made, epoch = self._made, self.epoch
@@ -282,9 +284,9 @@ class TpmRing:
     def _store_leases(self) -> list[SignedLease]:
         return [SignedLease.read(text) for text in self._store.leases()]
 
-    def _closed(self, why: str) -> ClosedError:
-        code = "LEASE-MISSING" if why is NO_LEASE else "LEASE-ENDED"
-        return ClosedError(code, f"{why}. {RENEW}")
+    def _closed(self) -> ClosedError:
+        code = "LEASE-MISSING" if self._why is NO_LEASE else "LEASE-ENDED"
+        return ClosedError(code, f"{self._why}. {RENEW}")
 
     def _wipe(self) -> None:
         self._keys.clear()
@@ -293,7 +295,7 @@ class TpmRing:
     def check(self) -> None:
         """Ask the TPM whether the lease still runs; ClosedError, and no key, when it does not."""
         if self._lease is None:
-            raise self._closed(NO_LEASE)
+            raise self._closed()
         counters, seen = self._tpm.counters(), self._seen
         if seen is None or (counters.reset_count, counters.restart_count) != (
             seen.reset_count,
@@ -306,7 +308,8 @@ class TpmRing:
             ended = "it was ended"
         if ended is not None:
             self._wipe()
-            raise self._closed(f"the lease has ended: {ended}")
+            self._why = f"the lease has ended: {ended}"
+            raise self._closed()
         self._seen = counters
 
     def apply(self, text: str, now: float) -> SignedLease:
@@ -335,6 +338,7 @@ class TpmRing:
         """End every lease there is, at once."""
         self._tpm.increment(Index.LEASE)
         self._wipe()
+        self._why = ENDED
 
     # keys
 
@@ -346,14 +350,14 @@ class TpmRing:
             return self._boot_key()
         found = self._keys.get("site")
         if found is None:
-            raise self._closed(NO_LEASE)
+            raise self._closed()
         return found
 
     def next_site_key(self) -> Secret:
         """Draw the site key of the next epoch and store its share, in the caller's transaction."""
         lease_share = self._keys.get("lease")
         if lease_share is None:
-            raise self._closed(NO_LEASE)
+            raise self._closed()
         epoch = self.epoch + 1
         share = self._new_share(epoch)
         self._next = combine(lease_share, share, site=self._site_id, epoch=epoch)
