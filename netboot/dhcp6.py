@@ -26,7 +26,15 @@ from netboot.dhcp6_outcome import (
     printable,
     sighting_of6,
 )
-from netboot.dhcp6_reply import FIRST_CHOICE, Arrival6, lend, reply6, send6, settings
+from netboot.dhcp6_reply import (
+    FIRST_CHOICE,
+    Arrival6,
+    lend,
+    reply6,
+    send6,
+    settings,
+    usual_options,
+)
 from netboot.dhcp6_request import (
     TO_US,
     Request6,
@@ -54,7 +62,7 @@ class Dhcp6Engine:
         """Serve this; `duid` is the server's own, the same for ever. SiteError."""
         check_config6(config)
         self._table = LeaseTable6(config.subnets, config.reservations, leases, config.identify)
-        self._config = config
+        self._configure(config)
         self._duid = duid
         self._damping = Damping()
         self._handlers: Mapping[Kind6, Callable[[Request6], Outcome6]] = {
@@ -72,7 +80,11 @@ class Dhcp6Engine:
         """Take another configuration and keep the leases; SiteError, and the old one stays."""
         check_config6(config)
         self._table.replace(config.subnets, config.reservations, config.identify)
+        self._configure(config)
+
+    def _configure(self, config: Dhcp6Config) -> None:
         self._config = config
+        self._usual = {one.name: usual_options(one, config.domain) for one in config.subnets}
 
     def leases(self, now: float) -> tuple[Lease6, ...]:
         """Every lease that its holder may use now."""
@@ -333,9 +345,8 @@ class Dhcp6Engine:
         is_offer = kind is Kind6.ADVERTISE
         found = settings(
             request.message.options,
-            subnet,
+            self._usual[subnet.name],
             kind=request.facts.kind,
-            domain=self._config.domain,
             levels=self._levels(request, subnet),
             boot=boot,
             unasked=_OF_OFFERS if is_offer else _NO_CODES,

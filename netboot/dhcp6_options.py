@@ -79,22 +79,39 @@ class DuidType(IntEnum):
     UUID = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Options6:
-    """Options in wire order; a code may be there more than once."""
+    """Options in wire order; a code may be there more than once. Nobody changes them."""
 
-    items: tuple[tuple[int, bytes], ...] = ()
+    __slots__ = ("items", "_by_code")
+
+    def __init__(self, *, items: tuple[tuple[int, bytes], ...] = ()) -> None:
+        self.items = items
+        self._by_code: dict[int, tuple[bytes, ...]] = {}
+        for code, data in items:
+            before = self._by_code.get(code)
+            self._by_code[code] = (data,) if before is None else (*before, data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options6) and self.items == other.items
+
+    def __hash__(self) -> int:
+        return hash(self.items)
+
+    def __repr__(self) -> str:
+        return f"Options6(items={self.items!r})"
 
     def all(self, code: int) -> tuple[bytes, ...]:
         """Give the bytes of every option of this code."""
-        return tuple(data for known, data in self.items if known == code)
+        return self._by_code.get(code, ())
 
     def get(self, code: int) -> bytes | None:
         """Give an option's bytes; None when it is absent, PeerError when it is there twice."""
-        found = self.all(code)
+        found = self._by_code.get(code)
+        if found is None:
+            return None
         if len(found) > 1:
             raise PeerError(f"option {code} is there {len(found)} times")
-        return found[0] if found else None
+        return found[0]
 
     def number(self, code: Code6, size: int) -> int | None:
         """Read an unsigned integer of `size` bytes; PeerError when it has another size."""

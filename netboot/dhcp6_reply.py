@@ -5,7 +5,7 @@ It decides nothing about addresses. RFC 8415, 18.3.10 and 19.3; 3646, 5970; 8572
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv6Address
@@ -74,31 +74,35 @@ def _seconds(time: timedelta) -> int:
 
 def settings(
     request: Options6,
-    subnet: Subnet6Plan,
+    usual: Mapping[int, bytes],
     *,
     kind: ClientKind,
-    domain: str,
     levels: Iterable[Sequence[OptionValue]],
     boot: BootFile | None,
     unasked: frozenset[int] = frozenset(),
 ) -> tuple[tuple[int, bytes], ...]:
     """Give the options of a reply: what was asked for, the plan's own, the nearest level first.
 
-    `unasked` are codes that are sent wherever a level says them. The boot URL is the first:
+    `usual` is what the subnet's clients are told where no level says otherwise, `unasked` are codes
+    that are sent wherever a level says them. The boot URL is the first:
     firmware reads it up to a zero byte, which the next option begins with.
     """
     wanted = request.requested | unasked
     said: dict[int, OptionValue] = {}
     for level in reversed(tuple(levels)):
         said |= {option.code: option for option in level}
-    found = dict(_usual(subnet, domain))
-    found |= {code: option.data for code, option in said.items()}
+    found = {**usual, **{code: option.data for code, option in said.items()}}
     always = {code for code, option in said.items() if option.always}
     chosen = {code: data for code, data in found.items() if code in wanted or code in always}
     if boot is not None and Code6.BOOT_URL not in chosen:
         first = boot_options(kind, boot)
         return (*first, *((code, data) for code, data in chosen.items() if code != first[-1][0]))
     return tuple(chosen.items())
+
+
+def usual_options(subnet: Subnet6Plan, domain: str) -> Mapping[int, bytes]:
+    """Give what clients of a subnet are told where the plan says nothing else."""
+    return dict(_usual(subnet, domain))
 
 
 def _usual(subnet: Subnet6Plan, domain: str) -> Iterable[tuple[int, bytes]]:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from heapq import heapify, heappop, heappush
 from ipaddress import IPv6Address
 from itertools import pairwise
+from typing import TypeVar
 
 from netboot.dhcp6_options import duid_mac, duid_uuid, swapped_uuid
 from netboot.errors import SiteError
@@ -27,7 +28,10 @@ MEMORY_SECONDS = 86400.0
 TABLE_LIMIT = 65536
 """Rows of all links: a flood of made-up clients ends here. Then ended leases are given again."""
 _SLACK = 64
+_HEIRS = 16
+"""Rows by one name that are looked at: a bridge or a relay may send for thousands by one MAC."""
 
+_Key = TypeVar("_Key")
 Link = Sequence[Subnet6Plan]
 """The subnets of one link, in the plan's order."""
 
@@ -147,6 +151,7 @@ class LeaseTable6:
         """Take a plan and what was given before; SiteError."""
         self._leases: dict[IPv6Address, Lease6] = {}
         self._known: dict[bytes, dict[IPv6Address, None]] = {}
+        self._exact: dict[tuple[bytes, int], dict[IPv6Address, None]] = {}
         self._ends: defaultdict[str, list[tuple[float, IPv6Address]]] = defaultdict(list)
         self._most = _SLACK
         self.replace(subnets, reservations, identify)
@@ -197,17 +202,24 @@ class LeaseTable6:
 
         `others` are the IAIDs beside it in one message: what those hold is never taken over.
         """
+        exact = self._exact.get((client.duid, iaid), {})
+        row = next((row for row in self._fitting(client, exact, link)), None)
+        if row is not None or self._identify is Identify.CLIENT_ID:
+            return row
+        heirs = self._fitting(client, self._names_of(client), link)
+        is_free = (row for row in heirs if row.iaid not in others and self._is_heir(client, row))
+        return next(is_free, None)
+
+    def _fitting(
+        self, client: Client6, addresses: Iterable[IPv6Address], link: Link
+    ) -> Iterator[Lease6]:
+        """Give the rows of a link that no other NIC holds."""
         is_by_duid = self._identify is Identify.CLIENT_ID
-        rows = [
-            row
-            for row in self._rows_of(client)
-            if row.state is not LeaseState.DECLINED
-            and subnet_of(row.address, link) is not None
-            and (is_by_duid or row.mac in (None, client.mac) or client.mac is None)
-        ]
-        exact = (row for row in rows if (row.duid, row.iaid) == (client.duid, iaid))
-        heirs = (row for row in rows if row.iaid not in others and self._is_heir(client, row))
-        return next(exact, None) or next(heirs, None)
+        for row in (self._leases[address] for address in addresses):
+            is_its_nic = row.mac in (None, client.mac) or client.mac is None
+            is_held = row.state is not LeaseState.DECLINED
+            if is_held and (is_by_duid or is_its_nic) and subnet_of(row.address, link) is not None:
+                yield row
 
     def _is_heir(self, client: Client6, row: Lease6) -> bool:
         """Tell whether a row of this NIC or box is the client's under another DUID or IAID.
@@ -215,8 +227,6 @@ class LeaseTable6:
         Systems on one wire that name two NICs in their DUIDs are two clients, wherever their
         packets come from: so do relays, bridges and test suites send. RFC 8415, 11.
         """
-        if self._identify is Identify.CLIENT_ID:
-            return False
         if row.duid == client.duid:
             # firmware makes up another IAID at each boot; IAs of a system are each their own
             is_firmware = client.boots or duid_uuid(client.duid) is not None
@@ -224,13 +234,13 @@ class LeaseTable6:
         theirs, ours = duid_mac(row.duid), duid_mac(client.duid)
         return theirs is None or ours is None or theirs == ours
 
-    def _rows_of(self, client: Client6) -> Iterator[Lease6]:
-        names = dict.fromkeys((client.duid, client.mac, client.uuid, duid_mac(client.duid)))
+    def _names_of(self, client: Client6) -> dict[IPv6Address, None]:
+        """Give the addresses of rows that go by any of the client's names."""
         found: dict[IPv6Address, None] = {}
-        for name in names:
+        for name in (client.duid, client.mac, client.uuid, duid_mac(client.duid)):
             if name is not None:
                 found |= self._known.get(name, {})
-        return (self._leases[address] for address in found)
+        return found
 
     def may_have(
         self, client: Client6, row: Lease6 | None, address: IPv6Address, link: Link, now: float
@@ -391,8 +401,12 @@ class LeaseTable6:
     def _store(self, lease: Lease6) -> None:
         self._forget(lease.address)
         self._leases[lease.address] = lease
+        self._exact.setdefault((lease.duid, lease.iaid), {})[lease.address] = None
         for name in _names(lease):
-            self._known.setdefault(name, {})[lease.address] = None
+            found = self._known.setdefault(name, {})
+            found[lease.address] = None
+            if len(found) > _HEIRS:
+                del found[next(iter(found))]
         heappush(self._ends[lease.subnet], (lease.expires, lease.address))
         if sum(map(len, self._ends.values())) > self._most:
             self._ends.clear()
@@ -404,11 +418,18 @@ class LeaseTable6:
 
     def _forget(self, address: IPv6Address) -> None:
         lease = self._leases.pop(address, None)
-        for name in _names(lease) if lease is not None else ():
-            addresses = self._known[name]
-            del addresses[address]
-            if not addresses:
-                del self._known[name]
+        if lease is None:
+            return
+        _drop(self._exact, (lease.duid, lease.iaid), address)
+        for name in _names(lease):
+            _drop(self._known, name, address)
+
+
+def _drop(index: dict[_Key, dict[IPv6Address, None]], key: _Key, address: IPv6Address) -> None:
+    addresses = index.get(key, {})
+    addresses.pop(address, None)
+    if not addresses:
+        index.pop(key, None)
 
 
 def _names(lease: Lease6) -> frozenset[bytes]:

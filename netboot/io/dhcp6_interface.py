@@ -17,6 +17,9 @@ _RECEIVE_BUFFER = 8 << 20
 """Bytes; two hundred boxes that power on together are one burst, and a small packet takes 2 KiB."""
 _SO_RCVBUFFORCE = 33
 _LONGEST = 65535
+_ARRIVALS_KEPT = 1024
+_MULTICAST = 0xFF
+"""The first byte of such an address (RFC 4291, 2.7)."""
 
 
 class Dhcp6Interface:
@@ -27,6 +30,7 @@ class Dhcp6Interface:
         self.name = name
         self.trouble: str | None = None
         self.is_closed = False
+        self._arrivals: dict[tuple[str, int, bool], Arrival6] = {}
         try:
             self._index = socket.if_nametoindex(name)
         except OSError as error:
@@ -58,15 +62,19 @@ class Dhcp6Interface:
             data, ancillary, _, peer = self.socket.recvmsg(_LONGEST, 128)
         except OSError:
             return None
-        targets = [
-            IPv6Address(value[:16]) for _, kind, value in ancillary if kind == socket.IPV6_PKTINFO
-        ]
-        arrival = Arrival6(
-            interface=self.name,
-            source=IPv6Address(peer[0].partition("%")[0]),
-            port=peer[1],
-            multicast=bool(targets) and targets[0].is_multicast,
-        )
+        targets = [value for _, kind, value in ancillary if kind == socket.IPV6_PKTINFO]
+        is_multicast = bool(targets) and targets[0][0] == _MULTICAST
+        known = peer[0], peer[1], is_multicast
+        arrival = self._arrivals.get(known)
+        if arrival is None:
+            if len(self._arrivals) >= _ARRIVALS_KEPT:
+                self._arrivals.clear()
+            arrival = self._arrivals[known] = Arrival6(
+                interface=self.name,
+                source=IPv6Address(peer[0].partition("%")[0]),
+                port=peer[1],
+                multicast=is_multicast,
+            )
         return data, arrival
 
     def send(self, reply: Send6) -> None:
