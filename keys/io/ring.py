@@ -55,6 +55,12 @@ class Ring(Protocol):
     def keep_time(self) -> None:
         """Store how far the TPM's clock is, in the caller's transaction."""
 
+    def audit_value(self) -> bytes | None:
+        """Read what the audit is anchored to; None without a TPM."""
+
+    def extend_audit(self, head: bytes) -> None:
+        """Anchor the head of the audit."""
+
     def close(self) -> None:
         """Let go of the TPM."""
 
@@ -89,6 +95,12 @@ class FileRing:
 
     def keep_time(self) -> None:
         """Have no clock of its own."""
+
+    def audit_value(self) -> None:
+        """Have nothing that an audit could be held against."""
+
+    def extend_audit(self, head: bytes) -> None:
+        """Keep nothing."""
 
     def close(self) -> None:
         """Hold nothing open."""

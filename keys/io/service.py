@@ -22,9 +22,9 @@ from uuid import UUID
 
 from keys import ca, rules
 from keys.ca import Kind
-from keys.cache import Label
 from keys.envelope import b64u, unb64u
 from keys.errors import KeysError, PeerError, SiteError
+from keys.io.auditing import Auditing
 from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
 from keys.io.handover import Desk, Request, sized
@@ -34,12 +34,12 @@ from keys.io.ring import ClosedError, FileRing, Ring
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
+from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TPM_META, TpmRing
 from keys.io.vault import CHECK, Vault
 from keys.io.zone_signing import ZoneSigning
 from keys.note import Floor
-from keys.rules import SecretRule, SiteRules, Tier, Withheld
-from keys.secret import Secret
+from keys.rules import SiteRules
 
 LOG = logging.getLogger("doorstep.keys")
 TICK_SECONDS = 1.0
@@ -56,11 +56,12 @@ ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
 """Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
 ADMINISTRATIVE = frozenset(
     {"status", "events", "ca_requests", "ca_install", "boot_ca", "zone_sign", "zone_anchors"}
-) | {"lease_request", "lease_apply", "lease_end", "lease_show"}
+) | {"lease_request", "lease_apply", "lease_end", "lease_show", "audit_verify"}
 """What is served before the authorities are signed."""
 UNDER_LEASE = frozenset({"handover", "answer"})
 """What asks the TPM first whether the lease still runs."""
-TURN_ON = 'To have it all the same: tiers = ["site"] in [controller] of site.toml'
+ANCHORED = frozenset({"revoke", "withdraw", "secret_remove", "lease_apply", "lease_end"})
+"""What is in the audit's anchor before its reply leaves."""
 PR_SET_DUMPABLE = 4
 
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
@@ -101,8 +102,10 @@ class Service:
         self._zones = ZoneSigning(self._store, self._vault)
         self._zones.anchors()  # drawn now: a hand-over names them in a transaction of its own
         self._leasing = Leasing(self._store, self._ring, self._vault, site_id)
-        self._unlock()
         self._clock = Clock(_float(self._store.meta(MARK)))
+        self._auditing = Auditing(self._store, self._ring)
+        self._auditing.begin(self._clock.now())
+        self._unlock()
         self._saved = 0.0
         self._trouble: str | None = None
         self._desk = Desk(
@@ -111,6 +114,13 @@ class Service:
             authority=self._authority,
             files=self._files,
             zones=self._zones,
+        )
+        self._secrets = StoredSecrets(
+            store=self._store,
+            vault=self._vault,
+            files=self._files,
+            desk=self._desk,
+            record=self._record,
         )
         self.tick()
 
@@ -136,9 +146,9 @@ class Service:
             "handover": (self._handover, frozenset({CONTROL})),
             "answer": (self._answer, frozenset({CONTROL})),
             "revoke": (self._revoke, BOTH),
-            "secret_put": (self._secret_put, frozenset({OPERATOR})),
-            "secret_list": (self._secret_list, frozenset({OPERATOR})),
-            "secret_remove": (self._secret_remove, frozenset({OPERATOR})),
+            "secret_put": (self._secrets.put, frozenset({OPERATOR})),
+            "secret_list": (self._secrets.show, frozenset({OPERATOR})),
+            "secret_remove": (self._secrets.remove, frozenset({OPERATOR})),
             "allow": (self._allow, frozenset({OPERATOR})),
             "disallow": (self._disallow, frozenset({OPERATOR})),
             "withdraw": (self._withdraw, frozenset({OPERATOR})),
@@ -149,6 +159,7 @@ class Service:
             "lease_apply": (self._apply, frozenset({OPERATOR})),
             "lease_end": (self._leasing.end, frozenset({OPERATOR})),
             "lease_show": (self._leasing.show, frozenset({OPERATOR})),
+            "audit_verify": (self._auditing.verify, frozenset({OPERATOR})),
             "zone_sign": (self._zone_sign, frozenset({NETBOOT})),
             "zone_anchors": (self._zone_anchors, BOTH),
             "zone_roll": (self._zone_roll, frozenset({OPERATOR})),
@@ -163,6 +174,7 @@ class Service:
         changed = self._files.changed()
         with contextlib.suppress(ClosedError):
             self._ring.check()  # the keys go with the lease, also while nobody asks
+        self._auditing.anchor(now)
         if not changed and 0 <= now - self._saved < MARK_SECONDS:
             return
         if changed:
@@ -210,9 +222,13 @@ class Service:
             if name not in ADMINISTRATIVE and not self._authority.ready:
                 raise Refusal("NO-CA", NO_CA)
             try:
+                now = self._clock.now()
                 if name in UNDER_LEASE:
                     self._ring.check()
-                return serve(user, params, self._clock.now())
+                reply = serve(user, params, now)
+                if name in ANCHORED:
+                    self._auditing.anchor(now, at_once=True)
+                return reply
             except Refusal:
                 raise
             except ClosedError as error:
@@ -310,61 +326,6 @@ class Service:
         if self._store.withdraw(digest, now):
             self._record(now, user, "boot-set-withdrawn", boot_set=digest.hex())
 
-    # secrets
-
-    def _secret_put(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        rule, value = self._rule(params), Secret(unb64u(params["value"]))
-        if rule.tier is Tier.BOX:
-            raise Refusal("TIER", f"{rule.name} is of tier box: wrap it at headquarters")
-        if (why := self._files.rules.controller.why_off(rule.tier)) is not None:
-            raise Refusal(Withheld.TIER_OFF.value, f"{rule.name}: {why}. {TURN_ON}")
-        if not 0 < len(value) <= rules.MAX_SECRET:
-            raise Refusal("MALFORMED", f"a secret has 1 to {rules.MAX_SECRET} bytes")
-        with self._store.transaction():
-            label = Label(
-                name=rule.name,
-                version=self._store.next_version(rule.name),
-                tier=rule.tier,
-                set_at=int(now),
-                expires=int(now) + int(rule.ttl.total_seconds()),
-            )
-            self._vault.lock(value, label)
-            about = {"name": rule.name, "version": label.version, "expires": label.expires}
-            self._record(now, user, "secret-put", **about)
-        return about
-
-    def _secret_list(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        return {"secrets": self._secrets(now)}
-
-    def _secret_remove(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        name = _named(params["name"])
-        with self._vault.revoking():
-            done = self._store.remove_secret(name)
-            self._record(now, user, "secret-removed", name=name, known=done)
-        return {"removed": done}
-
-    def _rule(self, params: Params) -> SecretRule:
-        name = _named(params["name"])
-        rule = self._files.rules.secrets.get(name)
-        if rule is None:
-            raise Refusal("SECRET-UNKNOWN", f"site.toml has no [[secret]] named {name!r}")
-        return rule
-
-    def _secrets(self, now: float) -> list[dict[str, Any]]:
-        listed = []
-        for rule in self._files.rules.secrets.values():
-            found, row = self._desk.look_up(rule, now), self._store.secret(rule.name)
-            one: dict[str, Any] = {"name": rule.name, "tier": rule.tier.value, "reason": None}
-            if row is not None:
-                one |= {"version": row.label.version, "set": row.label.set_at}
-                one |= {"expires": row.label.expires}
-            if isinstance(found, tuple):
-                one |= {"expires": found[1], "usable_until": rules.usable_until(found[1], rule)}
-            else:
-                one |= {"reason": found["reason"], "since": found["since"]}
-            listed.append(one)
-        return listed
-
     # authorities, status, events
 
     def _ca_requests(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
@@ -423,7 +384,7 @@ class Service:
         self.tick()
         number, head = self._store.audit_head()
         note, ready = self._files.note, self._authority.ready
-        secrets = self._secrets(now)
+        secrets = self._secrets.listed(now)
         usable = [one for one in secrets if one["reason"] is None]
         first = min(usable, key=lambda one: float(one["usable_until"]), default=None)
         return {

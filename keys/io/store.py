@@ -59,6 +59,9 @@ MIGRATIONS: Sequence[str] = (
     CREATE TABLE slots(
         epoch INTEGER PRIMARY KEY, public BLOB NOT NULL, private BLOB NOT NULL) STRICT;
     CREATE TABLE leases(counter INTEGER NOT NULL, text TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
+    CREATE TABLE anchors(
+        i INTEGER PRIMARY KEY, number INTEGER NOT NULL, head BLOB NOT NULL, value BLOB NOT NULL)
+        STRICT;
     CREATE TABLE material3(
         name TEXT NOT NULL, epoch INTEGER NOT NULL, stored BLOB NOT NULL,
         PRIMARY KEY(name, epoch)) STRICT;
@@ -117,6 +120,18 @@ class Event:
     box: str | None = None
     reason: str | None = None
     detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """The audit entry whose hash was extended into the TPM, and what its index then held.
+
+    `head` is empty where anchoring began with what the index held already.
+    """
+
+    number: int
+    head: bytes
+    value: bytes
 
 
 class Store:
@@ -399,12 +414,33 @@ class Store:
 
     def check_audit(self) -> None:
         """Walk the chain; SiteError names the first entry that was changed or is missing."""
+        for problem in self.audit_problems():
+            raise SiteError(f"{self._path}: {problem}")
+
+    def audit_problems(self) -> Iterator[str]:
+        """Walk the chain; gives the first entry that was changed or is missing, in words."""
         previous = bytes(32)
         rows = self._db.execute("SELECT n, entry, hash FROM audit ORDER BY n")
         for expected, (number, entry, stored) in enumerate(rows, 1):
             previous = _link(previous, expected, entry)
             if number != expected or previous != stored:
-                raise SiteError(f"{self._path}: audit entry {expected} was changed or removed")
+                yield f"audit entry {expected} was changed or removed"
+                return
+
+    def audit_hashes(self) -> dict[int, bytes]:
+        """Give the hash of each entry by its number."""
+        return dict(self._db.execute("SELECT n, hash FROM audit ORDER BY n"))
+
+    def anchors(self, last: int = -1) -> list[Anchor]:
+        """List the anchors in their order; the `last` so many, or all."""
+        query = "SELECT number, head, value FROM anchors ORDER BY i DESC LIMIT ?"
+        found = self._db.execute(query, (last,)).fetchall()
+        return [Anchor(number=n, head=head, value=value) for n, head, value in reversed(found)]
+
+    def add_anchor(self, one: Anchor) -> None:
+        """Append an anchor."""
+        values = (one.number, one.head, one.value)
+        self._do("INSERT INTO anchors(number, head, value) VALUES(?,?,?)", *values)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         number, previous = self.audit_head()

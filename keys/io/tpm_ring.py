@@ -401,7 +401,15 @@ class TpmRing:
         self._boot = value
         return value
 
-    # time
+    # audit and time
+
+    def audit_value(self) -> bytes:
+        """Read what the audit is anchored to."""
+        return self._tpm.read_nv(Index.AUDIT)
+
+    def extend_audit(self, head: bytes) -> None:
+        """Anchor the head of the audit."""
+        self._tpm.extend(Index.AUDIT, head)
 
     def keep_time(self) -> None:
         """Store how far the TPM's clock is, in the caller's transaction."""

@@ -1,0 +1,95 @@
+"""Stored secrets as their operator meets them: put, listed without a value, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keys import rules
+from keys.cache import Label
+from keys.envelope import unb64u
+from keys.io.handover import Desk
+from keys.io.rpc import Params, Refusal
+from keys.io.site_files import SiteFiles
+from keys.io.store import Store
+from keys.io.vault import Vault
+from keys.rules import SecretRule, Tier, Withheld
+from keys.secret import Secret
+
+TURN_ON = 'To have it all the same: tiers = ["site"] in [controller] of site.toml'
+MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSecrets:
+    """The methods about secrets; `record` writes an event inside a transaction."""
+
+    store: Store
+    vault: Vault
+    files: SiteFiles
+    desk: Desk
+    record: Callable[..., None]
+
+    def put(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Store a new version; its lease begins now."""
+        rule, value = self._rule(params), Secret(unb64u(params["value"]))
+        if rule.tier is Tier.BOX:
+            raise Refusal("TIER", f"{rule.name} is of tier box: wrap it at headquarters")
+        if (why := self.files.rules.controller.why_off(rule.tier)) is not None:
+            raise Refusal(Withheld.TIER_OFF.value, f"{rule.name}: {why}. {TURN_ON}")
+        if not 0 < len(value) <= rules.MAX_SECRET:
+            raise Refusal("MALFORMED", f"a secret has 1 to {rules.MAX_SECRET} bytes")
+        with self.store.transaction():
+            label = Label(
+                name=rule.name,
+                version=self.store.next_version(rule.name),
+                tier=rule.tier,
+                set_at=int(now),
+                expires=int(now) + int(rule.ttl.total_seconds()),
+            )
+            self.vault.lock(value, label)
+            about = {"name": rule.name, "version": label.version, "expires": label.expires}
+            self.record(now, user, "secret-put", **about)
+        return about
+
+    def show(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """List them as `listed` does."""
+        return {"secrets": self.listed(now)}
+
+    def remove(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Forget a secret for good: no copy of before brings it back."""
+        name = _named(params["name"])
+        with self.vault.revoking():
+            done = self.store.remove_secret(name)
+            self.record(now, user, "secret-removed", name=name, known=done)
+        return {"removed": done}
+
+    def listed(self, now: float) -> list[dict[str, Any]]:
+        """Say of each secret of the site file until when it may be given, or why not."""
+        listed = []
+        for rule in self.files.rules.secrets.values():
+            found, row = self.desk.look_up(rule, now), self.store.secret(rule.name)
+            one: dict[str, Any] = {"name": rule.name, "tier": rule.tier.value, "reason": None}
+            if row is not None:
+                one |= {"version": row.label.version, "set": row.label.set_at}
+                one |= {"expires": row.label.expires}
+            if isinstance(found, tuple):
+                one |= {"expires": found[1], "usable_until": rules.usable_until(found[1], rule)}
+            else:
+                one |= {"reason": found["reason"], "since": found["since"]}
+            listed.append(one)
+        return listed
+
+    def _rule(self, params: Params) -> SecretRule:
+        name = _named(params["name"])
+        rule = self.files.rules.secrets.get(name)
+        if rule is None:
+            raise Refusal("SECRET-UNKNOWN", f"site.toml has no [[secret]] named {name!r}")
+        return rule
+
+
+def _named(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise Refusal("MALFORMED", "the name of a secret is expected")
+    return value
