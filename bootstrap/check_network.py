@@ -14,6 +14,7 @@ from bootstrap.site import SITE_FILE, Problem, Severity
 from bootstrap.site_dns import ZoneFile
 from bootstrap.site_netboot import Level, Matching, NetbootSite, Reservation, Subnet, Subnet6
 from bootstrap.site_types import AddressRange
+from netboot.bootset import IPXE_LOADER, IPXE_SCRIPT
 from netboot.errors import PeerError, SiteError
 from netboot.links import POOL_LIMIT
 from netboot.names import labels
@@ -185,7 +186,8 @@ def _guarded(site: NetbootSite, known: Collection[str]) -> Iterator[Problem]:
 def _rules(site: NetbootSite, known: Collection[str]) -> Iterator[Problem]:
     for rule in site.boot.rules:
         yield from _members(rule, f"boot.rule.{rule.name}", known)
-        if "://" not in rule.file and site.boot.files is None:
+        is_of_a_set = f"/{rule.file.lstrip('/')}" in (IPXE_LOADER, IPXE_SCRIPT)
+        if "://" not in rule.file and site.boot.files is None and not is_of_a_set:
             what = f"there is no directory that {rule.file} could be in"
             yield wrong(f"boot.rule.{rule.name}.file", what, "name one: files in [boot]")
 

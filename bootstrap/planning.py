@@ -6,7 +6,7 @@ It never reads a file or a clock, and knows no lease. docs/architecture.md, "The
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from bootstrap import planning_network as network
@@ -15,7 +15,14 @@ from bootstrap.enrolment import Stage
 from bootstrap.rows import BoxRow
 from bootstrap.site_dns import PORTS, RecordEntry
 from bootstrap.site_netboot import NetbootSite
-from netboot.bootset import BootSetManifest, files_to_serve, grub_cfg
+from netboot.bootchoice import BootRule
+from netboot.bootset import (
+    IPXE_LOADER,
+    IPXE_SCRIPT,
+    BootSetManifest,
+    files_to_serve,
+    rendered_files,
+)
 from netboot.files import ServedSet
 from netboot.names import labels
 from netboot.network import Identify, Reservation, Reservation6
@@ -84,7 +91,7 @@ def grub_cfg_files(site: NetbootSite, served: BootSetManifest) -> Iterator[bytes
     """Give the contents that must be in the file store beside the set's own files."""
     address = boot_address(site)
     if address is not None:
-        yield grub_cfg(served, address)
+        yield from rendered_files(served, address).values()
 
 
 def boot_address(site: NetbootSite) -> _Address | None:
@@ -215,10 +222,13 @@ def _boot(
     site: NetbootSite, sets: Sequence[BootSetManifest], own: Mapping[str, bytes]
 ) -> Boot | None:
     address = boot_address(site)
-    rules = tuple(network.boot_rule(rule) for rule in site.boot.rules)
-    if address is None or not (sets or rules or own):
+    if address is None:
         return None
     names = {one.digest: files_to_serve(one, (), address) for one in sets}
+    there = {*own, *(path for known in names.values() for path in known)}
+    rules = tuple(_rules(site, there))
+    if not (sets or rules or own):
+        return None
     return Boot(
         sets=tuple(_served_set(one, names[one.digest]) for one in sets),
         rules=rules,
@@ -230,6 +240,14 @@ def _boot(
         },
         https_port=HTTPS_PORT if site.boot.https else None,
     )
+
+
+def _rules(site: NetbootSite, there: Container[str]) -> Iterator[BootRule]:
+    """Give the operator's rules; one for a file of a boot set waits for a set that has it."""
+    for rule in site.boot.rules:
+        path = f"/{rule.file.lstrip('/')}"
+        if path not in (IPXE_LOADER, IPXE_SCRIPT) or path in there:
+            yield network.boot_rule(rule)
 
 
 def _served_set(manifest: BootSetManifest, names: Mapping[str, bytes]) -> ServedSet:

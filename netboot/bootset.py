@@ -33,6 +33,15 @@ boot
 """
 """The same bytes for every transport: GRUB reads from where the firmware read GRUB itself."""
 
+IPXE_TEMPLATE = """\
+#!ipxe
+kernel @KERNEL@ @COMMAND_LINE@
+initrd @GENERIC@
+initrd @ANCHOR@
+boot
+"""
+"""What iPXE is given to do; it takes files from where it took this."""
+
 Architecture = Literal["amd64", "arm64"]
 """Debian's names of the machines that a set can be for."""
 
@@ -61,6 +70,7 @@ class Role(StrEnum):
     """What a file is for. `cdgrub` starts from an ISO, `grub` from the network.
 
     `modules` lists the kernel modules in `generic`, for whoever judges a boot; it is not booted.
+    `ipxe` is for machines without Secure Boot that the operator's rules send there.
     """
 
     SHIM = "shim"
@@ -71,6 +81,7 @@ class Role(StrEnum):
     MOKMANAGER = "mokmanager"
     CDGRUB = "cdgrub"
     MODULES = "modules"
+    IPXE = "ipxe"
 
 
 REQUIRED = frozenset({Role.SHIM, Role.GRUB, Role.KERNEL, Role.GENERIC, Role.ANCHOR})
@@ -84,6 +95,7 @@ FIXED_NAMES: Mapping[Architecture, Mapping[str, Role]] = {
         "/bootx64.efi": Role.SHIM,
         "/grubx64.efi": Role.GRUB,
         "/mmx64.efi": Role.MOKMANAGER,
+        "/ipxe.efi": Role.IPXE,
     },
     ARM64: {
         "/shimaa64.efi": Role.SHIM,
@@ -96,6 +108,8 @@ FIXED_NAMES: Mapping[Architecture, Mapping[str, Role]] = {
 
 GRUB_CFG_PATHS = ("/grub/grub.cfg",)
 GRUB_CFG_NAME = "grub.cfg"
+IPXE_LOADER, IPXE_SCRIPT = "/ipxe.efi", "/boot.ipxe"
+"""Names that the operator's boot rules may give, once a set with the role is served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +150,8 @@ class BootSetManifest:
             fields += [role.value.encode(), file.name.encode(), file.sha256]
         if self.architecture != AMD64:
             fields.append(self.architecture.encode())
+        if Role.IPXE in self.roles:
+            fields.append(IPXE_TEMPLATE.encode())
         hasher = hashlib.sha256(DIGEST_CONTEXT.encode() + b"\0")
         for field in fields:
             hasher.update(len(field).to_bytes(4, "big") + field)
@@ -250,6 +266,21 @@ def iso_grub_cfg(manifest: BootSetManifest) -> bytes:
     return _fill(manifest.grub_cfg, _places(manifest, "")).encode()
 
 
+def ipxe_script(manifest: BootSetManifest) -> bytes:
+    """Render the script for iPXE, the same wherever a box loads it from."""
+    return _fill(IPXE_TEMPLATE, _places(manifest, "")).encode()
+
+
+def rendered_files(
+    manifest: BootSetManifest, server: IPv4Address | IPv6Address
+) -> dict[str, bytes]:
+    """Give what is served beside the files of a set, by URL path."""
+    found = dict.fromkeys(GRUB_CFG_PATHS, grub_cfg(manifest, server))
+    if Role.IPXE in manifest.roles:
+        found[IPXE_SCRIPT] = ipxe_script(manifest)
+    return found
+
+
 def _places(manifest: BootSetManifest, root: str) -> dict[str, str]:
     roles = {role.name: file.path for role, file in manifest.roles.items()}
     return {**roles, "ROOT": root, "COMMAND_LINE": manifest.command_line}
@@ -267,7 +298,7 @@ def files_to_serve(
     """Map URL path (the same in TFTP, without the slash) to SHA-256.
 
     The fixed names are the served set's; the files of every accepted set stay reachable, for a box
-    that is half-way through its boot. The rendered grub.cfg must be in the store too.
+    that is half-way through its boot. `rendered_files` must be in the store too.
     """
     paths: dict[str, bytes] = {}
     for manifest in (*accepted, served):
@@ -276,8 +307,8 @@ def files_to_serve(
     for path, role in FIXED_NAMES[served.architecture].items():
         if role in served.roles:
             paths[path] = served.roles[role].sha256
-    config = hashlib.sha256(grub_cfg(served, server)).digest()
-    paths.update(dict.fromkeys(GRUB_CFG_PATHS, config))
+    for path, data in rendered_files(served, server).items():
+        paths[path] = hashlib.sha256(data).digest()
     return paths
 
 

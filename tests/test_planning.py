@@ -21,7 +21,7 @@ from bootstrap.planning import grub_cfg_files, make_plan
 from bootstrap.rows import BoxRow
 from bootstrap.site import Site, decode_netboot_site, decode_site
 from netboot.bootchoice import BootRule, Loading
-from netboot.bootset import BootFile, BootSetManifest, Role, grub_cfg
+from netboot.bootset import BootFile, BootSetManifest, Role, grub_cfg, ipxe_script
 from netboot.network import ClientKind, Identify, Match, swapped_uuid
 from netboot.plan import Plan
 from netboot.plan_check import check
@@ -177,7 +177,8 @@ def test_without_a_booting_subnet_nothing_is_booted() -> None:
 
 def test_the_grub_cfg_that_is_stored_is_the_one_in_the_plan() -> None:
     assert list(grub_cfg_files(SITE, manifest(2))) == [
-        grub_cfg(manifest(2), IPv4Address("10.41.7.2"))
+        grub_cfg(manifest(2), IPv4Address("10.41.7.2")),
+        ipxe_script(manifest(2)),
     ]
 
 
@@ -260,7 +261,8 @@ def test_grub_cfg_and_files_are_there_where_ipv6_alone_boots() -> None:
     made = plan(site=six)
     assert made.boot is not None and made.boot.sets
     assert list(grub_cfg_files(six, manifest(2))) == [
-        grub_cfg(manifest(2), IPv6Address("fd00:41:7::2"))
+        grub_cfg(manifest(2), IPv6Address("fd00:41:7::2")),
+        ipxe_script(manifest(2)),
     ]
 
 

@@ -19,7 +19,7 @@ class Machine:
 
     `short` is UEFI's ending of file names, `interpreter` the dynamic loader, `links` are the
     directories beside usr/ that a system of this architecture expects, `more` the packages that
-    only here belong to the runtime.
+    only here belong to the runtime, `ipxe` package and path of an iPXE that has a boot profile.
     """
 
     architecture: Architecture
@@ -31,6 +31,7 @@ class Machine:
     grub_directory: str
     kernel: str
     more: tuple[str, ...] = ()
+    ipxe: tuple[str, str] | None = None
 
     @property
     def libraries(self) -> str:
@@ -66,6 +67,7 @@ class Machine:
             Role.GENERIC: "generic.img",
             Role.ANCHOR: "anchor.img",
             Role.MODULES: "modules.json",
+            Role.IPXE: "ipxe.efi",
         }
 
 
@@ -108,6 +110,8 @@ MACHINES: Mapping[Architecture, Machine] = {
         grub_package="grub-efi-amd64-signed",
         grub_directory="x86_64-efi-signed",
         kernel="linux-image-cloud-amd64",
+        # It drives no card by itself: the firmware that loaded it does.
+        ipxe=("ipxe", "usr/lib/ipxe/snponly.efi"),
     ),
     ARM64: Machine(
         architecture=ARM64,

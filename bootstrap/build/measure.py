@@ -23,7 +23,7 @@ from bootstrap.errors import PeerError
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.machine import machine_of
-from netboot.bootset import GRUB_CFG_PATHS, BootSetManifest, files_to_serve, grub_cfg
+from netboot.bootset import BootSetManifest, files_to_serve, rendered_files
 from netboot.io.bootsets import BootSetStore
 
 SITE = IPv4Interface("10.77.0.1/24")
@@ -90,11 +90,12 @@ def write_served(
     manifest: BootSetManifest, store: BootSetStore, root: Path, site: IPv4Interface
 ) -> None:
     """Lay out below `root` what an appliance at `site` serves for this set."""
+    rendered = rendered_files(manifest, site.ip)
     for path, sha256 in files_to_serve(manifest, (), site.ip).items():
         target = root / path.removeprefix("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path in GRUB_CFG_PATHS:
-            target.write_bytes(grub_cfg(manifest, site.ip))
+        if path in rendered:
+            target.write_bytes(rendered[path])
         else:
             shutil.copyfile(store.file(sha256), target)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from bootstrap.build import apt, tree
 from bootstrap.build.initrd import AGENT, build_generic, read_deb, read_modules
 from bootstrap.build.lock import Lock, decode_lock
-from bootstrap.build.machines import MACHINES, own_machine
+from bootstrap.build.machines import MACHINES, Machine, own_machine
 from bootstrap.errors import SiteError
 from bootstrap.module_list import encode_modules
 from netboot.bootset import (
@@ -58,28 +58,37 @@ def default_cache() -> Path:
 def resolve(architecture: Architecture = AMD64) -> Lock:
     """Resolve a new lock from what the machine's mirror has now; takes seconds and the network."""
     machine = MACHINES[architecture]
-    names = (*tree.RUNTIME, *machine.more, *tree.TOOLS, *machine.loaders, machine.kernel)
+    names = [*tree.RUNTIME, *machine.more, *tree.TOOLS, *machine.loaders, machine.kernel]
+    names += machine.ipxe[:1] if machine.ipxe else ()
     return apt.resolve_lock(names, SUITE, apt.find_mirrors(), architecture)
 
 
 def build_parts(
-    lock: Lock, cache: Path, *, source: Path | None = None, agent: str = AGENT
+    lock: Lock,
+    cache: Path,
+    *,
+    source: Path | None = None,
+    agent: str = AGENT,
+    ipxe: bool = False,
 ) -> Parts:
     """Download what the lock names into `cache` and build every part but the anchor.
 
     `source` is the directory of our own packages; by default the ones that run now. `agent` is the
-    module whose `main` is started in the box. LockStaleError when the mirror dropped a package.
+    module whose `main` is started in the box; `ipxe` adds what starts it without Secure Boot.
+    LockStaleError when the mirror dropped a package.
     """
     kernel, machine = _kernel_package(lock), MACHINES[lock.architecture]
     mirrors = apt.find_mirrors()
-    names = [*tree.RUNTIME, *machine.more, *tree.TOOLS, *machine.loaders, kernel]
+    loaders = {**machine.loader_files, **(_ipxe(machine) if ipxe else {})}
+    names = [*tree.RUNTIME, *machine.more, *tree.TOOLS, kernel]
+    names += sorted({package for package, _ in loaders.values()})
     packages = apt.fetch(lock, names, cache, mirrors)
     own_tools, tools = own_machine(), None
     if own_tools is not machine:
         running = committed_lock(own_tools.architecture)
         tools = apt.fetch(running, [*tree.RUNTIME, *tree.TOOLS], cache, mirrors)
     files = {}
-    for role, (package, path) in machine.loader_files.items():
+    for role, (package, path) in loaders.items():
         files[role] = _file_of(packages[package], path)
     image = kernel.removeprefix("linux-image-")
     files[Role.KERNEL] = _file_of(packages[kernel], f"boot/vmlinuz-{image}")
@@ -126,6 +135,12 @@ def assemble(
     check_manifest(manifest)
     store.add_set(manifest)
     return manifest
+
+
+def _ipxe(machine: Machine) -> Mapping[Role, tuple[str, str]]:
+    if machine.ipxe is None:
+        raise SiteError(f"no boot by iPXE is known for {machine.architecture}: build it without")
+    return {Role.IPXE: machine.ipxe}
 
 
 def _kernel_package(lock: Lock) -> str:

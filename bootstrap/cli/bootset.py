@@ -47,18 +47,20 @@ def bootset() -> None:
 @click.option("--name", default="enrol", show_default=True, help="Its versions count up.")
 @_ARCHITECTURE
 @click.option("--lock", "lock_file", type=_FILE, help="Another lock than this release's.")
+@click.option("--ipxe", is_flag=True, help="Carry iPXE too, for machines without Secure Boot.")
 def build(
     place: Place,
     offline: Path | None,
     name: str,
     arch: Architecture,
     lock_file: Path | None,
+    ipxe: bool,
 ) -> None:
     """Build a set out of the locked packages; needs the mirror, or what was fetched before.
 
     Another lock says itself for which boxes it is.
     """
-    manifest = _shelf(place, offline).build(_lock(lock_file, arch), name)
+    manifest = _shelf(place, offline).build(_lock(lock_file, arch), name, ipxe=ipxe)
     click.echo(f"built {manifest.name} version {manifest.version}: {manifest.digest.hex()}")
     click.echo(f"next: `doorstep bootset rehearse {manifest.digest.hex()[:12]}`")
 

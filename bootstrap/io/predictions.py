@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from attest.bootfacts import FileFacts
-from attest.bootmatch import unknown_variables
+from attest.bootfacts import Facts, IpxeFacts
+from attest.bootmatch import switched_off, unknown_variables
 from attest.predict import PREDICTED_PCRS, Transport, predict
 from attest.variables import SecureBootVariables
-from bootstrap.io.references import boot_addresses, iso_facts, network_facts, server_with_port
+from bootstrap.io.references import (
+    boot_addresses,
+    ipxe_facts,
+    iso_facts,
+    network_facts,
+    server_with_port,
+)
 from bootstrap.planning import HTTPS_PORT
 from bootstrap.site import Site
 from netboot.bootset import Role
@@ -29,7 +35,7 @@ def predictions(
     """List transport, server, bank and the PCRs in hex, for every network that boots from here.
 
     `variables` are the Secure Boot variables of the boxes; AttestSiteError when a set cannot start
-    with them.
+    with them. Boots by iPXE are there only where Secure Boot may be off.
     """
     manifest = store.manifest(digest)
     found: list[dict[str, Any]] = []
@@ -42,16 +48,19 @@ def predictions(
             found += _values(facts, Transport.HTTPS, server, variables)
     if Role.CDGRUB in manifest.roles:
         found += _values(iso_facts(store, manifest), Transport.ISO, "", variables)
+    if Role.IPXE in manifest.roles and not (variables and variables.secure_boot):
+        found += _values(ipxe_facts(store, manifest), Transport.IPXE, "", variables)
     return found
 
 
 def _values(
-    facts: FileFacts,
+    facts: Facts,
     transport: Transport,
     server: str,
     variables: SecureBootVariables | None,
 ) -> Iterator[dict[str, Any]]:
-    known = variables or unknown_variables(facts)
+    unknown = switched_off if isinstance(facts, IpxeFacts) else unknown_variables
+    known = variables or unknown(facts)
     predicted = predict(facts, transport=transport, server=server, variables=known)
     shown = [index for index in PREDICTED_PCRS if variables is not None or index != _KEYS_PCR]
     for bank in BANKS:

@@ -14,13 +14,13 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from attest.bootfacts import FileFacts
+from attest.bootfacts import Facts
 from attest.predict import Transport
 from bootstrap.build.lock import Lock
 from bootstrap.build.parts import assemble, build_parts, default_cache
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
-from bootstrap.io.references import iso_facts, network_facts, verified_record
+from bootstrap.io.references import ipxe_facts, iso_facts, network_facts, verified_record
 from bootstrap.planning import grub_cfg_files
 from bootstrap.published import PublishedSet, PublishedState
 from bootstrap.rehearsal.measured import measure_all
@@ -58,9 +58,14 @@ class Shelf:
         """The settings."""
         return site_dir.load(self.directory)
 
-    def build(self, lock: Lock, name: str, cache: Path | None = None) -> BootSetManifest:
-        """Build a set out of locked packages with this site's anchor, and sign its manifest."""
-        parts = build_parts(lock, cache or default_cache())
+    def build(
+        self, lock: Lock, name: str, cache: Path | None = None, *, ipxe: bool = False
+    ) -> BootSetManifest:
+        """Build a set out of locked packages with this site's anchor, and sign its manifest.
+
+        With `ipxe` it carries what machines without Secure Boot start it by too.
+        """
+        parts = build_parts(lock, cache or default_cache(), ipxe=ipxe)
         release = f"Debian 13, kernel {parts.kernel_version}"
         manifest = assemble(
             self.store,
@@ -135,12 +140,14 @@ class Shelf:
 
     def _ways(
         self, manifest: BootSetManifest, site: Site
-    ) -> Iterator[tuple[Transport, FileFacts, str]]:
+    ) -> Iterator[tuple[Transport, Facts, str]]:
         """Give each way a set was measured: its facts, and our address as GRUB names it."""
         if site.boot_subnet is not None:
             address = site.boot_subnet.appliance
             yield Transport.TFTP, network_facts(self.store, manifest, address), str(address)
         yield Transport.ISO, iso_facts(self.store, manifest), ""
+        if Role.IPXE in manifest.roles:
+            yield Transport.IPXE, ipxe_facts(self.store, manifest), ""
 
     def _is_rehearsed(self, digest: bytes, manifest: BootSetManifest) -> bool:
         try:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from attest.bootfacts import BootFiles, Digests, FileFacts
+from attest.bootfacts import BootFiles, Digests, FileFacts, IpxeFacts
 from attest.errors import AttestError
 from attest.expectation import ReferenceSet, SetState
+from attest.ipxefacts import IpxeFiles
 from attest.predict import Transport
 from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.module_list import decode_modules
@@ -23,7 +24,7 @@ from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, d
 from bootstrap.site import Site
 from keys.errors import KeysError
 from keys.manifest import verify
-from netboot.bootset import BootSetManifest, Role, grub_cfg, iso_grub_cfg
+from netboot.bootset import BootSetManifest, Role, grub_cfg, ipxe_script, iso_grub_cfg
 from netboot.errors import NetbootError
 from netboot.io.bootsets import (
     REHEARSAL,
@@ -134,6 +135,16 @@ def _reference_sets(
             transports=(Transport.ISO,),
             servers=("",),
         )
+    if Role.IPXE in manifest.roles:
+        yield ReferenceSet(
+            digest=one.digest,
+            name=manifest.name,
+            version=manifest.version,
+            state=state,
+            facts=ipxe_facts(store, manifest),
+            transports=(Transport.IPXE,),
+            servers=("",),
+        )
 
 
 def boot_addresses(site: Site) -> Iterator[Address]:
@@ -157,21 +168,40 @@ def iso_facts(store: BootSetStore, manifest: BootSetManifest) -> FileFacts:
     return _facts(store, manifest, Role.CDGRUB, iso_grub_cfg(manifest))
 
 
-def _facts(store: BootSetStore, manifest: BootSetManifest, grub: Role, config: bytes) -> FileFacts:
-    def content(role: Role) -> bytes:
-        return store.file(manifest.roles[role].sha256).read_bytes()
-
+def ipxe_facts(store: BootSetStore, manifest: BootSetManifest) -> IpxeFacts:
+    """Compute the facts of a set as a box without Secure Boot loads it by iPXE."""
     store.check_files(manifest)
-    facts = FileFacts.compute(
-        BootFiles(
-            shim=content(Role.SHIM),
-            grub=content(grub),
-            grub_cfg=config,
-            kernel=content(Role.KERNEL),
-            initrds=(content(Role.GENERIC), content(Role.ANCHOR)),
+    facts = IpxeFacts.compute(
+        IpxeFiles(
+            ipxe=_content(store, manifest, Role.IPXE),
+            script=ipxe_script(manifest),
+            kernel=_content(store, manifest, Role.KERNEL),
+            initrds=_initrds(store, manifest),
         )
     )
     return replace(facts, modules=known_modules(store, manifest))
+
+
+def _facts(store: BootSetStore, manifest: BootSetManifest, grub: Role, config: bytes) -> FileFacts:
+    store.check_files(manifest)
+    facts = FileFacts.compute(
+        BootFiles(
+            shim=_content(store, manifest, Role.SHIM),
+            grub=_content(store, manifest, grub),
+            grub_cfg=config,
+            kernel=_content(store, manifest, Role.KERNEL),
+            initrds=_initrds(store, manifest),
+        )
+    )
+    return replace(facts, modules=known_modules(store, manifest))
+
+
+def _initrds(store: BootSetStore, manifest: BootSetManifest) -> tuple[bytes, ...]:
+    return tuple(_content(store, manifest, role) for role in (Role.GENERIC, Role.ANCHOR))
+
+
+def _content(store: BootSetStore, manifest: BootSetManifest, role: Role) -> bytes:
+    return store.file(manifest.roles[role].sha256).read_bytes()
 
 
 def known_modules(store: BootSetStore, manifest: BootSetManifest) -> tuple[Digests, ...]:

@@ -1,13 +1,14 @@
-"""What a boot set measures when virtual boxes boot its exact bytes: by PXE and from its ISO.
+"""What a boot set measures when virtual boxes boot its exact bytes: by PXE, ISO and iPXE.
 
 They enrol nowhere: told no place to phone home, a box prints PCRs and boot log and goes off. Needs
-no key. The two boots run side by side, each in a network of its own. Nothing is judged here.
+no key. Two boots at a time run side by side, each in a network of its own. Nothing is judged here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -19,8 +20,25 @@ from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.machine import machine_of
 from bootstrap.rehearsal.serve import BootServer, measuring_plan
 from bootstrap.site import Site
-from netboot.bootset import GRUB_CFG_NAME, BootSetManifest, files_to_serve, grub_cfg
+from netboot.bootchoice import BootRule, Loading
+from netboot.bootset import (
+    IPXE_LOADER,
+    IPXE_SCRIPT,
+    BootSetManifest,
+    Role,
+    files_to_serve,
+    rendered_files,
+)
 from netboot.io.bootsets import BootSetStore
+from netboot.network import ClientKind, Match
+
+IPXE_RULES = (
+    BootRule(
+        match=Match(kinds=frozenset({ClientKind.IPXE})), file=IPXE_SCRIPT, loading=Loading.HTTP
+    ),
+    BootRule(match=Match(), file=IPXE_LOADER, loading=Loading.TFTP),
+)
+"""Firmware is sent to iPXE, and iPXE to its script."""
 
 
 def measure_all(
@@ -31,17 +49,29 @@ def measure_all(
     with ThreadPoolExecutor(2) as pool:
         pxe = pool.submit(measure_pxe, manifest, store, site, work / "pxe")
         iso = pool.submit(measure_iso, manifest, store, work / "iso")
-        return {Transport.TFTP: pxe.result(), Transport.ISO: iso.result()}
+        found = {Transport.TFTP: pxe, Transport.ISO: iso}
+        if Role.IPXE in manifest.roles:
+            ipxe = pool.submit(measure_pxe, manifest, store, site, work / "ipxe", ipxe=True)
+            found[Transport.IPXE] = ipxe
+        return {transport: one.result() for transport, one in found.items()}
 
 
-def measure_pxe(manifest: BootSetManifest, store: BootSetStore, site: Site, work: Path) -> Measured:
-    """Boot a set by PXE from our own servers, at the site's own address."""
+def measure_pxe(
+    manifest: BootSetManifest, store: BootSetStore, site: Site, work: Path, *, ipxe: bool = False
+) -> Measured:
+    """Boot a set by PXE from our own servers, at the site's own address.
+
+    With `ipxe` the box has Secure Boot off and is sent to the set's iPXE.
+    """
     subnet = site.boot_subnet
     if subnet is None:
         raise SiteError("site.toml: no [[subnet]] has boot = true: nothing boots from here")
-    store.add_file(grub_cfg(manifest, subnet.appliance), GRUB_CFG_NAME)
+    for path, data in rendered_files(manifest, subnet.appliance).items():
+        store.add_file(data, path.rpartition("/")[2])
     plan = measuring_plan(site, manifest, files_to_serve(manifest, (), subnet.appliance))
-    machine = machine_of(manifest.architecture, secure_boot=True)
+    if ipxe and plan.boot is not None:
+        plan = replace(plan, boot=replace(plan.boot, rules=IPXE_RULES))
+    machine = machine_of(manifest.architecture, secure_boot=not ipxe)
     address = IPv4Interface(f"{subnet.appliance}/{subnet.network.prefixlen}")
     work.mkdir(parents=True, exist_ok=True)
     with (

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attest import eventlog, predict
-from attest.bootfacts import FileFacts
+from attest.bootfacts import Facts
 from attest.compare import compare
 from attest.errors import AttestError
 from bootstrap.errors import PeerError
-from netboot.bootset import BootSetManifest, Role
+from netboot.bootset import IPXE_TEMPLATE, BootSetManifest, Role
 
 TYPE = "doorstep/rehearsal/v1"
 CONTEXT = "doorstep/v1/rehearsal"
@@ -30,7 +30,10 @@ class RehearsalError(PeerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalRecord:
-    """What was measured: PCR values of one bank by transport (`tftp`, `iso`), at a unix time."""
+    """What was measured: PCR values of one bank by transport, at a unix time.
+
+    Transports are `tftp`, `iso` and, where the set carries it, `ipxe`.
+    """
 
     core: bytes
     at: int
@@ -77,6 +80,8 @@ def core_digest(manifest: BootSetManifest) -> bytes:
     for role, file in sorted(manifest.roles.items()):
         if role is not Role.ANCHOR:
             fields += [role.value.encode(), file.name.encode(), file.sha256]
+    if Role.IPXE in manifest.roles:
+        fields.append(IPXE_TEMPLATE.encode())
     hasher = hashlib.sha256(b"doorstep/v1/boot-set-core\0")
     for field in fields:
         hasher.update(len(field).to_bytes(4, "big") + field)
@@ -94,7 +99,7 @@ def check_record(record: RehearsalRecord, manifest: BootSetManifest) -> None:
 def check_measured(
     log: bytes,
     pcrs: Mapping[str, Mapping[int, bytes]],
-    facts: FileFacts,
+    facts: Facts,
     *,
     transport: predict.Transport,
     server: str,
