@@ -93,13 +93,27 @@ class Ask:
 
 
 @dataclass(slots=True)
+class Counts:
+    """How often each code was answered in one view (RFC 1035, 4.1.1): of our own, and of others.
+
+    `repeated` is how many of those of others were given again without being looked for.
+    """
+
+    own: list[int] = field(default_factory=lambda: [0] * 16)
+    others: list[int] = field(default_factory=lambda: [0] * 16)
+    repeated: int = 0
+
+
+@dataclass(slots=True)
 class _Shelf:
     """Whole answers of one view without their numbers, by what was asked.
 
     `udp` and `tcp` are our own; `passing` are those of others by UDP, for the rest of a second.
+    `codes` is where our own are counted.
     """
 
     view: View
+    codes: list[int]
     udp: dict[bytes, bytes] = field(default_factory=dict)
     tcp: dict[bytes, bytes] = field(default_factory=dict)
     passing: dict[bytes, bytes] = field(default_factory=dict)
@@ -116,7 +130,10 @@ class DnsEngine:
         self._generation = Generation(zones=zones)
         self._host = host
         self._secret = secret
-        self._shelves = {view: _Shelf(view) for view in View}
+        self.counts = {view: Counts() for view in View}
+        self.dropped = 0
+        """Questions of strangers that got no answer: there were too many."""
+        self._shelves = self._empty()
         self._kept_until = 0.0
         self._peers: dict[str, _Shelf] = {}
         self._strangers: dict[str, int] = {}
@@ -125,20 +142,30 @@ class DnsEngine:
     def replace(self, generation: Generation) -> None:
         """Take another generation; nothing of the old one is answered any more."""
         self._generation = generation
-        self._shelves = {view: _Shelf(view) for view in View}
+        self._shelves = self._empty()
         self._peers = {}
+
+    def _empty(self) -> dict[View, _Shelf]:
+        return {view: _Shelf(view, self.counts[view].own) for view in View}
 
     def receive(self, data: bytes, peer: str, now: float, *, is_tcp: bool) -> bytes | Ask | None:
         """Answer one message; None for what must not be answered."""
         shelf = self._peers.get(peer) or self._shelf(peer)
         kept = (shelf.tcp if is_tcp else shelf.udp).get(data[2:])
         if kept is not None and now < self._kept_until:
+            shelf.codes[kept[1] & 15] += 1
             return data[:2] + kept
         if int(now) != self._second:
             self._begin_second(int(now))
         elif not is_tcp and (kept := shelf.passing.get(data[2:])) is not None:
+            counts = self.counts[shelf.view]
+            counts.others[kept[1] & 15] += 1
+            counts.repeated += 1
             return data[:2] + kept
-        return self._receive(data, peer, shelf, now, is_tcp=is_tcp)
+        answer = self._receive(data, peer, shelf, now, is_tcp=is_tcp)
+        if isinstance(answer, bytes):
+            shelf.codes[answer[3] & 15] += 1
+        return answer
 
     def _receive(
         self, data: bytes, peer: str, shelf: _Shelf, now: float, *, is_tcp: bool
@@ -149,6 +176,7 @@ class DnsEngine:
         view = shelf.view
         is_small = view is View.STRANGER and not is_tcp
         if is_small and not self._may_answer(peer):
+            self.dropped += 1
             return None
         opcode = data[2] >> 3 & 15
         if opcode != QUERY:
@@ -195,7 +223,7 @@ class DnsEngine:
     def _keep(self, data: bytes, answers: dict[bytes, bytes], reply: bytes, now: float) -> None:
         """Keep what is ours, for whoever asks the same bytes in the same view."""
         if now >= self._kept_until:
-            self._shelves = {view: _Shelf(view) for view in View}
+            self._shelves = self._empty()
             self._peers = {}
             self._kept_until = now + CACHED_SECONDS
         elif len(data) <= MAX_CACHED_QUERY:
@@ -340,6 +368,7 @@ class DnsEngine:
             said=resolved.said,
             cookie=ask.cookie,
         )
+        self.counts[View.FULL].others[resolved.rcode & 15] += 1
         return encode(ask.query, answer, ask.size)
 
     def _chaos(self, query: Query) -> Answer:

@@ -59,6 +59,8 @@ class ZoneSigner:
         self._tag = key_tag(dnskey(public, is_ksk=False))
         self._chain: Chain | None = None
         self._kept: dict[RRset, RRset] = {}
+        self.made: int = 0 if before is None else before.made
+        """Signatures made so far, those of the signers before too."""
         if before is not None and before._keys == keys:
             self._kept = before._kept
 
@@ -83,6 +85,7 @@ class ZoneSigner:
         found = self._kept.get(plain)
         if found is None or not _is_fresh(found.rdatas[0], now):
             found = self._sign(plain, now)
+            self.made += 1
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
             self._kept[plain] = found

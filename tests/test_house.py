@@ -14,7 +14,12 @@ RUNTIME = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["watch"]]
 DEVELOPMENT = PROJECT["optional-dependencies"]["dev"]
 DEPENDENCIES = (ROOT / "docs" / "dependencies.md").read_text()
 PACKAGES = ("attest", "bootstrap", "keys", "netboot")
-IMPORTED_AS = {"dnspython": "dns", "sqlite-utils": "sqlite_utils", "tpm2-pytss": "tpm2_pytss"}
+IMPORTED_AS = {
+    "dnspython": "dns",
+    "prometheus-client": "prometheus_client",
+    "sqlite-utils": "sqlite_utils",
+    "tpm2-pytss": "tpm2_pytss",
+}
 NOT_IMPORTED = "Not imported by the appliance"
 
 

@@ -102,9 +102,11 @@ class Server:
         for name, text in zones.items():
             (base / f"{name.replace('_', '.')}.zone").write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: tuple[str, ...] = ()
 
     def start(self, *more: str) -> None:
-        words = ["ip", "netns", "exec", self.namespace, sys.executable, "-m", "bootstrap.cli"]
+        words = ["ip", "netns", "exec", self.namespace, "env", *self.environment]
+        words += [sys.executable, "-m", "bootstrap.cli"]
         words += ["netboot", "run", "--site", str(self.file), "--state", str(self.state), *more]
         self.log.write_bytes(b"")
         with self.log.open("ab") as log:
@@ -181,7 +183,7 @@ def test_zones_alone_are_served_over_both_ip_and_change_with_their_file(
     file.write_text(ZONE + "new A 192.0.2.11\n")
     until(lambda: lab.dig("+short", "@127.0.0.1", "new.example.org") == "192.0.2.11\n")
     file.write_text(ZONE + "new A 192.0.2.300\n")
-    until(lambda: "example.org.zone: line 8: " in alone.said())
+    until(lambda: "example.org.zone: line 7: " in alone.said())
     assert lab.dig("+short", "@127.0.0.1", "new.example.org") == "192.0.2.11\n"
 
 

@@ -78,7 +78,12 @@ def netboot() -> None:
     default=None,
     help="Sign all zones of the site, or none; else those marked as signed.",
 )
-def run(file: Path, state: Path, probe: bool, sign: bool | None) -> None:
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file for node_exporter's textfile collector, written every 15 seconds.",
+)
+def run(file: Path, state: Path, probe: bool, sign: bool | None, metrics: Path | None) -> None:
     """Serve what the site file says, as root or with CAP_NET_BIND_SERVICE and CAP_NET_RAW.
 
     `[site]` with id and domain and one `[[subnet]]` or `[[zone]]` are enough. A change of the file
@@ -87,7 +92,7 @@ def run(file: Path, state: Path, probe: bool, sign: bool | None) -> None:
     """
     from bootstrap.io.netboot_run import serve
 
-    serve(_file(file), state.absolute(), probe=probe, sign=sign, say=_say)
+    serve(_file(file), state.absolute(), probe=probe, sign=sign, say=_say, metrics=metrics)
 
 
 @netboot.command(short_help="Show what a client would be told, byte by byte, and why.")

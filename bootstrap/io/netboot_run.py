@@ -19,6 +19,7 @@ from pathlib import Path
 from bootstrap.check_network import check_network
 from bootstrap.errors import SiteError
 from bootstrap.io import zone_files
+from bootstrap.io.metrics_file import MetricsFile
 from bootstrap.io.plan_files import PlanFiles, Stamp, stamps
 from bootstrap.io.planner import PLAN, keep_files, read_plan, write_plan
 from bootstrap.io.references import load_published
@@ -137,10 +138,18 @@ class SiteCompiler:
         keep_files(directory, self._files)
 
 
-def serve(file: Path, state: Path, *, probe: bool, sign: bool | None, say: Say) -> None:
+def serve(
+    file: Path,
+    state: Path,
+    *,
+    probe: bool,
+    sign: bool | None,
+    say: Say,
+    metrics: Path | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads the file at once. SiteError when it cannot.
 
-    `sign` None signs the zones that the site file marks.
+    `sign` None signs the zones that the site file marks; `metrics` is a file to write counts to.
     """
     stopped, hup = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,7 +166,7 @@ def serve(file: Path, state: Path, *, probe: bool, sign: bool | None, say: Say) 
         for sentence in describe(plan):
             say(sentence)
         try:
-            _loop(compiler, netboot, stopped, hup, say)
+            _loop(compiler, _Reporter(netboot, say, metrics), stopped, hup, say)
         finally:
             netboot.services.stop()
     say("stopped")
@@ -171,17 +180,16 @@ def _signing(state: Path, sign: bool | None) -> Signing | None:
 
 def _loop(
     compiler: SiteCompiler,
-    netboot: Netboot,
+    reporter: _Reporter,
     stopped: threading.Event,
     hup: threading.Event,
     say: Say,
 ) -> None:
-    reporter = _Reporter(netboot, say)
     while not stopped.is_set():
         if compiler.has_changed() or hup.is_set():
             hup.clear()
             _take_again(compiler, say)
-        netboot.turn()
+        reporter.netboot.turn()
         reporter.turn()
         stopped.wait(LOOK_SECONDS)
 
@@ -196,8 +204,9 @@ def _take_again(compiler: SiteCompiler, say: Say) -> None:
 class _Reporter:
     """Says once what is served, and each thing that a person should know when it comes."""
 
-    def __init__(self, netboot: Netboot, say: Say) -> None:
-        self._services, self._say = netboot.services, say
+    def __init__(self, netboot: Netboot, say: Say, metrics: Path | None) -> None:
+        self.netboot, self._services, self._say = netboot, netboot.services, say
+        self._metrics = None if metrics is None else MetricsFile(metrics, self._exposition)
         self._number = 0
         self._told: frozenset[str] = frozenset()
 
@@ -207,7 +216,7 @@ class _Reporter:
         plan, states = services.running, services.states
         if states["dhcp"] is State.REFUSED and not self._number:
             raise SiteError("; ".join(services.sentences()))
-        sentences = frozenset(services.sentences())
+        sentences = frozenset((*services.sentences(), *self._write_metrics()))
         for sentence in sorted(sentences - self._told):
             self._say(sentence)
         self._told = sentences
@@ -215,6 +224,18 @@ class _Reporter:
         if plan is not None and is_settled and plan.number != self._number:
             self._number = plan.number
             self._say(ready(plan, states))
+
+    def _write_metrics(self) -> Iterator[str]:
+        if self._metrics is not None:
+            self._metrics.turn()
+            if self._metrics.trouble is not None:
+                yield self._metrics.trouble
+
+    def _exposition(self) -> bytes:
+        from bootstrap.metrics import exposition  # its library is not needed otherwise
+
+        leases = sum(1 for _ in self._services.store.current_leases(time.time()))
+        return exposition(self.netboot.methods()["status"].handler("", {}), leases)
 
 
 def ready(plan: Plan, states: dict[str, State]) -> str:

@@ -70,14 +70,17 @@ class DnsRunner:
         self._engine = engine
         self._resolver = resolver
         self._resolved: queue.SimpleQueue[tuple[Ask, Resolved, _Send]] = queue.SimpleQueue()
-        self.answered = [0] * 16
-        """Answers of our own so far, by their code (RFC 1035, 4.1.1)."""
         self._port = port
         self._selector = selectors.DefaultSelector()
         self._listeners: dict[IPv4Address | IPv6Address, tuple[socket.socket, socket.socket]] = {}
         self._connections: dict[int, _Connection] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
+
+    @property
+    def connected(self) -> int:
+        """How many clients are connected by TCP."""
+        return len(self._connections)
 
     def wake(self) -> None:
         """End the turn that waits; may be called from any thread."""
@@ -149,7 +152,7 @@ class DnsRunner:
             self._drop(connection)
 
     def _on_udp(self, datagrams: Datagrams, sock: socket.socket) -> None:
-        receive, answered, now = self._engine.receive, self.answered, time.time()
+        receive, now = self._engine.receive, time.time()
         for _ in range(_BATCHES):
             questions = datagrams.receive(sock)
             replies = []
@@ -161,8 +164,6 @@ class DnsRunner:
                 if isinstance(reply, Ask):
                     send = partial(_send_to, sock, datagrams.peer(name))
                     reply = self._hand_on(reply, data, peer, now, send)
-                elif reply is not None:
-                    answered[reply[3] & 15] += 1
                 if reply is not None:
                     replies.append((reply, name))
             datagrams.send(sock, replies)
@@ -213,8 +214,6 @@ class DnsRunner:
         now = time.time()
         reply = self._engine.receive(data, connection.peer, now, is_tcp=True)
         if not isinstance(reply, Ask):
-            if reply is not None:
-                self.answered[reply[3] & 15] += 1
             return reply
         known = self._resolve(reply, now)
         if known is None:

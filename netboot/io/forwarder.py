@@ -123,6 +123,11 @@ class Forwarder:
         """Give the cache's own time, in seconds; it never jumps."""
         return self._begun + time.monotonic()
 
+    @property
+    def remembered(self) -> int:
+        """How many answers are in the cache."""
+        return len(self._cache)
+
     def start(self) -> None:
         """Begin."""
         for thread in (*self._threads, self._saver):

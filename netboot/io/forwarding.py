@@ -123,6 +123,7 @@ class Forwarding:
         return {
             **self.counts,
             "blind": self._clock.is_blind(),
+            "remembered": 0 if self._forwarder is None else self._forwarder.remembered,
             "upstreams": [
                 {
                     "name": str(one),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -38,9 +38,8 @@ class NameService:
     ) -> None:
         """Serve nothing yet; `secret` keys the cookies."""
         self._store, self.forwarding = store, forwarding
-        self._dns = DnsRunner(
-            DnsEngine(Zones(()), socket.gethostname(), secret), port, resolver=forwarding
-        )
+        self._engine = DnsEngine(Zones(()), socket.gethostname(), secret)
+        self._dns = DnsRunner(self._engine, port, resolver=forwarding)
         self._plan: Plan | None = None
         self._files: tuple[Zone, ...] = ()
         self._keys: Mapping[Labels, ZoneKeys] = {}
@@ -127,16 +126,33 @@ class NameService:
         return signer
 
     def status(self) -> Mapping[str, Any]:
-        """Give what was answered so far, by code, and what was asked of others."""
-        codes = {one.value: one.name for one in Rcode if one.value < 16}
-        answered = {
-            codes.get(code, str(code)): count
-            for code, count in enumerate(self._dns.answered)
-            if count
+        """Give what was answered so far, by view and code, and what was asked of others."""
+        counts = self._engine.counts
+        own = (sum(codes) for codes in zip(*(one.own for one in counts.values()), strict=True))
+        forwarding = dict(self.forwarding.status())
+        forwarding["cached"] += sum(one.repeated for one in counts.values())
+        return {
+            "answered": _named(own),
+            "views": {
+                view.name.lower(): {"own": _named(one.own), "others": _named(one.others)}
+                for view, one in counts.items()
+            },
+            "dropped": self._engine.dropped,
+            "connections": self._dns.connected,
+            "zones": len(tuple(self.generation.zones)),
+            "signatures": sum(signer.made for *_, signer in tuple(self._signers.values())),
+            **forwarding,
         }
-        return {"answered": answered, **self.forwarding.status()}
 
     def close(self) -> None:
         """Close all sockets, and keep the cache."""
         self._dns.close()
         self.forwarding.close()
+
+
+_CODES = {one.value: one.name for one in Rcode if one.value < 16}
+
+
+def _named(codes: Iterable[int]) -> dict[str, int]:
+    """Give counts by the names of their codes, those that are not 0."""
+    return {_CODES.get(code, str(code)): count for code, count in enumerate(codes) if count}

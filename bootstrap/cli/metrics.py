@@ -1,0 +1,33 @@
+"""`doorstep metrics`: counts of netboot for Prometheus, to the screen or a file, over no port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bootstrap.cli.common import RUN
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(short_help="Print counts for Prometheus.")
+@click.option("--run", type=_PATH, default=RUN, show_default=True, help="Sockets.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write this file as a whole instead: one of node_exporter's textfile collector.",
+)
+def metrics(run: Path, out: Path | None) -> None:
+    """Ask netboot on its UNIX socket what it counted; no port is opened for it."""
+    from bootstrap.io.metrics_file import write
+    from bootstrap.metrics import exposition
+    from keys.io.rpc import call
+
+    socket = run.absolute() / "netboot" / "socket"
+    status = call(socket, "status")
+    text = exposition(status, len(call(socket, "leases")["leases"]))
+    if out is None:
+        click.echo(text.decode(), nl=False)
+    else:
+        write(out, text)
