@@ -37,8 +37,7 @@ from dhcp6_lab import (
 )
 from dhcp_lab import end_by_pid_file
 
-from netboot.dhcp6_message import Kind6, Packet6, Relay6
-from netboot.dhcp6_options import Code6
+from netboot.dhcp6_message import Kind6, Packet6
 from netboot.errors import SiteError
 from netboot.io.dhcp6 import Dhcp6Runner
 from netboot.io.leases import NetbootStore
@@ -254,78 +253,6 @@ def test_dhcrelay_stands_between(wire: Wire6, database: Path, tmp_path: Path) ->
     ((address, state),) = rows(database).items()
     assert address in IPv6Network("fd00:99::/64")
     assert state is LeaseState.BOUND
-
-
-LOAD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_dhcp6_net import load
-load(*map(int, sys.argv[2:]))
-"""
-
-
-def load(first: int, server: int, count: int) -> None:
-    """Ask for leases as a relay does, print each that was acknowledged, and kill -9 the server.
-
-    The kill follows the last REPLY at once: a server that replied before its commit has lost it.
-    """
-    relay = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    relay.bind(("fd00:41:7::5", 547))
-    relay.settimeout(1)
-
-    def send(number: int, kind: Kind6, server_duid: bytes | None) -> None:
-        duid = duid_ll(mac(number))
-        message = Packet6.decode(message6(kind, duid, ia(number), server=server_duid)).message
-        packet = Packet6(message=message, relays=(wrapped(number),))
-        relay.sendto(packet.encode(), (str(US), 547))
-
-    for number in range(first, first + 2 * count):
-        send(number, Kind6.SOLICIT, None)
-    acknowledged = []
-    while True:
-        try:
-            reply = Packet6.decode(relay.recv(4000)).message
-        except TimeoutError:
-            break
-        (association,) = reply.options.associations
-        if reply.kind is Kind6.ADVERTISE:
-            send(association.iaid, Kind6.REQUEST, reply.options.get(Code6.SERVER_ID))
-            continue
-        acknowledged.append((association.iaid, association.addresses[0].address))
-        if len(acknowledged) == count:
-            os.kill(server, 9)
-            relay.settimeout(0.3)
-    for iaid, address in acknowledged:
-        print(iaid, address)
-
-
-def wrapped(number: int) -> Relay6:
-    peer = IPv6Address(int(IPv6Address("fe80::1:0")) + number)
-    return Relay6(kind=Kind6.RELAY_FORWARD, hops=0, link=US, peer=peer)
-
-
-def test_d39_every_acknowledged_ipv6_lease_is_there_after_kill_9(
-    wire: Wire6, database: Path
-) -> None:
-    relay = ("address", "add", "fd00:41:7::5/64", "dev", wire.ends[1], "nodad")
-    run("ip", "-n", wire.cli, *relay)
-    acknowledged: dict[IPv6Address, int] = {}
-    duids = set()
-    for turn, count in enumerate((1, 7, 30, 2, 11)):
-        with serving6(wire.srv, database, wire.ends[0]) as server:
-            numbers = (str(1000 * (turn + 1)), str(server.pid), str(count))
-            here = str(Path(__file__).parent)
-            text = wire.inside(sys.executable, "-c", LOAD, here, *numbers)
-            assert server.wait(5) == -9
-        lines = [line.split() for line in text.splitlines()]
-        assert len(lines) >= count
-        acknowledged |= {IPv6Address(address): int(iaid) for iaid, address in lines}
-        store = NetbootStore(database)
-        duids.add(server_duid(store))
-        kept = {row.address: row.iaid for row in load_leases6(store)}
-        store.close()
-        assert {address: kept.get(address) for address in acknowledged} == acknowledged
-    assert len(duids) == 1  # one server for its clients, whatever happens to the process
 
 
 RUNNER = """
