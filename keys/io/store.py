@@ -21,7 +21,7 @@ from keys.errors import SiteError
 from keys.rules import Tier
 from keys.tpm_objects import Blob
 
-SCHEMA = 3
+SCHEMA = 4
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -77,6 +77,12 @@ MIGRATIONS: Sequence[str] = (
         SELECT name, 0, version, tier, set_at, expires, wrapped, sealed FROM secrets;
     DROP TABLE secrets;
     ALTER TABLE secrets3 RENAME TO secrets;
+    """,
+    # What headquarters wrapped for single boxes; a row without its file keeps the version floor.
+    """
+    CREATE TABLE wrapped(
+        name TEXT NOT NULL, ek_name BLOB NOT NULL, version INTEGER NOT NULL, file BLOB,
+        PRIMARY KEY(name, ek_name)) STRICT;
     """,
 )
 """Number n of these brings a database from schema n to n + 1."""
@@ -182,6 +188,10 @@ class Store:
             steps = f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;"
             self._db.executescript(steps)
 
+    def execute(self, query: str, *arguments: object) -> sqlite3.Cursor:
+        """Run a query for who keeps rows of its own, in its transaction."""
+        return self._db.execute(query, arguments)
+
     def _one(self, query: str, *arguments: object) -> Any:
         return self._db.execute(query, arguments).fetchone()
 
@@ -278,7 +288,8 @@ class Store:
 
     def remove_secret(self, name: str) -> bool:
         """Forget a secret; False when there was none."""
-        return self._do("DELETE FROM secrets WHERE name=?", name) > 0
+        wrapped = self._do("UPDATE wrapped SET file=NULL WHERE name=? AND file NOT NULL", name)
+        return self._do("DELETE FROM secrets WHERE name=?", name) + wrapped > 0
 
     # hand-overs and who may have one
 
@@ -342,6 +353,7 @@ class Store:
         """Remember that an EK gets nothing any more, and free the serial that it used."""
         self.disallow(ek_name)
         self._do("DELETE FROM consumed WHERE ek_name=?", ek_name)
+        self._do("UPDATE wrapped SET file=NULL WHERE ek_name=?", ek_name)
         self._do("INSERT OR IGNORE INTO revoked VALUES(?,?)", ek_name, at)
 
     def is_revoked(self, ek_name: bytes) -> bool:
