@@ -3,7 +3,8 @@
 All servers in one namespace at addresses of their own, each with one thread that answers; dnsperf
 in another, a veth pair between them; an upstream that knows every name below cached.example. The
 servers take turns. dnsmasq signs nothing and keeps at most 10,000 names: it is not in those
-figures. Needs root, dnsperf, dnsmasq and unbound.
+figures. At the end, lookups while many boxes boot (`dns_storm`). Needs root, dnsperf, dnsmasq and
+unbound.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from netboot.rdata import Rtype, name_of, show
 from netboot.resolver import ResolverConfig, Transport, Upstream
 from netboot.zone import Zone, Zones
 from netboot.zone_file import decode_zone
+from tests.bench import dns_storm
 from tests.bench.figure import BenchError, Figure
 from tests.bench.lab import Lab
 
@@ -99,7 +101,8 @@ def measure(lab: Lab) -> list[Figure]:
             lab.say(f"           dns: {load.name}")
             figures += _compare(lab, asking, load)
         lab.say("           dns: memory")
-        return [*figures, _memory(asking, processes)]
+        figures.append(_memory(asking, processes))
+    return [*figures, *dns_storm.measure(lab)]
 
 
 def servers(work: Path) -> Mapping[str, tuple[str, Sequence[str]]]:
