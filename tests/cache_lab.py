@@ -30,7 +30,6 @@ from keys.tpm_objects import Index
 SITE = "shop-0417"
 NOW = 1_795_000_000
 HOUR = 3_600_000
-_CMD_SHUTDOWN = 3
 
 
 class ControllerTpm:
@@ -45,30 +44,37 @@ class ControllerTpm:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = directory / "tpm.sock"
-        self.tcti = f"swtpm:path={self._socket}"
         self.sockets = (self._socket, Path(f"{self._socket}.ctrl"))
+        self.tcti = f"swtpm:path={self._socket}"
         self.power_on()
 
-    def power_on(self) -> None:
-        """Start: a TPM Reset."""
+    def power_on(self, *, starts: bool = True) -> None:
+        """Start: a TPM Reset; `starts` sends the start-up command as firmware does."""
         arguments = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state}"]
         arguments += ["--server", f"type=unixio,path={self._socket},disconnect"]
         arguments += ["--ctrl", f"type=unixio,path={self._socket}.ctrl"]
-        self._process = subprocess.Popen(
-            [*arguments, "--flags", "not-need-init,startup-clear"], stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 10
-        while not self._socket.exists():
+        flags = "not-need-init,startup-clear" if starts else "not-need-init"
+        self._process = subprocess.Popen([*arguments, "--flags", flags], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while not self._listens():
             if time.monotonic() > deadline:
                 raise TimeoutError("swtpm did not start")
             time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(self.sockets[1]))
+            except OSError:
+                return False
+        return True
 
     def cut_power(self) -> None:
         """End at once: nothing that the TPM holds in memory alone survives."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=10)
-        for name in (self._socket, Path(f"{self._socket}.ctrl")):
+        for name in self.sockets:
             name.unlink(missing_ok=True)
 
     def power_cycle(self) -> None:
@@ -79,21 +85,9 @@ class ControllerTpm:
     def suspend_and_start(self) -> None:
         """Shut down in order with its state, reset, start afresh: restartCount alone grows."""
         self.command(struct.pack(">HIIH", 0x8001, 12, 0x145, 1))  # TPM2_Shutdown(STATE)
-        self.power_cycle_without_start()
-        self.command(struct.pack(">HIIH", 0x8001, 12, 0x144, 0))  # TPM2_Startup(CLEAR)
-
-    def power_cycle_without_start(self) -> None:
-        """Power on without the start-up command that firmware sends."""
         self.cut_power()
-        arguments = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state}"]
-        arguments += ["--server", f"type=unixio,path={self._socket},disconnect"]
-        arguments += ["--ctrl", f"type=unixio,path={self._socket}.ctrl"]
-        self._process = subprocess.Popen(
-            [*arguments, "--flags", "not-need-init"], stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 10
-        while not self._socket.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        self.power_on(starts=False)
+        self.command(struct.pack(">HIIH", 0x8001, 12, 0x144, 0))  # TPM2_Startup(CLEAR)
 
     def command(self, data: bytes) -> bytes:
         """Send one command as bytes, past every library."""

@@ -116,6 +116,9 @@ def test_a_site_lives_from_lease_to_lease(site: LeasedSite) -> None:
     site.power_cycle()
     site.start()
     assert code(site.control, "handover", **request(reset_count=99)) == "LEASE-ENDED"
+    (said,) = site.operator("status")["sentences"]
+    assert said.startswith("the lease has ended: the controller was started more often")
+    assert "doorstep lease request" in said
     listed = {one["name"]: one for one in site.operator("secret_list")["secrets"]}
     assert listed["pos-api-token"]["reason"] == "LEASE-ENDED"
     assert code(site.operator, "secret_put", name="pos-api-token", value="AA") == "LEASE-ENDED"

@@ -189,6 +189,8 @@ class Service:
             if any((self._authority.refresh(*files), self._boot_tls.refresh(*files))):
                 LOG.info("wrote a TLS certificate: nginx must reload it")
             self._trouble = None
+        except ClosedError:
+            self._trouble = None  # said of the cache already
         except KeysError as error:
             self._trouble = str(error)
 
@@ -408,6 +410,10 @@ class Service:
 
     def _sentences(self, ready: bool) -> list[str]:
         said = [] if ready else [NO_CA]
+        try:
+            self._ring.check()
+        except ClosedError as error:
+            said.append(str(error))
         if self._clock.suspect:
             said.append("the clock of this controller leapt ahead: check its date")
         if self._trouble:

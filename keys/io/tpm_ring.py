@@ -48,6 +48,7 @@ MAX_STEPS = 64
 """By how much one lease may move the lease counter."""
 NO_LEASE = "this controller has no lease"
 ENDED = "the lease was ended"
+OTHER_SOFTWARE = "this controller runs other software than the lease is for"
 RENEW = "Ask headquarters for one: doorstep lease request, lease issue, lease apply"
 ROLLED_BACK = (
     "keys.db is older than the last revocation on this controller: it was restored from a copy. "
@@ -239,11 +240,15 @@ class TpmRing:
     def open(self) -> None:
         """Open the cache with the newest lease that the TPM takes; ClosedError says why none."""
         self._wipe()
+        self._why = NO_LEASE
         counters, held = self._tpm.counters(), self._tpm.counter(Index.LEASE)
         for signed in self._store_leases():
             terms = signed.lease.terms
-            self._why = ENDED
-            if terms.counter < held or (terms.counter > held and not self._is_due(signed)):
+            if terms.counter < held:
+                self._why = ENDED if self._why is NO_LEASE else self._why
+                continue
+            if not self._is_due(signed):
+                self._why = OTHER_SOFTWARE if terms.counter == held else self._why
                 continue
             if (ended := terms.ended(counters)) is not None:
                 self._why = f"the lease has ended: {ended}"
@@ -322,7 +327,8 @@ class TpmRing:
         if lease.purpose is not Purpose.CACHE or lease.reference != self.reference:
             raise PeerError("the lease is for another appliance or another purpose")
         held = self._tpm.counter(Index.LEASE)
-        if lease.terms.counter <= held:
+        is_used = lease.terms.counter == held and self._is_due(signed)
+        if lease.terms.counter < held or is_used:
             raise PeerError("the lease was used before, or a newer one was: ask for a new one")
         if lease.terms.counter > held + MAX_STEPS:
             raise PeerError("the lease is too far ahead: ask for a new one")
