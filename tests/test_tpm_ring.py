@@ -206,6 +206,36 @@ def test_a_lease_for_the_software_of_tomorrow_waits_for_it(controller: Controlle
         assert read(store, vault) == VALUE
 
 
+def test_two_leases_of_one_number_are_for_two_states_and_either_opens(
+    controller: Controller,
+) -> None:
+    """An update that is taken back needs no other lease."""
+    with controller.started() as (store, ring, vault):
+        put(store, vault)
+        today = controller.pcr_terms(9)
+        controller.tpm.extend(9, bytes(31) + b"\1")
+        tomorrow = controller.pcr_terms(9)
+    controller.tpm.power_cycle()
+    with controller.started() as (store, ring, vault):
+        ring.apply(controller.lease(ring, today), NOW)
+        ring.apply(controller.lease(ring, tomorrow), NOW)
+        ring.check()
+        assert read(store, vault) == VALUE
+    controller.tpm.extend(9, bytes(31) + b"\1")
+    with controller.started() as (store, ring, vault):
+        ring.open()
+        assert read(store, vault) == VALUE
+    controller.tpm.extend(9, bytes(31) + b"\2")
+    with controller.started() as (store, ring, vault):
+        with pytest.raises(ClosedError, match="other software") as caught:
+            ring.open()
+        assert caught.value.code == "LEASE-ENDED"
+    controller.tpm.power_cycle()
+    with controller.started() as (store, ring, vault):
+        ring.open()
+        assert read(store, vault) == VALUE
+
+
 def test_leases_that_are_not_for_us_are_refused_with_a_sentence(controller: Controller) -> None:
     with controller.started() as (_, ring, _):
         other = ec.generate_private_key(ec.SECP256R1())
