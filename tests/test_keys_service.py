@@ -61,6 +61,8 @@ TABLE = {
     "secret_put": {"operator"},
     "secret_list": {"operator"},
     "secret_remove": {"operator"},
+    "secret_import": {"operator"},
+    "wrap_key": {"operator"},
     "allow": {"operator"},
     "disallow": {"operator"},
     "withdraw": {"operator"},

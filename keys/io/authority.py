@@ -30,6 +30,9 @@ from keys.rules import SiteRules
 
 Address = IPv4Address | IPv6Address
 
+WRAP_KEY = "wrap"
+"""The key that approves boots of boxes for what headquarters wrapped (`keys.wrap`)."""
+
 NO_CA = (
     "this site's authorities are not signed yet: sign the requests with the site root "
     "and install the two certificates"
@@ -48,7 +51,7 @@ class Authority:
 
     def draw(self) -> None:
         """Draw what is not there yet, so that no later transaction has to; ClosedError."""
-        for name in (*(f"{kind.value}-ca" for kind in Kind), "answer", "server"):
+        for name in (*(f"{kind.value}-ca" for kind in Kind), "answer", "server", WRAP_KEY):
             self._vault.key_pair(name)
         self._vault.key_bytes("pseudonym")
 

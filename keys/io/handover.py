@@ -35,15 +35,16 @@ from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Handover, Store
 from keys.io.vault import Vault
+from keys.io.wrapping import Passed, Wrapping
 from keys.io.zone_signing import ZoneSigning
 from keys.note import Entry
-from keys.rules import RoleRule, SecretRule, Withheld
+from keys.rules import RoleRule, SecretRule, Tier, Withheld
 from keys.secret import Secret
 from keys.tpm_public import PublicArea
 
 U32 = (1 << 32) - 1
 LIFETIME = int(rules.HANDOVER_LIFETIME.total_seconds())
-ADDED = frozenset({"identity", "secrets", "withheld", "issued", "expires"})
+ADDED = frozenset({"identity", "secrets", "wrapped", "withheld", "issued", "expires"})
 """Fields of the hand-off document that only this process writes."""
 
 
@@ -105,6 +106,18 @@ class Given:
 
     values: Mapping[str, tuple[int, int, Secret]]
     withheld: list[dict[str, Any]]
+    passed: Passed
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Give the version of each by its name."""
+        return {name: version for name, (version, _, _) in self.values.items()} | (
+            self.passed.versions
+        )
+
+    def proofs(self) -> dict[str, Secret]:
+        """Give by name what a box shows that it opened: the value, or a wrapped one's proof."""
+        return {name: value for name, (_, _, value) in self.values.items()} | self.passed.proofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +129,7 @@ class Desk:
     authority: Authority
     files: SiteFiles
     zones: ZoneSigning
+    wrapping: Wrapping
 
     def serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
         """Decide, seal and write the row; Refusal with a code when it may not be."""
@@ -187,7 +201,7 @@ class Desk:
     def _hand_over(
         self, user: str, request: Request, role: RoleRule, now: float
     ) -> Mapping[str, Any]:
-        given = self.secrets(role, now)
+        given = self.secrets(role, request, now)
         expires = int(now) + LIFETIME
         chain, not_after = self.authority.issue_box(
             request.device_key, request.box, role.certificate_lifetime, ca.at(now)
@@ -207,7 +221,7 @@ class Desk:
             "answer": signed,
             "digests": {
                 name: b64u(secret_digest(bundle.content_key, name, value))
-                for name, (_, _, value) in given.values.items()
+                for name, value in given.proofs().items()
             },
             "withheld": given.withheld,
             "certificate_not_after": not_after,
@@ -239,23 +253,27 @@ class Desk:
                 "dns": self.zones.trust(self.files.rules.domain),
             },
             "secrets": secrets,
-            "withheld": given.withheld,
+            "withheld": given.withheld + given.passed.unless_opened(),
             **times,
         }
+        if given.passed.items:
+            document["wrapped"] = given.passed.items
         return Secret(json.dumps(document, separators=(",", ":")).encode())
 
-    def secrets(self, role: RoleRule, now: float) -> Given:
+    def secrets(self, role: RoleRule, request: Request, now: float) -> Given:
         """Look up the secrets of a role; one that is unfit is withheld, the others are given."""
         values: dict[str, tuple[int, int, Secret]] = {}
-        withheld: list[dict[str, Any]] = []
-        for name in role.secrets:
-            rule = self.files.rules.secrets[name]
+        known = [self.files.rules.secrets[name] for name in role.secrets]
+        wrapped = [rule.name for rule in known if rule.tier is Tier.BOX]
+        passed = self.wrapping.give(wrapped, request.ek_name, _boot(request).policy(), now)
+        withheld: list[dict[str, Any]] = [*passed.withheld]
+        for rule in (one for one in known if one.tier is not Tier.BOX):
             found = self.look_up(rule, now)
             if isinstance(found, tuple):
-                values[name] = found
+                values[rule.name] = found
             else:
                 withheld.append(found)
-        return Given(values=values, withheld=withheld)
+        return Given(values=values, withheld=withheld, passed=passed)
 
     def look_up(self, rule: SecretRule, now: float) -> tuple[int, int, Secret] | dict[str, Any]:
         """Give (version, end of lease, value), or the reason why not; `since` is unix time."""
@@ -302,7 +320,7 @@ class Desk:
             "boot_set": request.boot_set.hex(),
             "reset_count": request.reset_count,
             "restart_count": request.restart_count,
-            "secrets": {name: version for name, (version, _, _) in given.values.items()},
+            "secrets": given.versions,
             "withheld": given.withheld,
             "certificate_not_after": reply["certificate_not_after"],
         }
@@ -321,12 +339,7 @@ def _seal(request: Request, document: Secret, expires: int) -> Bundle:
     return seal(
         ek=request.ek,
         box_ephemeral=request.ephemeral,
-        boot=Boot(
-            reset_count=request.reset_count,
-            restart_count=request.restart_count,
-            clock_before=request.clock + LIFETIME * 1000,
-            pcrs=request.pcrs,
-        ),
+        boot=_boot(request),
         binding=Binding(
             box=request.box,
             session=request.session,
@@ -336,6 +349,15 @@ def _seal(request: Request, document: Secret, expires: int) -> Bundle:
         ),
         plaintext=document,
         randomness=Randomness.cut(os.urandom(Randomness.SIZE)),
+    )
+
+
+def _boot(request: Request) -> Boot:
+    return Boot(
+        reset_count=request.reset_count,
+        restart_count=request.restart_count,
+        clock_before=request.clock + LIFETIME * 1000,
+        pcrs=request.pcrs,
     )
 
 

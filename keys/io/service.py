@@ -37,6 +37,7 @@ from keys.io.store import Allowance, Event, Store
 from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TPM_META, TpmRing
 from keys.io.vault import CHECK, Vault
+from keys.io.wrapping import Wrapping
 from keys.io.zone_signing import ZoneSigning
 from keys.note import Floor
 from keys.rules import SiteRules
@@ -60,7 +61,9 @@ ADMINISTRATIVE = frozenset(
 """What is served before the authorities are signed."""
 UNDER_LEASE = frozenset({"handover", "answer"})
 """What asks the TPM first whether the lease still runs."""
-ANCHORED = frozenset({"revoke", "withdraw", "secret_remove", "lease_apply", "lease_end"})
+ANCHORED = frozenset(
+    {"revoke", "withdraw", "secret_remove", "secret_import", "lease_apply", "lease_end"}
+)
 """What is in the audit's anchor before its reply leaves."""
 PR_SET_DUMPABLE = 4
 
@@ -114,6 +117,7 @@ class Service:
             authority=self._authority,
             files=self._files,
             zones=self._zones,
+            wrapping=Wrapping(layout, self._store, self._vault, self._authority, self._files),
         )
         self._secrets = StoredSecrets(
             store=self._store,
@@ -149,6 +153,8 @@ class Service:
             "secret_put": (self._secrets.put, frozenset({OPERATOR})),
             "secret_list": (self._secrets.show, frozenset({OPERATOR})),
             "secret_remove": (self._secrets.remove, frozenset({OPERATOR})),
+            "secret_import": (self._desk.wrapping.take, frozenset({OPERATOR})),
+            "wrap_key": (self._desk.wrapping.key, frozenset({OPERATOR})),
             "allow": (self._allow, frozenset({OPERATOR})),
             "disallow": (self._disallow, frozenset({OPERATOR})),
             "withdraw": (self._withdraw, frozenset({OPERATOR})),

@@ -69,6 +69,9 @@ class StoredSecrets:
         """Say of each secret of the site file until when it may be given, or why not."""
         listed = []
         for rule in self.files.rules.secrets.values():
+            if rule.tier is Tier.BOX:
+                listed.append(self.desk.wrapping.listed(rule.name, now))
+                continue
             found, row = self.desk.look_up(rule, now), self.store.secret(rule.name)
             one: dict[str, Any] = {"name": rule.name, "tier": rule.tier.value, "reason": None}
             if row is not None:
