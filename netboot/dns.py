@@ -252,6 +252,8 @@ class DnsEngine:
             is_whole = len(edns.cookie) > cookies.CLIENT_SIZE
             if is_whole and not is_tcp and not self._has_cookie(query, peer, now):
                 return Answer(rcode=Rcode.BADCOOKIE, cookie=cookie)
+        if not query.question:
+            return Answer(rcode=Rcode.NOERROR, cookie=cookie)
         answer = self._find(query, view, now)
         if not cookie:
             return answer

@@ -68,7 +68,10 @@ class Edns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question: `question` as it came, `name` as labels in lower case."""
+    """One question: `question` as it came, `name` as labels in lower case.
+
+    `question` is empty where only a cookie is asked for (RFC 7873, 5.4).
+    """
 
     number: int
     flags: int
@@ -101,13 +104,10 @@ class Answer:
 def decode_query(data: bytes) -> Query:
     """Read a message with opcode QUERY; FormatError."""
     number, flags, questions, answers, authorities, additionals = HEADER.unpack_from(data)
-    if questions != 1 or answers or authorities + additionals > _MAX_RECORDS:
+    if questions > 1 or answers or authorities + additionals > _MAX_RECORDS:
         raise FormatError("not one question alone")
-    name, end = _read_name(data, HEADER.size)
-    if end + 4 > len(data):
-        raise FormatError("the question is cut off")
-    qtype, qclass = struct.unpack_from("!HH", data, end)
-    position, edns = end + 4, None
+    name, qtype, qclass, position = _read_question(data) if questions else _NO_QUESTION
+    begin, edns = position, None
     for record in range(authorities + additionals):
         record_type, position, opt = _read_record(data, position)
         if record_type == Rtype.OPT:
@@ -116,15 +116,28 @@ def decode_query(data: bytes) -> Query:
             edns = opt
     if position != len(data):
         raise FormatError("there is more than the message says")
+    if not questions and (edns is None or not edns.cookie):
+        raise FormatError("not one question alone")
     return Query(
         number=number,
         flags=flags,
-        question=data[HEADER.size : end + 4],
+        question=data[HEADER.size : begin],
         name=tuple(label.lower() for label in name),
         qtype=qtype,
         qclass=qclass,
         edns=edns,
     )
+
+
+_NO_QUESTION: tuple[Labels, int, int, int] = ((), Rtype.OPT, IN, HEADER.size)
+
+
+def _read_question(data: bytes) -> tuple[Labels, int, int, int]:
+    """Read name, type and class of the question, and give where it ends."""
+    name, end = _read_name(data, HEADER.size)
+    if end + 4 > len(data):
+        raise FormatError("the question is cut off")
+    return name, *struct.unpack_from("!HH", data, end), end + 4
 
 
 def _read_name(data: bytes, position: int) -> tuple[Labels, int]:
@@ -193,8 +206,9 @@ def _read_options(data: bytes, position: int, end: int) -> bytes:
 
 
 def bare(data: bytes, rcode: Rcode) -> bytes:
-    """Answer with a header alone; opcode and RD are the query's, everything else is ours."""
-    flags = QR | int.from_bytes(data[2:4]) & (OPCODES | RD) | rcode
+    """Answer with a header alone, of the same opcode; RD is copied where it means something."""
+    asked = int.from_bytes(data[2:4])
+    flags = QR | asked & OPCODES | (0 if asked & OPCODES else asked & RD) | rcode
     return data[:2] + struct.pack("!HHHHH", flags, 0, 0, 0, 0)
 
 
@@ -214,7 +228,7 @@ def encode(query: Query, answer: Answer, size: int) -> bytes:
         flags, parts = flags | TC, [[], [], []]
     elif sum(len(record) for part in parts for record in part) > room:
         parts[2] = []  # what was only meant to help may be left out (RFC 2181, 9)
-    counts = [1, *map(len, parts)]
+    counts = [int(bool(query.question)), *map(len, parts)]
     counts[3] += bool(opt)
     head = HEADER.pack(query.number, flags, *counts)
     return b"".join((head, query.question, *parts[0], *parts[1], *parts[2], opt))

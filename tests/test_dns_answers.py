@@ -377,3 +377,88 @@ def test_any_bytes_from_anybody_give_nothing_or_an_answer(data, peer, is_tcp) ->
         assert len(reply) <= (65535 if is_tcp else 1232)
         if peer == STRANGER and not is_tcp:
             assert len(reply) <= max(len(message), 12)
+
+
+# Flags and EDNS, as compliance tests of others send and judge them (RFC 8906, 8; RFC 6891, 6.1.3)
+
+ALL_FLAGS = 0x07F0
+TC, RD, RA, Z, AD, CD, AA = 0x0200, 0x0100, 0x0080, 0x0040, 0x0020, 0x0010, 0x0400
+NSID, SUBNET, EXPIRE, UNKNOWN = b"\0\3\0\0", b"\0\x08\0\4\0\1\0\0", b"\0\x09\0\0", b"\0\x64\0\0"
+COOKIE = b"\0\x0a\0\x08\1\2\3\4\5\6\7\x08"
+
+
+def raw(
+    flags: int,
+    *,
+    rtype: int | None = Rtype.SOA,
+    edns: tuple[int, int, int, bytes] | None = None,
+) -> bytes:
+    """A message; `edns` is size, version, flags and options."""
+    question = b"" if rtype is None else b"\7example\3net\0" + struct.pack("!HH", rtype, 1)
+    opt = b""
+    if edns is not None:
+        size, version, extended, options = edns
+        head = struct.pack("!HHBBHH", Rtype.OPT, size, 0, version, extended, len(options))
+        opt = b"\0" + head + options
+    counts = struct.pack("!HHHH", int(bool(question)), 0, 0, int(bool(opt)))
+    return struct.pack("!HH", 77, flags) + counts + question + opt
+
+
+@pytest.mark.parametrize("flags", [0, AA, TC, RD, RA, Z, AD, CD, ALL_FLAGS])
+@pytest.mark.parametrize("peer", [HERE, "203.0.113.5"])
+def test_n4_flags_of_a_question_are_not_echoed_but_rd_and_cd(flags: int, peer: str) -> None:
+    views = Views(site=(IPv4Network("127.0.0.0/8"),), others=View.ZONES)
+    reply = engine(views=views).receive(raw(flags), peer, NOW, is_tcp=False)
+    assert isinstance(reply, bytes)
+    got = int.from_bytes(reply[2:4])
+    assert got & ~RD == 0x8000 | AA and got & RD == flags & RD
+
+
+@pytest.mark.parametrize("flags", [0, ALL_FLAGS])
+@pytest.mark.parametrize("opcode", [1, 2, 3, 6, 15])
+def test_n3_of_an_unknown_opcode_no_flag_comes_back(opcode: int, flags: int) -> None:
+    """RD too means something for QUERY alone."""
+    for rtype in (None, Rtype.SOA):
+        asked = raw(opcode << 11 | flags, rtype=rtype)
+        reply = engine().receive(asked, HERE, NOW, is_tcp=False)
+        assert reply == struct.pack("!HHHHHH", 77, 0x8000 | opcode << 11 | 4, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("options", [b"", NSID, SUBNET, EXPIRE, UNKNOWN, COOKIE, NSID + SUBNET])
+@pytest.mark.parametrize("extended", [0, 0x8000, 0x0080, 0x7FFF])
+@pytest.mark.parametrize("version", [0, 1, 255])
+def test_n5_n6_whatever_edns_asks(version: int, extended: int, options: bytes) -> None:
+    asked = raw(0, edns=(4096, version, extended, options))
+    reply = engine().receive(asked, HERE, NOW, is_tcp=False)
+    assert isinstance(reply, bytes)
+    found = dns.message.from_wire(reply)
+    assert (found.edns, found.payload) == (0, 1232)
+    assert found.ednsflags & 0xFFFF == extended & 0x8000
+    assert found.rcode() == (16 if version else 0)
+    assert bool(found.answer) is not bool(version)
+    codes = {int(one.otype) for one in found.options}
+    assert codes == ({10} if options == COOKIE and not version else set())
+
+
+@pytest.mark.parametrize(
+    "rtype", [*range(1, 66), 99, *range(104, 110), 256, 257, 258, 259, 666, 1000, 32768, 32769]
+)
+def test_n18_every_type_at_a_zones_own_name_is_answered(rtype: int) -> None:
+    if rtype == Rtype.OPT:
+        return
+    reply = engine().receive(raw(0, rtype=rtype), HERE, NOW, is_tcp=False)
+    assert isinstance(reply, bytes)
+    found = dns.message.from_wire(reply)
+    assert found.rcode() == 0 and found.flags & dns.flags.AA and found.edns < 0
+    assert found.answer or [one.rdtype for one in found.authority] == [Rtype.SOA]
+
+
+def test_n31_who_asks_for_a_cookie_alone_gets_one() -> None:
+    """RFC 7873, 5.4: without any question."""
+    reply = engine().receive(raw(0, rtype=None, edns=(1232, 0, 0, COOKIE)), HERE, NOW, is_tcp=False)
+    assert isinstance(reply, bytes)
+    found = dns.message.from_wire(reply)
+    assert found.rcode() == 0 and not found.question and len(cookie_of(found)) == 24
+    for nothing in (raw(0, rtype=None), raw(0, rtype=None, edns=(1232, 0, 0, NSID))):
+        reply = engine().receive(nothing, HERE, NOW, is_tcp=False)
+        assert isinstance(reply, bytes) and reply[3] & 15 == 1
