@@ -76,6 +76,7 @@ def _pool(one: written.PoolRange) -> Pool:
         first=one.range.first,
         last=one.range.last,
         classes=frozenset(one.classes),
+        bootp=one.bootp,
         parameters=parameters(one),
     )
 

@@ -177,6 +177,7 @@ class PoolRange(Leasing):
 
     range: Range
     classes: Annotated[tuple[Name, ...], ONE_OR_MORE] = ()
+    bootp: bool = False
 
 
 Pool = Annotated[PoolRange, BeforeValidator(_pool)]

@@ -10,10 +10,13 @@ from ipaddress import IPv4Address
 
 from netboot.bootchoice import BootFile
 from netboot.dhcp_options import Code
-from netboot.dhcp_reply import Send
+from netboot.dhcp_reply import Grant, Send
 from netboot.dhcp_request import Request
 from netboot.events import Detail, Event, EventKind
 from netboot.leases import LeaseWrite
+
+_ACK = EventKind.ACK
+"""By a name of our own: looking up a member of an enum costs 0.3 us in Python 3.11."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,37 @@ def discovered(request: Request) -> Event:
             ("host_name", options.text(Code.HOST_NAME) or ""),
             ("interface", request.arrival.interface),
             *uuid_texts(options.get(Code.CLIENT_UUID)),
+        ),
+    )
+
+
+def acknowledged(request: Request, grant: Grant, address: IPv4Address, expires: float) -> Event:
+    """Tell of an address that was given until `expires`, in seconds of unix time."""
+    boot = grant.boot
+    return Event(
+        at=request.now,
+        kind=_ACK,
+        mac=request.client.mac,
+        address=address,
+        detail=(
+            ("expires", expires),
+            ("name", grant.settings.name or ""),
+            ("boot_file", boot.name if boot is not None else ""),
+        ),
+    )
+
+
+def went_elsewhere(request: Request, server: IPv4Address) -> Event:
+    """Tell of a server that is not ours and that a client chose."""
+    mac = request.client.mac
+    return Event(
+        at=request.now,
+        kind=EventKind.FOREIGN,
+        address=server,
+        reason="FOREIGN-DHCP",
+        detail=(
+            ("client", mac.hex(":") if mac else ""),
+            ("interface", request.arrival.interface),
         ),
     )
 

@@ -1,8 +1,8 @@
 """The server's replies: which options, how large, and by which way they leave.
 
-Builds bytes only; whether to answer and with which address is `netboot.dhcp`'s. RFC 2131, 4.1 and
-table 3; RFC 2132 (9.3 overload), 3046 (82 last), 3396 (long options), 4039 (80), 4578 (PXE), 4702
-(81), 5970 (HTTP boot), 6842 (61 back), 3011 (118 back).
+Builds bytes only; whether to answer and with which address is `netboot.dhcp`'s. RFC 951; RFC 2131,
+4.1 and table 3; RFC 2132 (9.3 overload), 3011 (118 back), 3046 (82 last), 3396 (long options), 4039
+(80), 4578 (PXE), 4702 (81), 5970 (HTTP boot), 6842 (61 back).
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ LARGEST_REPLY = 1472
 """edk2 announces 65280 in option 57 and still drops what is larger than one frame."""
 SMALLEST_LIMIT = 548
 """What every client takes: an IP datagram of 576 bytes (RFC 2131, 2)."""
+FOR_EVER = 0xFFFFFFFF
+"""Seconds of a lease that never ends (RFC 2131, 3.3)."""
+_VENDOR_AREA = 60
+"""Bytes of BOOTP's vendor area after the cookie (RFC 951, 3)."""
 _IP_UDP = 28
 _NOWHERE = IPv4Address(0)
 _EVERYBODY = IPv4Address("255.255.255.255")
@@ -79,6 +83,7 @@ _ZERO = bytes(4)
 _PARAMETER_LIST, _FQDN = int(Code.PARAMETER_LIST), int(Code.FQDN)
 _ECHOED = (int(Code.SUBNET_SELECTION), int(Code.CLIENT_ID), int(Code.RELAY_AGENT))
 _ECHOED_IN_NAK = _ECHOED[1:]
+_OF_RELAY = _ECHOED[2:]
 
 
 class Via(Enum):
@@ -155,6 +160,30 @@ def reply(kind: MessageType, request: Request, grant: Grant) -> Send:
     )
     promises = kind is _ACK and grant.seconds is not None
     return _send(request, settings, data, (grant.target or grant.ciaddr, address), promises)
+
+
+def bootp_reply(request: Request, grant: Grant) -> Send:
+    """Build a BOOTP reply: no option of DHCP, and no more than a vendor area of 64 bytes holds.
+
+    A relay's 82 comes beside that: the relay takes it out. RFC 951; RFC 1534, 2; RFC 3046, 2.1.
+    """
+    message, settings, boot = request.message, grant.settings, grant.boot
+    area, room = b"", _VENDOR_AREA - len(_END)
+    for _, wire in settings.told(b"").pieces:
+        if len(area) + len(wire) <= room:
+            area += wire
+    area += b"".join(wire for _, wire in _echoes(message.options.by_code, _OF_RELAY))
+    name = boot.name.encode("ascii") if boot is not None else b""
+    siaddr = settings.next_server or (settings.appliance if name else _ZERO)
+    address = grant.address or _NOWHERE
+    data = encode_reply(
+        message,
+        addresses=(grant.ciaddr.packed, address.packed, siaddr),
+        flags=message.flags,
+        names=(settings.server_name, name if len(name) <= LONGEST_FILE else b""),
+        options=area + _END,
+    )
+    return _send(request, settings, data, (grant.ciaddr, address), promises=True)
 
 
 def nak(message: Message, settings: Settings, server_id: bytes, text: str, interface: str) -> Send:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from netboot.links import Link, Links, Network, Place, check_plan, identity_of
-from netboot.network import Reservation, SubnetPlan, swapped_uuid
+from netboot.network import Pool, Reservation, SubnetPlan, swapped_uuid
 
 OFFER_SECONDS = 30.0
 """How long an offer is held: OVMF requests 3.3 to 4.6 s after DISCOVER, repeats after 16 s."""
@@ -80,7 +80,8 @@ class LeaseWrite:
 class Client:
     """Who asks, where, and what the plan says of it; not frozen, being made for each packet.
 
-    `key` is the MAC on Ethernet, else a longer text; `classes` are names.
+    `key` is the MAC on Ethernet, else a longer text; `classes` are names; `bootp` is true for one
+    that keeps what it is given for ever.
     """
 
     key: bytes
@@ -89,6 +90,7 @@ class Client:
     client_id: bytes | None = None
     reservation: Reservation | None = None
     classes: frozenset[str] = frozenset()
+    bootp: bool = False
 
     @property
     def link(self) -> Link:
@@ -215,8 +217,10 @@ class LeaseTable:
         pool = network.pool_of(address)
         if pool is None:
             return False
-        if not pool.plan.classes or not pool.plan.classes.isdisjoint(client.classes):
+        if _lends(pool.plan, client):
             return True
+        if client.bootp:
+            return False
         # A box is in other classes as firmware than as a system, and keeps its address (D14).
         lease = self._leases.get(address)
         return lease is not None and lease.key == client.key and lease.is_bound(now)
@@ -259,7 +263,7 @@ class LeaseTable:
     def _fresh(self, client: Client, networks: tuple[Network, ...]) -> int | None:
         for network in networks:
             for pool in network.pools:
-                if not pool.plan.classes or not pool.plan.classes.isdisjoint(client.classes):
+                if _lends(pool.plan, client):
                     address = pool.fresh(self._is_taken)
                     if address is not None:
                         return address
@@ -277,7 +281,7 @@ class LeaseTable:
             pool.oldest(self._leases, self._is_offered, now)
             for network in networks
             for pool in network.pools
-            if not pool.plan.classes or not pool.plan.classes.isdisjoint(client.classes)
+            if _lends(pool.plan, client)
         )
         oldest = min((note for note in ended if note is not None), default=None)
         if oldest is None:
@@ -445,3 +449,10 @@ class LeaseTable:
         self._probed[address] = now
         if len(self._probed) > PROBES_KEPT:
             self._probed.popitem(last=False)
+
+
+def _lends(pool: Pool, client: Client) -> bool:
+    """Tell whether a pool is for a client of these classes."""
+    if client.bootp and not pool.bootp:
+        return False
+    return not pool.classes or not pool.classes.isdisjoint(client.classes)

@@ -121,11 +121,15 @@ class ClientClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Addresses to lend from `first` to `last`, both included; `classes` empty: to everybody."""
+    """Addresses to lend from `first` to `last`, both included; `classes` empty: to everybody.
+
+    `bootp` lends to BOOTP clients too, which never give back what they were given.
+    """
 
     first: IPv4Address
     last: IPv4Address
     classes: frozenset[str] = frozenset()
+    bootp: bool = False
     parameters: Parameters = NOTHING
 
 
