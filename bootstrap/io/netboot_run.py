@@ -214,7 +214,7 @@ class _Reporter:
         """Look once. SiteError when another DHCP server answers before we serve."""
         services = self._services
         plan, states = services.running, services.states
-        if states["dhcp"] is State.REFUSED and not self._number:
+        if State.REFUSED in (states["dhcp"], states.get("dhcp6")) and not self._number:
             raise SiteError("; ".join(services.sentences()))
         sentences = frozenset((*services.sentences(), *self._write_metrics()))
         for sentence in sorted(sentences - self._told):
