@@ -36,6 +36,7 @@ COMMANDS = {
     "watch": Entry("bootstrap.cli.watch:watch", "Hear who else serves on the site's networks."),
     "secret": Entry("bootstrap.cli.secret:secret", "Store, list and remove secrets."),
     "audit": Entry("bootstrap.cli.audit:audit", "Check that the record of keys is whole."),
+    "lease": Entry("bootstrap.cli.lease:lease", "Ask for, sign and take leases of the cache."),
     "note": Entry("bootstrap.cli.site:note", "Sign the delivery note with the offline key."),
     "trust": Entry("bootstrap.cli.trust:trust", "Import, list and remove TPM makers' CAs."),
     "firmware": Entry("bootstrap.cli.firmware:firmware", "Keep the signed firmware baseline."),

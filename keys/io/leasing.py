@@ -76,7 +76,11 @@ class Leasing:
             "lease": None if running is None else _plain(running.lease),
             "left": None if running is None else _left(running.lease, counters),
             "waiting": [
-                _plain(one.lease) for one in known if one.lease.terms.counter > ring.lease_counter()
+                _plain(one.lease)
+                for one in known
+                if one != running
+                and one.lease.terms.counter >= ring.lease_counter()
+                and one.lease.terms.ended(counters) is None
             ],
             "counters": {
                 "clock": counters.clock,
