@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from attest import transcript as hashes_of
 from attest.transcript import Session
-from bootstrap.agent import handoff, protocol
+from bootstrap.agent import handoff, protocol, wrapped
 from bootstrap.agent.errors import TROUBLE, AgentError, BoxError, Code
 from bootstrap.agent.protocol import Anchor, Answer, Bundle, Dance, Logs, Opened, Quoted, b64u
 from bootstrap.agent.ssh import DRAWN_BYTES, HostKey, make_host_key
@@ -102,9 +102,11 @@ def _enrol(
     if answer.bundle is None:
         return _not_yet(dance, x, answer, place.say)
     opened = _open(tpm, dance, x, answer.bundle, drawn.ephemeral)
+    unwrapped = wrapped.open_all(tpm, dance, answer.bundle, opened, place.say)
     # From here on the bundle cannot be opened again: extend first, then use.
     tpm.extend_opened(hashes_of.opened_data(x))
     document = handoff.read_handoff(opened, dance, answer.bundle)
+    document = handoff.add_unwrapped(document, unwrapped)
     if place.set_clock is not None:
         place.set_clock(document.issued)
     checks = _use(tpm, document, place, drawn.host_key)

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bootstrap.agent import ssh
 from bootstrap.agent.errors import Code, PeerError
 from bootstrap.agent.protocol import HANDOFF_TYPE, Bundle, Dance, Fields, Opened, b64u
 from bootstrap.agent.ssh import HostKey
+from bootstrap.agent.wrapped import Unwrapped
 
 SEED = Path("/run/doorstep/seed")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
@@ -31,7 +32,10 @@ _CLOUD = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
-    """A hand-off document that belongs to this box and session; times in unix seconds."""
+    """A hand-off document that belongs to this box and session; times in unix seconds.
+
+    `proofs` are for the secrets that headquarters wrapped: the site knows those, not the values.
+    """
 
     issued: int
     expires: int
@@ -44,6 +48,7 @@ class Handoff:
     dns_anchors: str
     seed: Mapping[str, bytes] = field(repr=False)
     secrets: Mapping[str, bytes] = field(repr=False)
+    proofs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     withheld: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     document: bytes = field(default=b"", repr=False)
@@ -83,6 +88,19 @@ def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
         withheld=tuple(_names(fields.take("withheld", list))),
         checks=tuple(str(one) for one in fields.take("checks", list)),
         document=opened.document,
+    )
+
+
+def add_unwrapped(handoff: Handoff, unwrapped: Mapping[str, Unwrapped]) -> Handoff:
+    """Add what was opened of wrapped secrets, withheld no longer; PeerError for a wrong name."""
+    if any(name in handoff.secrets or not _NAME.match(name) for name in unwrapped):
+        raise _wrong("a wrapped secret has the name of another one, or one that is no file name")
+    values = {name: one.value for name, one in unwrapped.items()}
+    return replace(
+        handoff,
+        secrets={**handoff.secrets, **values},
+        proofs={name: one.proof for name, one in unwrapped.items()},
+        withheld=tuple(name for name in handoff.withheld if name not in unwrapped),
     )
 
 
@@ -127,7 +145,8 @@ def check_identity(handoff: Handoff, sign: Callable[[bytes], bytes], challenge: 
 
 def digests(handoff: Handoff, opened: Opened) -> dict[str, bytes]:
     """Give for each secret the MAC that proves to the site that the box has it."""
-    return {n: secret_digest(opened.content_key, n, v) for n, v in handoff.secrets.items()}
+    known = {**handoff.secrets, **handoff.proofs}
+    return {n: secret_digest(opened.content_key, n, v) for n, v in known.items()}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import (
@@ -25,11 +25,14 @@ from tpm2_pytss.types import (
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_EVENT,
     TPM2B_ID_OBJECT,
+    TPM2B_NAME,
+    TPM2B_NONCE,
     TPM2B_OPERAND,
     TPM2B_PRIVATE,
     TPM2B_SENSITIVE_CREATE,
     TPML_PCR_SELECTION,
     TPMT_SIG_SCHEME,
+    TPMT_SIGNATURE,
     TPMT_SYM_DEF_OBJECT,
     TPMT_TK_HASHCHECK,
 )
@@ -51,12 +54,17 @@ from bootstrap.agent.tpm_keys import (
     SEALED_PCRS,
     Counters,
     content,
+    pair_signature,
     selection,
     signature_pair,
 )
 from keys.errors import PeerError as KeysPeerError
 from keys.tpm_public import HASH_IDS, PublicArea
 
+if TYPE_CHECKING:
+    from bootstrap.agent.wrapped import Item
+
+_OTHER_PCRS = "the PCRs are not those that were attested, or a bundle was opened before"
 _PERMANENT = 0x200
 _NV_FIRST = 0x01C00000
 _NV_CHUNK = 512
@@ -287,16 +295,66 @@ class Tpm(Connection):
             except TSS2_Exception as error:
                 raise _refused(error, code, sentence) from None
 
-    def _unseal(self, handle: Any, session: Any) -> bytes:
+        self._assert_pcrs(session)
+
+    def _assert_pcrs(self, session: Any) -> None:
         wanted, _ = TPML_PCR_SELECTION.unmarshal(selection({HASH_IDS["sha256"]: SEALED_PCRS}))
         try:
             self.esys.policy_pcr(policy_session=session, pcr_digest=TPM2B_DIGEST(), pcrs=wanted)
             self.esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
+        except TSS2_Exception as error:
+            raise _refused(error, Code.BUNDLE_OTHER_PCRS, _OTHER_PCRS) from None
+
+    def _unseal(self, handle: Any, session: Any) -> bytes:
+        try:
             share = self.esys.unseal(item_handle=handle, session1=session)
         except TSS2_Exception as error:
-            sentence = "the PCRs are not those that were attested, or a bundle was opened before"
-            raise _refused(error, Code.BUNDLE_OTHER_PCRS, sentence) from None
+            raise _refused(error, Code.BUNDLE_OTHER_PCRS, _OTHER_PCRS) from None
         return bytes(share.buffer)
+
+    def open_wrapped(self, item: Item, counters: Counters) -> bytes:
+        """Unseal the share of a wrapped secret, in the boot that the site approved for it.
+
+        PeerError says what the TPM refuses.
+        """
+        self.drop_ak()
+        with self.salted(TPM2_SE.POLICY) as session:
+            self._assert_boot(session, counters)
+            self._authorize(session, item)
+            handle = self._import(item.sealed_public, item.duplicate, item.seed)
+            try:
+                return self._unseal(handle, session)
+            finally:
+                self.flush(handle)
+
+    def _authorize(self, session: Any, item: Item) -> None:
+        """Exchange the policy of this boot for what the site's key approved it for."""
+        digest = bytes(self.esys.policy_get_digest(policy_session=session).buffer)
+        try:
+            ticket = self._approval_ticket(item, hashlib.sha256(digest + item.reference).digest())
+            self.esys.policy_authorize(
+                policy_session=session,
+                approved_policy=TPM2B_DIGEST(digest),
+                policy_ref=TPM2B_NONCE(item.reference),
+                key_sign=TPM2B_NAME(PublicArea.decode(item.key).name()),
+                check_ticket=ticket,
+            )
+        except (TSS2_Exception, KeysPeerError) as error:
+            text = f"the site's approval is not for this boot and secret: {error}"
+            raise PeerError(Code.BUNDLE_OTHER_BOOT, text) from None
+
+    def _approval_ticket(self, item: Item, digest: bytes) -> Any:
+        """Let the TPM verify the approval; its key is gone again before the share comes."""
+        PublicArea.decode(item.key)
+        key = self.esys.load_external(in_public=public_area(item.key), hierarchy=ESYS_TR.OWNER)
+        try:
+            return self.esys.verify_signature(
+                key_handle=key,
+                digest=TPM2B_DIGEST(digest),
+                signature=TPMT_SIGNATURE.unmarshal(pair_signature(item.approval))[0],
+            )
+        finally:
+            self.flush(key)
 
     def extend_opened(self, event: bytes) -> None:
         """Extend PCR 15 of every bank: nothing that was sealed to this boot opens again."""

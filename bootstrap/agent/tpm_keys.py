@@ -89,3 +89,9 @@ def signature_pair(signature: bytes) -> bytes:
     r, rest = signature[6 : 6 + size], signature[6 + size :]
     s = rest[2 : 2 + int.from_bytes(rest[:2], "big")]
     return r.rjust(32, b"\0") + s.rjust(32, b"\0")
+
+
+def pair_signature(pair: bytes) -> bytes:
+    """Turn r‖s of 64 bytes into a TPMT_SIGNATURE of ECDSA P-256 with SHA-256."""
+    head = struct.pack(">HH", _ECDSA, HASH_IDS["sha256"])
+    return head + b"".join(struct.pack(">H", 32) + half for half in (pair[:32], pair[32:]))
