@@ -65,6 +65,8 @@ from keys.tpm_public import PublicArea, sized
 
 _AES_128_CFB = bytes.fromhex("000600800043")
 _PERMANENT, _MANUFACTURER = 0x200, 0x105
+_FORMAT_ONE_ERROR, _RC_HANDLE = 0x0BF, 0x08B
+"""TPM_RC_HANDLE without the number of the handle (Part 2, 6.6.2): there is nothing of the kind."""
 _ONE_SHA256 = bytes.fromhex("000000010020")
 """TPML_DIGEST of one digest of 32 bytes, before the digest."""
 
@@ -91,6 +93,7 @@ class Tpm:
     def __init__(self, tcti: str, *, storage_name: bytes | None = None) -> None:
         """Connect; `storage_name` is the name that the storage key had when it was made."""
         self._storage_name = storage_name
+        self._handles: dict[int, Any] = {}
         try:
             self._esys = ESAPI(tcti)
         except (TSS2_Exception, RuntimeError) as error:
@@ -281,10 +284,18 @@ class Tpm:
         return handle
 
     def _find(self, number: int) -> Any:
-        try:
-            return self._esys.tr_from_tpmpublic(handle=number)
-        except TSS2_Exception:
-            return None
+        """Give the handle of what is persistent, or None; each is looked up once.
+
+        tpm2-tss keeps an object for every look-up until the connection ends.
+        """
+        if number not in self._handles:
+            try:
+                self._handles[number] = self._esys.tr_from_tpmpublic(handle=number)
+            except TSS2_Exception as error:
+                if error.rc & _FORMAT_ONE_ERROR != _RC_HANDLE:
+                    raise SiteError(f"the TPM does not answer: {error}") from None
+                return None
+        return self._handles[number]
 
     # sealed data
 
