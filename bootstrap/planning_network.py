@@ -115,6 +115,7 @@ def client_class(one: written.ClientClass) -> ClientClass:
         match=_match(one),
         parameters=parameters(one),
         options6=tuple(one.options6.values()),
+        ignored=one.ignored,
     )
 
 

@@ -217,6 +217,7 @@ class ClientClass(Matching, Leasing):
 
     name: Name
     options6: Options6 = {}
+    ignored: bool = False
 
 
 class Reservation(Leasing):

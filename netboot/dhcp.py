@@ -131,7 +131,9 @@ class DhcpEngine:
             return self._unserved(message, arrival) if is_request else _NOTHING_DONE
         request = read_request(message, place, arrival, now, self._config, self._table)
         handler = self._handlers.get(kind)
-        return handler(request) if handler is not None else _NOTHING_DONE
+        if handler is None or not self._book.ignored.isdisjoint(request.client.classes):
+            return _NOTHING_DONE
+        return handler(request)
 
     def _unserved(self, message: Message, arrival: Arrival) -> Outcome:
         """Refuse a REQUEST that names us and comes from a link that we do not serve."""

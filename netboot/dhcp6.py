@@ -114,6 +114,8 @@ class Dhcp6Engine:
         if any(relay.kind is not Kind6.RELAY_FORWARD for relay in packet.relays):
             return Outcome6()
         request = self._read(packet, link, arrival, now)
+        if any(known.ignored for known in request.classes):
+            return Outcome6()
         if not packet.relays and not arrival.multicast and not self._allows_unicast(request):
             return self._unicast(request)
         return handler(request)

@@ -79,12 +79,14 @@ def _levels(config: DhcpConfig) -> Iterator[Parameters]:
 class Book:
     """What each client is told, worked out once for all that share the levels.
 
-    `server_ids` are those that the plan's options name, beside our own addresses.
+    `server_ids` are those that the plan's options name, beside our own addresses; `ignored` are the
+    classes that get no answer.
     """
 
     def __init__(self, config: DhcpConfig) -> None:
         self._config = config
         self._known: dict[tuple[object, ...], Settings] = {}
+        self.ignored = frozenset(known.name for known in config.classes if known.ignored)
         self.server_ids = frozenset(
             option.data
             for level in _levels(config)

@@ -111,12 +111,16 @@ class Match(Conditions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientClass:
-    """Clients that have something in common, and what they are given; `options6` by DHCPv6."""
+    """Clients that have something in common, and what they are given; `options6` by DHCPv6.
+
+    Those of an `ignored` class get no answer at all.
+    """
 
     name: str
     match: Match
     parameters: Parameters = NOTHING
     options6: tuple[OptionValue, ...] = ()
+    ignored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

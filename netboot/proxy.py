@@ -159,6 +159,8 @@ class ProxyEngine:
         if reservation is not None:
             facts = facts_of(message, known=True)
         classes = classify(facts, self._config.classes)
+        if any(known.ignored for known in classes):
+            return None
         if classes:
             facts = replace(facts, classes=frozenset(one.name for one in classes))
         return _Request(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "netboot.md").read_text()
 EXAMPLE = (Path(bootstrap.__file__).parent / "example" / "site.toml").read_text()
 LEVELS = ("dhcp", "shared_network", "subnet", "subnet.pool", "class", "reservation")
-MATCHES = ("class", "boot.rule")
+MATCHES = ("class", "class.not", "boot.rule", "boot.rule.not")
 SITE = re.search(r"<!-- site -->\n```toml\n(.*?)^```$", TEXT, re.M | re.S)
 SHOWN = re.findall(r"<!-- explain: (.*?) -->\n```\n(.*?)^```$", TEXT, re.M | re.S)
 
