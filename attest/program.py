@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from attest import grub, uki
+from attest import grub, ipxe, uki
 from attest.errors import AttestSiteError
 from attest.kernelimage import decode_kernel, kernel_version
 from attest.pe import Pe
@@ -27,6 +27,7 @@ class ProgramKind(Enum):
     GRUB = "grub"
     KERNEL = "kernel"
     UKI = "uki"
+    IPXE = "ipxe"
     OTHER = "other"
 
 
@@ -61,6 +62,9 @@ def _kinds(data: bytes, image: Pe) -> Iterator[tuple[ProgramKind, str, Callable[
         yield ProgramKind.SHIM, _sbat_title(rows) or "shim", lambda: read_shim(image)
     if "mods" in names or "grub" in rows:
         yield ProgramKind.GRUB, f"GRUB {grub.version_of(image)}", lambda: grub.inspect(data)
+    if "ipxe" in rows:
+        title = f"iPXE {rows['ipxe'][4]}"
+        yield ProgramKind.IPXE, title, lambda: ipxe.profile_of(*ipxe.version_of(image))
     version = kernel_version(data)
     # memtest86+ takes the form of a kernel to be started like one.
     if version is not None and not version[:1].isalpha():

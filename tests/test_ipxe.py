@@ -30,6 +30,7 @@ from attest.predict import (
     predict,
     variables_from_log,
 )
+from attest.program import identify
 
 VECTORS = Path(__file__).parent / "vectors" / "eventlog"
 BOOTS = tomllib.loads((VECTORS / "ipxe.toml").read_text())
@@ -235,3 +236,18 @@ def test_any_sbat_is_a_known_ipxe_or_refused(data: bytes) -> None:
     Pe.decode(image)
     with pytest.raises(AttestSiteError):
         IpxeFacts.compute(made(ipxe=image))
+
+
+def told(image: bytes) -> tuple[str, str, str]:
+    found = identify(image, Pe.decode(image))
+    return found.kind.value, found.title, found.problem
+
+
+def test_an_ipxe_is_told_with_its_version_and_whether_its_boot_is_known() -> None:
+    assert told(ipxe_image()) == ("ipxe", f"iPXE {KNOWN}+dfsg-1", "")
+    kind, title, problem = told(ipxe_image("ipxe,1,iPXE,ipxe.efi,2.0.0,x"))
+    assert (kind, title) == ("ipxe", "iPXE 2.0.0")
+    assert problem.startswith("there is no boot profile for iPXE 2.0.0")
+    assert told(ipxe_image("ipxe,1,iPXE"))[0] == "other"
+    twice = told(ipxe_image("ipxe,1\nipxe,1,iPXE,ipxe.efi,2.0.0,x"))
+    assert (twice[0], twice[2][:27]) == ("ipxe", "the program names itself as")

@@ -1,8 +1,8 @@
 """`doorstep pe`: what boot programs are, offline: digests, signers, sections, SBAT.
 
 With --json one object on one line; of several files the first, with the others under "more":
-`path`, `size` (bytes), `kind` (shim, grub, kernel, uki, other), `title`, `architecture`, `profile`
-(true when its boot can be predicted) and `problem` (why not, else empty); `digests` and
+`path`, `size` (bytes), `kind` (shim, grub, kernel, uki, ipxe, other), `title`, `architecture`,
+`profile` (true when its boot can be predicted) and `problem` (why not, else empty); `digests` and
 `authenticode`: {sha1, sha256, sha384, sha512} in hex; `sections`: name, offset, raw_size, address,
 virtual_size, sha256 (of the bytes that are in memory); `signers`, one for each signature:
 digest_algorithm and digest (what it signs), matches (true when that is the image's digest),
