@@ -49,8 +49,9 @@ HEAD_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 STALL_SECONDS = 20.0
 LINGER_SECONDS = 2.0
-_LAST_ACK = 64 * 1024
-"""Bytes at a file's end that a loader may leave unacknowledged: it runs what it loaded by then."""
+_LAST_ACK = 256 * 1024
+"""Bytes at a file's end that a loader may leave unacknowledged, as many as iPXE takes in one go: it
+runs what it loaded by then."""
 """How long a refused client may go on sending, so that our answer is not lost to a reset."""
 _SWEEP_SECONDS = 0.25
 _CHUNK = 4 << 20
