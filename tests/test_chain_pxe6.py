@@ -100,7 +100,7 @@ def test_v6_1_uefi_pxe_over_ipv6_to_linux(lan: Lan, files: dict[str, Path], tmp_
     serve = serving6(lan.appliance_namespace, database, lan.appliance_interface, files=files)
     with serve, powered_on(lan, tmp_path / "box", ONLY_IPV6) as box:
         assert b"from=six" in box.wait_for(DONE, 2 * SECONDS)
-    await_sent(database, [("tftp", path) for path in files])
+        await_sent(database, [("tftp", path) for path in files])
     assert len(addresses(database)) == 1  # several rounds, each with another IAID
     boxes = {event["mac"] for event in stories(database) if event["kind"] == "dhcp-ack"}
     assert boxes == {MAC}
@@ -131,7 +131,7 @@ def test_v6_1_uefi_http_over_ipv6_to_linux(
     serve = serving6(lan.appliance_namespace, database, lan.appliance_interface, files=files)
     with serve, nothing_over_ipv4(lan), powered_on(lan, tmp_path / "box", no_pxe) as box:
         assert b"from=six" in box.wait_for(DONE, 2 * SECONDS)
-    await_sent(database, [("http", path) for path in files])
+        await_sent(database, [("http", path) for path in files])
     assert len(addresses(database)) == 1
 
 
@@ -148,5 +148,5 @@ def test_v6_3_uefi_starts_ipxe_over_ipv6_which_takes_a_script_by_http(
     box_without_keys = powered_on(lan, tmp_path / "box", ONLY_IPV6, secure_boot=False)
     with serving6(*where, "{'table': 'ipxe'}", mine), box_without_keys as box:
         assert b"from=ipxe" in box.wait_for(DONE, 2 * SECONDS)
-    await_sent(database, [("tftp", "/ipxe.efi"), *(("http", path) for path in [*mine][1:])])
+        await_sent(database, [("tftp", "/ipxe.efi"), *(("http", path) for path in [*mine][1:])])
     assert len(addresses(database)) == 1
