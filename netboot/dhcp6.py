@@ -29,6 +29,7 @@ from netboot.dhcp6_outcome import (
 from netboot.dhcp6_reply import (
     FIRST_CHOICE,
     Arrival6,
+    fqdn6,
     lend,
     reply6,
     send6,
@@ -42,6 +43,7 @@ from netboot.dhcp6_request import (
     client_of6,
     denied,
     is_for,
+    is_planned,
     link_of,
     refused_others,
 )
@@ -53,6 +55,7 @@ from netboot.network import OptionValue, Subnet6Plan
 
 _OF_OFFERS = frozenset({int(Code6.PREFERENCE), int(Code6.UNICAST)})
 _NO_CODES: frozenset[int] = frozenset()
+_TO_STRANGERS = {Kind6.SOLICIT: Kind6.ADVERTISE, Kind6.REQUEST: Kind6.REPLY}
 
 
 class Dhcp6Engine:
@@ -109,16 +112,36 @@ class Dhcp6Engine:
         message = packet.message
         handler = self._handlers.get(message.kind)
         link = link_of(packet, arrival, self._config.subnets)
-        if handler is None or not link or not is_for(message, self._duid):
+        if handler is None or not is_for(message, self._duid):
             return Outcome6()
         if any(relay.kind is not Kind6.RELAY_FORWARD for relay in packet.relays):
             return Outcome6()
+        if not link:
+            return self._unserved(packet, arrival)
         request = self._read(packet, link, arrival, now)
         if any(known.ignored for known in request.classes):
             return Outcome6()
         if not packet.relays and not arrival.multicast and not self._allows_unicast(request):
             return self._unicast(request)
         return handler(request)
+
+    def _unserved(self, packet: Packet6, arrival: Arrival6) -> Outcome6:
+        """Tell a relay's client that there is nothing for it on a link that the plan has not.
+
+        Clients pass over that where another server has more to say (RFC 8415, 18.2.9).
+        """
+        message = packet.message
+        kind = _TO_STRANGERS.get(message.kind)
+        if kind is None or not packet.relays or is_planned(packet, self._config.subnets):
+            return Outcome6()
+        if message.options.client_id is None:
+            return Outcome6()
+        text = "this network is not served"
+        refused = (denied(one, StatusCode.NO_ADDRESSES, text) for one in associations_of(message))
+        items = [(int(Code6.IA_NA), one.encode()) for one in refused]
+        items += refused_others(message, StatusCode.NO_PREFIX)
+        reply = reply6(kind, message, items, self._duid)
+        return Outcome6(sends=(send6(packet, reply, arrival, promises=False),))
 
     def _allows_unicast(self, request: Request6) -> bool:
         """Tell whether the plan has this client ask one address (option 12; RFC 8415, 18.4)."""
@@ -249,7 +272,11 @@ class Dhcp6Engine:
         return self._finish(request, answer)
 
     def _extend(self, request: Request6, asked: Association, answer: Answer6) -> None:
-        """Lengthen the IA's lease; addresses that are not its own end (RFC 8415, 18.3.4)."""
+        """Lengthen the IA's lease; what is not its own ends (RFC 8415, 18.3.4 and 18.3.5).
+
+        An IA that we do not know gets a lease, the one that it names where that is free: after a
+        loss of the database, or with another number for the network, boxes go on.
+        """
         row = self._table.row(request.client, asked.iaid, request.link, request.others(asked.iaid))
 
         def ended(kept: IPv6Address | None) -> tuple[Lent, ...]:
@@ -257,14 +284,14 @@ class Dhcp6Engine:
             return tuple(Lent(address=one, preferred=0, valid=0) for one in addresses)
 
         is_bound = row is not None and row.state is LeaseState.BOUND
-        if is_bound and self._lend(request, asked, answer, (), ended):
+        named = () if is_bound else tuple(one.address for one in asked.addresses)
+        if self._lend(request, asked, answer, named, ended):
             return
         elsewhere = tuple(
             one for one in ended(None) if subnet_of(one.address, request.link) is None
         )
-        if elsewhere:  # the network has another number by now: an address of it, if there is one
-            if not self._lend(request, asked, answer, (), lambda _: elsewhere):
-                answer.associations.append(Association(iaid=asked.iaid, addresses=elsewhere))
+        if elsewhere:
+            answer.associations.append(Association(iaid=asked.iaid, addresses=elsewhere))
             return
         text = "this address is not yours"
         answer.associations.append(denied(asked, StatusCode.NO_BINDING, text))
@@ -353,6 +380,9 @@ class Dhcp6Engine:
             boot=boot,
             unasked=_OF_OFFERS if is_offer else _NO_CODES,
         )
+        entry = request.reservation
+        name = entry.name if entry is not None else None
+        found += fqdn6(request.message.options, name, self._config.domain)
         if is_offer and not any(code == Code6.PREFERENCE for code, _ in found):
             return (*found, (int(Code6.PREFERENCE), bytes((FIRST_CHOICE,))))
         return found

@@ -1,6 +1,6 @@
 """What goes into a DHCPv6 reply: settings, boot URL, identities, and where it is sent.
 
-It decides nothing about addresses. RFC 8415, 18.3.10 and 19.3; 3646, 5970; 8572 (136).
+It decides nothing about addresses. RFC 8415, 18.3.10 and 19.3; 3646, 4704, 5970; 8572 (136).
 """
 
 from __future__ import annotations
@@ -98,6 +98,23 @@ def settings(
         first = boot_options(kind, boot)
         return (*first, *((code, data) for code, data in chosen.items() if code != first[-1][0]))
     return tuple(chosen.items())
+
+
+def fqdn6(request: Options6, name: str | None, domain: str) -> tuple[tuple[int, bytes], ...]:
+    """Answer option 39 where it is sent and asked for: the site writes its names itself.
+
+    Those of reservations and no others. Flags of RFC 4704, 4.1: S we keep the AAAA record, O that
+    is not what was asked, N no records are kept.
+    """
+    asked = request.get(Code6.CLIENT_FQDN)
+    if not asked or Code6.CLIENT_FQDN not in request.requested:
+        return ()
+    wants_s = asked[0] & 1
+    if name is None:
+        flags = 4 | (2 if wants_s else 0)
+        return ((int(Code6.CLIENT_FQDN), bytes((flags,)) + asked[1:]),)
+    full = encode_names([f"{name}.{domain}" if domain else name])
+    return ((int(Code6.CLIENT_FQDN), bytes((1 if wants_s else 3,)) + full),)
 
 
 def usual_options(subnet: Subnet6Plan, domain: str) -> Mapping[int, bytes]:

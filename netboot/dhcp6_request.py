@@ -120,6 +120,12 @@ def link_of(packet: Packet6, arrival: Arrival6, subnets: Iterable[Subnet6Plan]) 
     return tuple(one for one in served if one in on_link or one.shared in shared)
 
 
+def is_planned(packet: Packet6, subnets: Iterable[Subnet6Plan]) -> bool:
+    """Tell whether a relay named a link of the plan, served or not."""
+    links = [relay.link for relay in packet.relays]
+    return any(link in one.network or link in one.relays for one in subnets for link in links)
+
+
 def denied(asked: Association, code: StatusCode, text: str) -> Association:
     """Write a refusal into an IA."""
     return Association(iaid=asked.iaid, status=Status(code=code, text=text))

@@ -300,19 +300,37 @@ def test_a_lease_is_lengthened(kind: Kind6) -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind6.RENEW, Kind6.REBIND])
-def test_what_is_not_held_has_no_binding(kind: Kind6) -> None:
-    server = Server6()
+def test_where_no_address_can_be_given_there_is_no_binding(kind: Kind6) -> None:
+    server = Server6(config6(subnet6(dhcp="stateless")))
     named = SERVER_DUID if kind is Kind6.RENEW else None
     reply = server.ask(message6(kind, A, ia(1, FIRST), server=named))
     assert ia_status(reply) == StatusCode.NO_BINDING
-    full = Server6(config6(subnet6(dhcp="stateless")))
-    elsewhere = full.ask(message6(kind, A, ia(1, FAR), server=named))
+    elsewhere = server.ask(message6(kind, A, ia(1, FAR), server=named))
     (association,) = elsewhere.options.associations
     assert [(one.address, one.valid) for one in association.addresses] == [(FAR, 0)]
-    address = server.bound(A)
-    server.ask(message6(Kind6.RELEASE, A, ia(1, address), server=SERVER_DUID))
-    after = server.ask(message6(kind, A, ia(1, address), server=named))
-    assert ia_status(after) == StatusCode.NO_BINDING
+
+
+@pytest.mark.parametrize("kind", [Kind6.RENEW, Kind6.REBIND])
+def test_d40_with_a_lost_database_a_renewal_keeps_its_address(kind: Kind6) -> None:
+    named = SERVER_DUID if kind is Kind6.RENEW else None
+    server = Server6()
+    outcome = server.send(message6(kind, A, ia(1, FIRST + 5), server=named))
+    assert outcome.sends[0].promises
+    assert given(Packet6.decode(outcome.sends[0].data).message)[0].address == FIRST + 5
+    assert [row.address for row in server.engine.leases(NOW)] == [FIRST + 5]
+
+
+@pytest.mark.parametrize("kind", [Kind6.RENEW, Kind6.REBIND])
+def test_what_another_holds_ends_and_the_client_gets_an_address_of_its_own(kind: Kind6) -> None:
+    named = SERVER_DUID if kind is Kind6.RENEW else None
+    server = Server6()
+    theirs = server.bound(B, source=link_local(mac(2)))
+    reply = server.ask(message6(kind, A, ia(1, theirs), server=named))
+    (association,) = reply.options.associations
+    (own, ended) = association.addresses
+    assert (ended.address, ended.valid) == (theirs, 0)
+    assert own.valid
+    assert {row.address for row in server.engine.leases(NOW)} == {theirs, own.address}
 
 
 @pytest.mark.parametrize("kind", [Kind6.RENEW, Kind6.REBIND])

@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, IPv6Network
 import pytest
 from dhcp6_lab import (
     FIRST,
+    SERVER_DUID,
     US,
     Server6,
     config6,
@@ -18,11 +19,12 @@ from dhcp6_lab import (
     link_local,
     mac,
     message6,
+    oro,
     subnet6,
 )
 
 from netboot.dhcp6_message import Kind6, Message6, Packet6, Relay6
-from netboot.dhcp6_options import Code6, Options6, Status, StatusCode
+from netboot.dhcp6_options import Code6, Options6, Status, StatusCode, encode_names
 from netboot.errors import SiteError
 from netboot.network import OptionValue, Reservation6
 
@@ -86,7 +88,11 @@ def test_the_relay_next_to_the_client_says_which_link(links: list[str], where: s
     packet = Packet6(message=message, relays=tuple(relay(link) for link in links))
     outcome = server.send(packet.encode(), IPv6Address("fd00:41:7::5"), multicast=False)
     if where is None:
-        assert outcome.sends == ()
+        (sent,) = outcome.sends
+        refused = Packet6.decode(sent.data)
+        assert refused.message.kind is Kind6.ADVERTISE
+        assert ia_status(refused.message) == StatusCode.NO_ADDRESSES
+        assert [one.kind for one in refused.relays] == [Kind6.RELAY_REPLY]
         return
     (sent,) = outcome.sends
     assert (str(sent.destination), sent.port) == ("fd00:41:7::5", 547)
@@ -94,6 +100,22 @@ def test_the_relay_next_to_the_client_says_which_link(links: list[str], where: s
     assert [one.kind for one in answer.relays] == [Kind6.RELAY_REPLY] * len(links)
     assert [str(one.link) for one in answer.relays] == [str(IPv6Address(one)) for one in links]
     assert given(answer.message)[0].address in IPv6Network(where)
+
+
+def test_a_link_that_is_not_in_the_plan_is_refused_to_who_asks_us_and_to_nobody_else() -> None:
+    server = Server6(config6(subnet6(dhcp="off"), subnet6(**FAR_SUBNET)))
+
+    def sent(link: str, kind: Kind6, duid: bytes | None = A, **named: bytes) -> object:
+        message = Packet6.decode(message6(kind, duid, ia(), **named)).message
+        return server.send(Packet6(message=message, relays=(relay(link),)).encode(), FAR).sends
+
+    assert sent("fd00:6::1", Kind6.SOLICIT) != ()
+    assert sent("fd00:6::1", Kind6.REQUEST, server=SERVER_DUID) != ()
+    assert sent("fd00:6::1", Kind6.REQUEST, server=b"\0\4another") == ()
+    assert sent("fd00:6::1", Kind6.SOLICIT, None) == ()
+    assert sent("fd00:41:7::1", Kind6.SOLICIT) == ()  # another server has that one
+    for kind in (Kind6.CONFIRM, Kind6.REBIND, Kind6.INFORMATION_REQUEST):
+        assert sent("fd00:6::1", kind) == ()
 
 
 def test_interface_id_comes_back() -> None:
@@ -124,6 +146,28 @@ def test_shared_links_lend_from_the_next_subnet_when_one_is_full() -> None:
     assert other == IPv6Address("fd00:42::10")
     confirmed = server.ask(message6(Kind6.CONFIRM, B, ia(1, other)))
     assert status(confirmed) == StatusCode.SUCCESS
+
+
+# Names
+
+
+def test_the_name_in_option_39_is_the_site_s_and_only_for_who_asks() -> None:
+    """Flags of RFC 4704, 4.1: S = 1, O = 2, N = 4."""
+    entry = Reservation6(duid=A, address=FIRST, name="till-1")
+    server = Server6(config6(reservations=(entry,)))
+    mine = (int(Code6.CLIENT_FQDN), b"\x01" + encode_names(["mine.local"]))
+
+    def told(duid: bytes, *options: tuple[int, bytes]) -> bytes | None:
+        return server.solicit(duid, ia(), *options).options.get(Code6.CLIENT_FQDN)
+
+    assert told(A, mine, oro(39)) == b"\x01" + encode_names(["till-1.shop.example.net"])
+    assert told(A, (39, b"\0\4mine"), oro(39)) == b"\x03" + encode_names(
+        ["till-1.shop.example.net"]
+    )
+    assert told(B, mine, oro(39)) == b"\x06" + mine[1][1:]
+    assert told(B, (39, b"\0\4mine"), oro(39)) == b"\x04\4mine"
+    assert told(A, mine) is None
+    assert told(A, oro(39)) is None
 
 
 # The plan
