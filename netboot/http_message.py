@@ -1,13 +1,15 @@
 """HTTP/1.1 for boot files: request heads in, response heads out.
 
-It knows GET and HEAD of whole files or one range, and never a body. RFC 9110 and 9112; the media
-types that UEFI firmware decides by are those of the UEFI specification, 24.7.
+It knows GET and HEAD of whole files or one range, and never a body nor a clock: answers have the
+`date` that they are given. RFC 9110 and 9112; the media types that UEFI firmware decides by are
+those of the UEFI specification, 24.7.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
@@ -23,11 +25,13 @@ RELAYED_PEER, RELAYED_LOCAL = "X-Doorstep-Address", "X-Doorstep-Local"
 
 _PEER_FIELD, _LOCAL_FIELD = RELAYED_PEER.lower(), RELAYED_LOCAL.lower()
 _CACHED = 256
-"""Lines that clients send again and again are decoded once."""
+_MOST_CACHED = 1024
+"""Bytes of a request head that is decoded once and remembered: clients send the same ones."""
 
 _LINE = re.compile(rb"([A-Z]{1,16}) ([\x21-\x7e]{1,2048}) HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE_FIELD = re.compile(rb"\r\n[Rr]ange: (bytes=[0-9-]+)(?=\r\n|\Z)")
 
 TYPES = {
     ".efi": "application/efi",
@@ -87,19 +91,44 @@ class Response:
 
 def decode_request(head: bytes) -> Request:
     """Read a request head, without its empty line; RequestError says how to answer."""
+    if len(head) > _MOST_CACHED:
+        return _decode(head)
+    found = _RANGE_FIELD.search(head)
+    if found is None:
+        return _decode_cached(head)
+    # Who loads a file piece by piece sends one head again and again, but for the range.
+    one = _decode_cached(head[: found.start()] + head[found.end() :])
+    if one.range is not None:
+        return _decode(head)  # the first of two counts
+    return Request(
+        method=one.method,
+        path=one.path,
+        keep=one.keep,
+        range=found[1].decode("ascii"),
+        if_range=one.if_range,
+        if_none_match=one.if_none_match,
+        relayed_peer=one.relayed_peer,
+        relayed_local=one.relayed_local,
+    )
+
+
+def _decode(head: bytes) -> Request:
     line, *rest = head.split(b"\r\n")
-    name, target, is_new = _decode_line(line)
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
+    is_new = found[3] == b"1"
     fields = _decode_fields(rest)
     if is_new and "host" not in fields:
         raise RequestError(HTTPStatus.BAD_REQUEST, "a Host field is missing")
-    method = _METHODS.get(name)
+    method = _METHODS.get(found[1])
     if method is None:
         raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only")
     if "transfer-encoding" in fields or fields.get("content-length", "0") != "0":
         raise RequestError(HTTPStatus.BAD_REQUEST, "nothing is uploaded here")
     return Request(
         method=method,
-        path=_decode_target(target),
+        path=_decode_target(found[2]),
         keep=_is_kept(fields.get("connection", ""), is_new),
         range=fields.get("range"),
         if_range=fields.get("if-range"),
@@ -109,13 +138,7 @@ def decode_request(head: bytes) -> Request:
     )
 
 
-@lru_cache(maxsize=_CACHED)
-def _decode_line(line: bytes) -> tuple[bytes, bytes, bool]:
-    """Give method, target and whether it is HTTP/1.1."""
-    found = _LINE.fullmatch(line)
-    if found is None:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
-    return found[1], found[2], found[3] == b"1"
+_decode_cached = lru_cache(maxsize=_CACHED)(_decode)
 
 
 def _is_kept(connection: str, is_new: bool) -> bool:
@@ -136,7 +159,6 @@ def _decode_fields(lines: list[bytes]) -> dict[str, str]:
     return fields
 
 
-@lru_cache(maxsize=_CACHED)
 def _decode_field(line: bytes) -> tuple[str, str]:
     found = _FIELD.fullmatch(line)
     if found is None:
@@ -144,7 +166,6 @@ def _decode_field(line: bytes) -> tuple[str, str]:
     return found[1].decode("ascii").lower(), found[2].decode("latin-1").rstrip(" \t")
 
 
-@lru_cache(maxsize=_CACHED)
 def _decode_target(target: bytes) -> str:
     """Give the path of an origin-form or absolute-form target (RFC 9112, 3.2)."""
     if target[:7].lower() == b"http://":
@@ -161,33 +182,44 @@ def media_type(path: str) -> str:
     return TYPES.get(suffix, "application/octet-stream")
 
 
-def send_file(request: Request, *, path: str, sha256: bytes, size: int) -> Response:
-    """Answer a request for a file of this digest and size."""
+@lru_cache(maxsize=1)
+def encode_date(second: int) -> bytes:
+    """Write a time, in seconds since 1970, as a Date field has it (RFC 9110, 5.6.7)."""
+    return formatdate(second, usegmt=True).encode("ascii")
+
+
+def send_file(request: Request, *, path: str, sha256: bytes, size: int, date: bytes) -> Response:
+    """Answer a request for a file of this digest and size; `date` is now (`encode_date`)."""
     tag, fields = _describe(path, sha256)
     if request.if_none_match is not None and _has_tag(request.if_none_match, tag):
-        return _response(HTTPStatus.NOT_MODIFIED, request.keep, f"ETag: {tag}\r\n")
+        etag = b"ETag: %b\r\n" % tag.encode("ascii")
+        return _response(HTTPStatus.NOT_MODIFIED, request.keep, date, etag)
     is_get = request.method is Method.GET
     wanted = request.range if is_get and request.if_range in (None, tag) else None
     span = None if wanted is None else _decode_range(wanted, size)
     if span is None:
-        text = f"{fields}Content-Length: {size}\r\n"
-        return _response(HTTPStatus.OK, request.keep, text, 0, size if is_get else 0)
+        text = b"%bContent-Length: %d\r\n" % (fields, size)
+        return _response(HTTPStatus.OK, request.keep, date, text, 0, size if is_get else 0)
     offset, end = span
     if offset >= end:
-        text = f"Content-Range: bytes */{size}\r\nContent-Length: 0\r\n"
-        return _response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, request.keep, text)
-    text = (
-        f"{fields}Content-Range: bytes {offset}-{end - 1}/{size}\r\n"
-        f"Content-Length: {end - offset}\r\n"
+        text = b"Content-Range: bytes */%d\r\nContent-Length: 0\r\n" % size
+        return _response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, request.keep, date, text)
+    text = b"%bContent-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n" % (
+        fields,
+        offset,
+        end - 1,
+        size,
+        end - offset,
     )
-    return _response(HTTPStatus.PARTIAL_CONTENT, request.keep, text, offset, end - offset)
+    return _response(HTTPStatus.PARTIAL_CONTENT, request.keep, date, text, offset, end - offset)
 
 
 @lru_cache(maxsize=_CACHED)
-def _describe(path: str, sha256: bytes) -> tuple[str, str]:
+def _describe(path: str, sha256: bytes) -> tuple[str, bytes]:
     """Give a file's tag, and the fields that are the same in every answer with it."""
     tag = f'"{sha256.hex()}"'
-    return tag, f"Content-Type: {media_type(path)}\r\nETag: {tag}\r\nAccept-Ranges: bytes\r\n"
+    fields = f"Content-Type: {media_type(path)}\r\nETag: {tag}\r\nAccept-Ranges: bytes\r\n"
+    return tag, fields.encode("ascii")
 
 
 def _has_tag(field: str, tag: str) -> bool:
@@ -208,23 +240,37 @@ def _decode_range(text: str, size: int) -> tuple[int, int] | None:
     return first, min(int(found[2]) + 1, size) if found[2] else size
 
 
-def refuse(status: HTTPStatus, sentence: str, *, keep: bool, with_body: bool = True) -> Response:
+def refuse(
+    status: HTTPStatus,
+    sentence: str,
+    *,
+    keep: bool,
+    date: bytes,
+    with_body: bool = True,
+) -> Response:
     """Answer with a status and one line of text, nothing of which the client wrote."""
     body = f"{status.value} {status.phrase}: {sentence}\n".encode("ascii", "replace")
-    fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
+    fields = b"Content-Type: text/plain\r\nContent-Length: %d\r\n" % len(body)
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        fields += "Allow: GET, HEAD\r\n"
-    response = _response(status, keep, fields)
+        fields += b"Allow: GET, HEAD\r\n"
+    response = _response(status, keep, date, fields)
     head = response.head + body if with_body else response.head
     return Response(status=status, head=head)
 
 
 def _response(
-    status: HTTPStatus, keep: bool, fields: str, offset: int = 0, length: int = 0
+    status: HTTPStatus, keep: bool, date: bytes, fields: bytes, offset: int = 0, length: int = 0
 ) -> Response:
-    connection = "keep-alive" if keep else "close"
-    head = f"{_STATUS_LINES[status]}{fields}Connection: {connection}\r\n\r\n"
-    return Response(status=status, head=head.encode("ascii"), offset=offset, length=length)
+    connection = b"keep-alive" if keep else b"close"
+    head = b"%bDate: %b\r\n%bConnection: %b\r\n\r\n" % (
+        _STATUS_LINES[status],
+        date,
+        fields,
+        connection,
+    )
+    return Response(status=status, head=head, offset=offset, length=length)
 
 
-_STATUS_LINES = {status: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
+}

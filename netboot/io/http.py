@@ -1,4 +1,4 @@
-"""The HTTP server of boot files: many connections, one thread, one selector.
+"""The HTTP server of boot files: many connections, one loop, and helpers that only push data.
 
 It never decides what is sent and serves nothing but the file map. A slow or silent client costs
 one of a bounded number of connections; when all are taken, whoever holds most of them loses some.
@@ -8,19 +8,17 @@ header says whom it asks for.
 
 from __future__ import annotations
 
-import os
-import selectors
+import re
+import select
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any
 
 from netboot.errors import SiteError
-from netboot.files import Address, Assignments, Entry, FileMap, Missing, ServeRecord, Transport
+from netboot.files import Address, Assignments, FileMap, Missing, ServeRecord, Transport
 from netboot.http_message import (
     END,
     MAX_HEAD,
@@ -29,10 +27,12 @@ from netboot.http_message import (
     RequestError,
     Response,
     decode_request,
+    encode_date,
     refuse,
     send_file,
 )
-from netboot.io.files import FileStore, StoredFile, Told
+from netboot.io.files import FileStore, Told
+from netboot.io.http_connection import Connection, Sending
 from netboot.io.listen import (
     Relay,
     address_of,
@@ -42,6 +42,7 @@ from netboot.io.listen import (
     unread,
     user_of,
 )
+from netboot.io.senders import Senders
 
 PORT = 80
 MAX_CONNECTIONS = 4096
@@ -49,58 +50,21 @@ HEAD_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 STALL_SECONDS = 20.0
 LINGER_SECONDS = 2.0
+"""How long a refused client may go on sending, so that our answer is not lost to a reset."""
 _LAST_ACK = 256 * 1024
 """Bytes at a file's end that a loader may leave unacknowledged, as many as iPXE takes in one go: it
 runs what it loaded by then."""
-"""How long a refused client may go on sending, so that our answer is not lost to a reset."""
 _SWEEP_SECONDS = 0.25
-_CHUNK = 4 << 20
-"""Bytes for one connection in one turn."""
-_PIPELINED = 16
-"""Requests of one connection in one turn."""
 _ACCEPTED = 64
 _EVICTED = 64
 
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _STATUS = {
     Missing.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Missing.FORBIDDEN: HTTPStatus.FORBIDDEN,
     Missing.NOT_HERE: HTTPStatus.FORBIDDEN,
     Missing.LOST: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-
-
-@dataclass(slots=True, kw_only=True)
-class _Sending:
-    """A file on its way: what is left of it, and for whom.
-
-    It stays until the client has all of it: the kernel holds the last megabytes, and a box that
-    died there has not loaded its file.
-    """
-
-    file: StoredFile
-    entry: Entry
-    peer: Address
-    start: int
-    left: int
-    sent: int = 0
-    unread: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class _Connection:
-    """One client; `peer` and `local` are None where each request says them."""
-
-    sock: socket.socket
-    peer: Address | None
-    local: Address | None
-    deadline: float
-    inbound: bytearray = field(default_factory=bytearray)
-    outbound: bytes = b""
-    body: _Sending | None = None
-    mask: int = selectors.EVENT_READ
-    keep: bool = True
-    is_answering: bool = False
-    is_lingering: bool = False
 
 
 class HttpRunner:
@@ -125,16 +89,22 @@ class HttpRunner:
         self._assignments = assignments or Assignments()
         self._files = FileMap()
         self._record = ServeRecord()
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
+        self._senders = Senders()
         self._listeners: dict[Address, socket.socket] = {}
-        self._connections: dict[int, _Connection] = {}
+        self._listening: dict[int, socket.socket] = {}
+        self._connections: dict[int, Connection] = {}
         self._held: Counter[Address | None] = Counter()
         self._most = min(MAX_CONNECTIONS, most_descriptors(4 * MAX_CONNECTIONS) // 4)
         self._now = self._swept = time.monotonic()
         self._relay = None if relay is None else relay.uid
         self._relay_socket = None if relay is None else listen_unix(relay.path)
         if self._relay_socket is not None:
-            self._selector.register(self._relay_socket, selectors.EVENT_READ)
+            self._listen(self._relay_socket)
+
+    def _listen(self, sock: socket.socket) -> None:
+        self._listening[sock.fileno()] = sock
+        self._poll.register(sock, select.EPOLLIN)
 
     def replace(self, files: FileMap, addresses: Iterable[Address]) -> None:
         """Serve other files on these addresses; SiteError, and the old ones stay."""
@@ -150,41 +120,57 @@ class HttpRunner:
             raise
         for address in set(self._listeners) - set(wanted):
             sock = self._listeners.pop(address)
-            self._selector.unregister(sock)
+            del self._listening[sock.fileno()]
             sock.close()
         for sock in opened.values():
-            self._selector.register(sock, selectors.EVENT_READ)
+            self._listen(sock)
         self._listeners |= opened
         self._files = files
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for something to do, and do a bounded piece of it."""
-        ready = self._selector.select(timeout)
+        ready = self._poll.poll(timeout)
         self._now = time.monotonic()
-        for key, _ in ready:
-            sock: Any = key.fileobj
-            if key.data is None:
-                self._accept(sock)
-            elif sock.fileno() >= 0:
-                self._serve(key.data)
+        answering = []
+        for descriptor, _ in ready:
+            connection = self._connections.get(descriptor)
+            if connection is not None and self._has_answer(connection):
+                answering.append(connection)
+        self._senders.push(answering)
+        for connection in answering:
+            self._pushed(connection)
+        for descriptor, _ in ready:
+            if descriptor in self._listening:
+                self._accept(self._listening[descriptor])
         if not 0 <= self._now - self._swept < _SWEEP_SECONDS:
-            self._swept = self._now
-            for one in tuple(self._connections.values()):
-                if one.body is not None and not one.body.left:
-                    self._drain(one, one.body)
-                if one.deadline <= self._now:
-                    self._drop(one)
+            self._sweep()
 
-    def _serve(self, connection: _Connection) -> None:
-        try:
-            if connection.mask == selectors.EVENT_READ:  # what is reported may be a hang-up
-                self._read(connection)
-            elif not connection.is_answering or self._write(connection):
-                self._advance(connection)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(connection)
+    def _sweep(self) -> None:
+        self._swept = self._now
+        for one in tuple(self._connections.values()):
+            if one.body is not None and not one.body.left:
+                self._drain(one, one.body)
+            if one.deadline <= self._now:
+                self._drop(one)
+
+    def _has_answer(self, connection: Connection) -> bool:
+        """Read what came, and tell whether there is something to be pushed."""
+        if connection.mask == select.EPOLLIN:  # what is reported may be a hang-up
+            try:
+                data = connection.sock.recv(MAX_HEAD)
+            except BlockingIOError:
+                return False
+            except OSError:
+                data = b""
+            if not data:
+                self._drop(connection)
+                return False
+            if connection.is_lingering:
+                return False
+            if not connection.inbound:
+                connection.deadline = self._now + HEAD_SECONDS
+            connection.inbound += data
+        return connection.is_answering or self._take(connection)
 
     # Connections
 
@@ -207,10 +193,10 @@ class HttpRunner:
         if len(self._connections) >= self._most:
             self._make_room()
         deadline = self._now + HEAD_SECONDS
-        connection = _Connection(sock=sock, peer=peer, local=local, deadline=deadline)
+        connection = Connection(sock=sock, peer=peer, local=local, deadline=deadline)
         self._connections[sock.fileno()] = connection
         self._held[peer] += 1
-        self._selector.register(sock, selectors.EVENT_READ, connection)
+        self._poll.register(sock, select.EPOLLIN)
 
     def _make_room(self) -> None:
         """Take from the client that holds most: what it does not use, else what is nearest its end.
@@ -226,68 +212,50 @@ class HttpRunner:
         for connection in idle[:_EVICTED] or held[:1]:
             self._drop(connection)
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: Connection) -> None:
         self._told(connection)
-        self._selector.unregister(connection.sock)
         del self._connections[connection.sock.fileno()]
         self._held[connection.peer] -= 1
         if not self._held[connection.peer]:
             del self._held[connection.peer]
         connection.sock.close()
 
-    def _want(self, connection: _Connection, mask: int) -> None:
+    def _want(self, connection: Connection, mask: int) -> None:
         if connection.mask != mask:
             connection.mask = mask
-            self._selector.modify(connection.sock, mask, connection)
+            self._poll.modify(connection.sock, mask)
 
     # Requests
 
-    def _read(self, connection: _Connection) -> None:
-        data = connection.sock.recv(MAX_HEAD)
-        if not data:
-            self._drop(connection)
-        elif not connection.is_lingering:
-            if not connection.inbound:
-                connection.deadline = self._now + HEAD_SECONDS
-            connection.inbound += data
-            self._advance(connection)
-
-    def _advance(self, connection: _Connection) -> None:
-        """Answer what was received whole; more of it after the others have had their turn."""
-        for _ in range(_PIPELINED):
-            if connection.is_lingering or not self._take(connection):
-                self._want(connection, selectors.EVENT_READ)
-                return
-            if not self._write(connection):
-                return
-        self._want(connection, selectors.EVENT_WRITE)
-
-    def _take(self, connection: _Connection) -> bool:
+    def _take(self, connection: Connection) -> bool:
         """Begin the answer to the next request; False when there is none yet."""
         inbound = connection.inbound
-        while inbound.startswith(b"\r\n"):
-            del inbound[:2]
+        if empty := _EMPTY_LINES.match(inbound):
+            inbound = inbound[empty.end() :]
         end = inbound.find(END)
         if end < 0 and len(inbound) <= MAX_HEAD:
+            connection.inbound = inbound
+            self._want(connection, select.EPOLLIN)
             return False
         self._told(connection)  # who asks for more has what was sent before
         connection.is_answering = True
-        connection.deadline = self._now + STALL_SECONDS
         try:
             if not 0 <= end <= MAX_HEAD:
                 status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
                 raise RequestError(status, "the request is too large")
-            request = decode_request(bytes(inbound[:end]))
-            del inbound[: end + len(END)]
+            request = decode_request(inbound[:end])
+            inbound = inbound[end + len(END) :]
             response = self._respond(connection, request)
             connection.keep = request.keep
         except RequestError as error:
-            response = refuse(error.status, str(error), keep=False)
+            date = encode_date(int(time.time()))
+            response = refuse(error.status, str(error), keep=False, date=date)
             connection.keep = False
+        connection.inbound = inbound
         connection.outbound = response.head
         return True
 
-    def _respond(self, connection: _Connection, request: Request) -> Response:
+    def _respond(self, connection: Connection, request: Request) -> Response:
         peer, local = connection.peer, connection.local
         if peer is None or local is None:
             peer, local = _relayed(request)
@@ -295,13 +263,16 @@ class HttpRunner:
         file = None if isinstance(found, Missing) else self._store.open(found)
         is_get = request.method is Method.GET
         now = time.time()
+        date = encode_date(int(now))
         if isinstance(found, Missing) or file is None:
             why = found if isinstance(found, Missing) else Missing.LOST
             self._tell(self._record.refused(Transport.HTTP, peer, request.path, why, now))
-            return refuse(_STATUS[why], why.value, keep=request.keep, with_body=is_get)
-        response = send_file(request, path=found.path, sha256=found.sha256, size=file.size)
+            return refuse(_STATUS[why], why.value, keep=request.keep, date=date, with_body=is_get)
+        response = send_file(
+            request, path=found.path, sha256=found.sha256, size=file.size, date=date
+        )
         if is_get and response.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            connection.body = _Sending(
+            connection.body = Sending(
                 file=file, entry=found, peer=peer, start=response.offset, left=response.length
             )
             if events := self._record.start(Transport.HTTP, peer, found, file.size, now):
@@ -310,27 +281,36 @@ class HttpRunner:
 
     # Answers
 
-    def _write(self, connection: _Connection) -> bool:
-        """Send what can be sent now; tell whether all of the answer is."""
-        try:
-            is_sent = self._send(connection)
-        except BlockingIOError:
-            is_sent = False
-        if not is_sent:
-            self._want(connection, selectors.EVENT_WRITE)
-            return False
+    def _pushed(self, connection: Connection) -> None:
+        """Look at what became of an answer: go on when the client takes more, or it asks more."""
+        body = connection.body
+        if connection.has_moved:
+            connection.has_moved = False
+            connection.deadline = self._now + STALL_SECONDS
+            if body is not None and body.left:
+                self._tell_progress(connection, body)
+        if connection.is_sent and not connection.is_broken:
+            self._end_answer(connection)
+        if connection.is_broken:
+            self._drop(connection)
+            return
+        has_more = connection.is_answering or (connection.inbound and connection.keep)
+        self._want(connection, select.EPOLLOUT if has_more else select.EPOLLIN)
+
+    def _end_answer(self, connection: Connection) -> None:
         connection.is_answering = False
         connection.deadline = self._now + (HEAD_SECONDS if connection.inbound else IDLE_SECONDS)
-        if not connection.keep:
-            connection.sock.shutdown(socket.SHUT_WR)
-            connection.is_lingering = True
-            connection.deadline = self._now + LINGER_SECONDS
         if connection.body is not None:
             connection.body.unread = connection.body.sent
-            self._drain(connection, connection.body)
-        return True
+        if not connection.keep:
+            connection.is_lingering = True
+            connection.deadline = self._now + LINGER_SECONDS
+            try:
+                connection.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                connection.is_broken = True
 
-    def _drain(self, connection: _Connection, body: _Sending) -> None:
+    def _drain(self, connection: Connection, body: Sending) -> None:
         """See how much of what was handed to the kernel has arrived; tell when all has."""
         waits = unread(connection.sock)
         if not waits:
@@ -340,32 +320,7 @@ class HttpRunner:
             connection.deadline = max(connection.deadline, self._now + STALL_SECONDS)
             self._tell_progress(connection, body)
 
-    def _send(self, connection: _Connection) -> bool:
-        body = connection.body
-        if connection.outbound:
-            more = socket.MSG_MORE if body is not None and body.left else 0
-            sent = connection.sock.send(connection.outbound, more)
-            connection.outbound = connection.outbound[sent:]
-            connection.deadline = self._now + STALL_SECONDS
-            if connection.outbound:
-                return False
-        if body is None or not body.left:
-            return True
-        sent = os.sendfile(
-            connection.sock.fileno(),
-            body.file.descriptor,
-            body.start + body.sent,
-            min(body.left, _CHUNK),
-        )
-        if not sent:
-            raise BrokenPipeError("the file is shorter than it was")
-        body.left, body.sent = body.left - sent, body.sent + sent
-        connection.deadline = self._now + STALL_SECONDS
-        if body.left:
-            self._tell_progress(connection, body)
-        return not body.left
-
-    def _tell_progress(self, connection: _Connection, body: _Sending) -> None:
+    def _tell_progress(self, connection: Connection, body: Sending) -> None:
         events = self._record.progress(
             Transport.HTTP,
             body.peer,
@@ -378,7 +333,7 @@ class HttpRunner:
         if events:
             self._tell(events)
 
-    def _told(self, connection: _Connection) -> None:
+    def _told(self, connection: Connection) -> None:
         """Tell how much of the file has arrived: all, when the client asked for more after it."""
         body, connection.body = connection.body, None
         if body is None:
@@ -406,9 +361,11 @@ class HttpRunner:
         for sock in self._listeners.values():
             sock.close()
         self._listeners.clear()
+        self._listening.clear()
         if self._relay_socket is not None:
             self._relay_socket.close()
-        self._selector.close()
+        self._poll.close()
+        self._senders.close()
 
 
 def _relayed(request: Request) -> tuple[Address, Address]:

@@ -25,7 +25,7 @@ from netboot.dhcp6_reply import Arrival6
 from netboot.dhcp_request import Arrival
 from netboot.errors import PeerError
 from netboot.files import FileMap
-from netboot.http_message import RequestError, decode_request, refuse, send_file
+from netboot.http_message import RequestError, decode_request, encode_date, refuse, send_file
 from netboot.io.watch import read_frame, read_neighbour
 from netboot.leases import Lease
 from netboot.proxy import ProxyEngine
@@ -257,6 +257,8 @@ def _datagrams(outcome: TftpOutcome) -> list[bytes]:
 
 # HTTP
 
+_DATE = encode_date(0)
+
 
 def request_head(data: bytes) -> str:
     """Send a request head; its answer is read by http.client."""
@@ -265,10 +267,10 @@ def request_head(data: bytes) -> str:
         request = decode_request(data)
     except RequestError as error:
         _demand(400 <= error.status < 500, "our fault")
-        _response(refuse(error.status, str(error), keep=False).head, "GET")
+        _response(refuse(error.status, str(error), keep=False, date=_DATE).head, "GET")
         return REFUSED
     found = _files().find(request.path, seeds.US)
-    response = send_file(request, path="/x.efi", sha256=bytes(32), size=size)
+    response = send_file(request, path="/x.efi", sha256=bytes(32), size=size, date=_DATE)
     answer = _response(response.head, request.method.name)
     span = response.offset + response.length
     _demand(0 <= response.offset <= span <= size, "bytes outside of the file")
