@@ -290,7 +290,7 @@ class _Socket:
         return io.BytesIO(self._data)
 
 
-_FIELDS = {"content-type", "etag", "accept-ranges", "content-length", "content-range"}
+_FIELDS = {"date", "content-type", "etag", "accept-ranges", "content-length", "content-range"}
 
 
 def _response(head: bytes, method: str) -> http.client.HTTPResponse:
