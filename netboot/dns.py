@@ -109,11 +109,11 @@ class _Shelf:
     """Whole answers of one view without their numbers, by what was asked.
 
     `udp` and `tcp` are our own; `passing` are those of others by UDP, for the rest of a second.
-    `codes` is where our own are counted.
+    All are counted in `counts`.
     """
 
     view: View
-    codes: list[int]
+    counts: Counts
     udp: dict[bytes, bytes] = field(default_factory=dict)
     tcp: dict[bytes, bytes] = field(default_factory=dict)
     passing: dict[bytes, bytes] = field(default_factory=dict)
@@ -146,25 +146,25 @@ class DnsEngine:
         self._peers = {}
 
     def _empty(self) -> dict[View, _Shelf]:
-        return {view: _Shelf(view, self.counts[view].own) for view in View}
+        return {view: _Shelf(view, self.counts[view]) for view in View}
 
     def receive(self, data: bytes, peer: str, now: float, *, is_tcp: bool) -> bytes | Ask | None:
         """Answer one message; None for what must not be answered."""
         shelf = self._peers.get(peer) or self._shelf(peer)
         kept = (shelf.tcp if is_tcp else shelf.udp).get(data[2:])
         if kept is not None and now < self._kept_until:
-            shelf.codes[kept[1] & 15] += 1
+            shelf.counts.own[kept[1] & 15] += 1
             return data[:2] + kept
         if int(now) != self._second:
             self._begin_second(int(now))
         elif not is_tcp and (kept := shelf.passing.get(data[2:])) is not None:
-            counts = self.counts[shelf.view]
+            counts = shelf.counts
             counts.others[kept[1] & 15] += 1
             counts.repeated += 1
             return data[:2] + kept
         answer = self._receive(data, peer, shelf, now, is_tcp=is_tcp)
         if isinstance(answer, bytes):
-            shelf.codes[answer[3] & 15] += 1
+            shelf.counts.own[answer[3] & 15] += 1
         return answer
 
     def _receive(
