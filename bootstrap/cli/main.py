@@ -37,6 +37,8 @@ COMMANDS = {
     "secret": Entry("bootstrap.cli.secret:secret", "Store, list and remove secrets."),
     "audit": Entry("bootstrap.cli.audit:audit", "Check that the record of keys is whole."),
     "lease": Entry("bootstrap.cli.lease:lease", "Ask for, sign and take leases of the cache."),
+    "wrap": Entry("bootstrap.cli.wrap:wrap", "Wrap a secret for one box, at headquarters."),
+    "wrap-key": Entry("bootstrap.cli.wrap:wrap_key", "Write the key that `wrap` wraps for."),
     "note": Entry("bootstrap.cli.site:note", "Sign the delivery note with the offline key."),
     "trust": Entry("bootstrap.cli.trust:trust", "Import, list and remove TPM makers' CAs."),
     "firmware": Entry("bootstrap.cli.firmware:firmware", "Keep the signed firmware baseline."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +9,18 @@ from pathlib import Path
 import click
 
 from bootstrap.cli.common import Place, as_json, print_json, print_table, with_place
+from bootstrap.cli.value import no_value_here, read_value
+from bootstrap.cli.wrap import import_
 
-MAX_SECRET = 64 * 1024
 _PATH = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group(short_help="Store, list and remove secrets.")
 def secret() -> None:
     """Secrets, by the names in site.toml. A value comes from standard input and is never shown."""
+
+
+secret.add_command(import_)
 
 
 @secret.command(short_help="Store a value: doorstep secret put NAME < FILE")
@@ -30,33 +33,13 @@ def put(place: Place, name: str, keep_newline: bool, value: tuple[str, ...]) -> 
 
     One line's end at the end of the value is left away.
     """
-    if value:
-        raise click.UsageError(
-            "a value on the command line is seen by every process and kept by the shell: "
-            f"give it on standard input, as in `doorstep secret put {name} < FILE`, and change it"
-        )
-    data = _value(name)
-    if not keep_newline:
-        data = data.removesuffix(b"\n").removesuffix(b"\r")
-    if not data:
-        raise click.UsageError(
-            f"standard input is empty: give the value of {name} there, as in "
-            f"`doorstep secret put {name} < FILE`"
-        )
-    if len(data) > MAX_SECRET:
-        raise click.UsageError(f"the value of {name} is larger than {MAX_SECRET // 1024} KiB")
+    command = f"doorstep secret put {name}"
+    no_value_here(value, command)
+    data = read_value(name, command, keep_newline=keep_newline)
     from keys.envelope import b64u
 
     answer = place.ask("keys", "secret_put", {"name": name, "value": b64u(data)})
     click.echo(f"stored {name}, version {answer['version']}, until {_time(answer['expires'])}")
-
-
-def _value(name: str) -> bytes:
-    """Read the value; a person at a terminal types it unseen, twice."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        typed = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True)
-        return str(typed).encode()
-    return sys.stdin.buffer.read(MAX_SECRET + 3) if sys.stdin is not None else b""
 
 
 @secret.command(name="list", short_help="Which secrets can be handed over, and until when.")

@@ -124,10 +124,7 @@ class Wrapping:
 
     def _about(self, one: WrappedSecret) -> dict[str, Any]:
         label, note = one.label, self._files.note
-        on_note = note is not None and any(
-            entry.ek_sha256 is not None and label.ek_name[2:] == entry.ek_sha256
-            for entry in note.entries
-        )
+        on_note = note is not None and any(box.serial == label.serial for box in note.entries)
         return {
             "name": label.name,
             "serial": label.serial,
