@@ -119,6 +119,9 @@ def files() -> dict[str, bytes]:
     add("another-role-named", BASE, off, policy=other, released=rest)
     add("role-not-of-the-note", BASE, off, record={}, released=rest)
     add("not-required-anywhere", BASE, "", policy=lenient, record={}, released=rest)
+    bios = (LOGS / "bios-pxelinux.bin").read_bytes()
+    add("by-bios", bios, "SECURE-BOOT-UNPROVED", released=rest)
+    add("by-bios-not-required", bios, "SECURE-BOOT-UNPROVED", policy=lenient, released=rest)
     held = {"policy": replace(NAMED, waived=frozenset()), "verdict": "held"}
     add("firmware-unknown", BASE, "FIRMWARE-UNKNOWN", released=both[:1], **held)
     return found
