@@ -74,7 +74,7 @@ class Leasing:
             "tpm": ring.maker,
             "closed": closed,
             "lease": None if running is None else _plain(running.lease),
-            "left": None if running is None else _left(running.lease, counters),
+            "left": None if running is None else left(running.lease, counters),
             "waiting": [
                 _plain(one.lease)
                 for one in known
@@ -99,7 +99,7 @@ class Leasing:
         return self._ring
 
 
-def _left(lease: Lease, counters: Any) -> Mapping[str, int]:
+def left(lease: Lease, counters: Any) -> Mapping[str, int]:
     """Say what is left: powered seconds, starts, suspends."""
     terms = lease.terms
     return {

@@ -27,6 +27,7 @@ from keys.errors import KeysError, PeerError, SiteError
 from keys.io.auditing import Auditing
 from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
+from keys.io.explaining import Explaining
 from keys.io.handover import Desk, Request, sized
 from keys.io.layout import OPERATOR, Layout
 from keys.io.leasing import Leasing
@@ -126,6 +127,7 @@ class Service:
             desk=self._desk,
             record=self._record,
         )
+        self._explaining = Explaining(ring=self._ring, files=self._files, secrets=self._secrets)
         self.tick()
 
     def close(self) -> None:
@@ -145,7 +147,7 @@ class Service:
     def methods(self) -> dict[str, Method]:
         """Give the rows of the socket table that belong to keys."""
         table: dict[str, tuple[_Serve, frozenset[str]]] = {
-            "status": (self._status, BOTH),
+            "status": (self._explaining.beside(self._status), BOTH),
             "events": (self._events, BOTH),
             "handover": (self._handover, frozenset({CONTROL})),
             "answer": (self._answer, frozenset({CONTROL})),
@@ -165,6 +167,7 @@ class Service:
             "lease_apply": (self._apply, frozenset({OPERATOR})),
             "lease_end": (self._leasing.end, frozenset({OPERATOR})),
             "lease_show": (self._leasing.show, frozenset({OPERATOR})),
+            "keys_explain": (self._explaining.explain, frozenset({OPERATOR})),
             "audit_verify": (self._auditing.verify, frozenset({OPERATOR})),
             "zone_sign": (self._zone_sign, frozenset({NETBOOT})),
             "zone_anchors": (self._zone_anchors, BOTH),

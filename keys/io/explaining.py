@@ -1,0 +1,88 @@
+"""What of the cache can be given now, until when, and what ends it: for its operator and the page.
+
+It gives facts and no value: the words are `bootstrap.explain_keys` and `bootstrap.autonomy`. It
+decides nothing, and asks the TPM for its counters alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keys.io.leasing import left
+from keys.io.ring import ClosedError, Ring
+from keys.io.rpc import Params
+from keys.io.site_files import SiteFiles
+from keys.io.stored_secrets import StoredSecrets
+from keys.io.tpm_ring import TpmRing
+from keys.rules import Tier
+
+_Serve = Callable[[str, Params, float], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explaining:
+    """The method `keys_explain`, and what `status` says beside."""
+
+    ring: Ring
+    files: SiteFiles
+    secrets: StoredSecrets
+
+    def explain(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Give each secret with its rule and its roles, and what the cache hangs on."""
+        known = self.files.rules
+        listed = []
+        for one in self.secrets.listed(now):
+            rule = known.secrets[one["name"]]
+            why = known.controller.why_off(rule.tier)
+            listed.append(
+                {
+                    **one,
+                    "ttl": rule.ttl.total_seconds(),
+                    "max_stale": rule.max_stale.total_seconds(),
+                    "off": why,
+                    "roles": [
+                        name for name, role in known.roles.items() if one["name"] in role.secrets
+                    ],
+                }
+            )
+        return {
+            "now": now,
+            "secrets": listed,
+            "lease": self.lease(),
+            "has_tpm": isinstance(self.ring, TpmRing),
+            "where": self.ring.where,
+            "not_covered": known.controller.not_covered(),
+            "turned_on": Tier.SITE in known.controller.tiers,
+        }
+
+    def lease(self) -> Mapping[str, Any] | None:
+        """Say what is left of the lease, or why the cache is closed; None without a TPM."""
+        ring = self.ring
+        if not isinstance(ring, TpmRing):
+            return None
+        try:
+            ring.check()
+        except ClosedError as error:
+            return {"closed": {"code": error.code, "sentence": str(error)}, "left": None}
+        signed = ring.lease
+        if signed is None:
+            return {"closed": {"code": "LEASE-MISSING", "sentence": ""}, "left": None}
+        return {
+            "closed": None,
+            "counter": signed.lease.terms.counter,
+            "left": left(signed.lease, ring.counters()),
+        }
+
+    def beside(self, status: _Serve) -> _Serve:
+        """Let a status say when each secret and the lease end; names, never values."""
+
+        def serve(user: str, params: Params, now: float) -> Mapping[str, Any]:
+            ends = [
+                {name: one.get(name) for name in ("name", "tier", "reason", "usable_until")}
+                for one in self.secrets.listed(now)
+            ]
+            return {**status(user, params, now), "ends": ends, "lease": self.lease()}
+
+        return serve
