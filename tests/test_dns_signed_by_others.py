@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import dns.zone
 import pytest
 from dns_peers import (
     BOGUS,
@@ -19,6 +21,7 @@ from dns_peers import (
     HERE,
     QUESTIONS,
     SIGNINGS,
+    TOP,
     Peers,
     Signing,
     Verdict,
@@ -28,12 +31,14 @@ from dns_peers import (
     unbound_says,
 )
 
+from netboot.denial import Denial, Proof
 from netboot.dns_cache import DnsCache
 from netboot.io.exchange import Exchange
-from netboot.names import labels
+from netboot.names import Labels, is_at_or_below, labels, read_wire, text
+from netboot.plan_dns import origin_of
 from netboot.rdata import Rtype, encode, name_of, number_of
 from netboot.resolver import Ports, Resolver, ResolverConfig, Transport, Upstream
-from netboot.zone import Rcode
+from netboot.zone import Rcode, RRset
 
 UNBOUND_IS_WRONG = ("www.moved", "DNAME")
 """unbound 1.17 calls the DNAME above bogus when it is asked for below it; delv and we do not."""
@@ -115,3 +120,81 @@ def test_every_verdict_is_that_of_delv(lab: Lab, signing: Signing) -> None:
 @pytest.mark.parametrize("signing", FAULTY, ids=lambda one: one.name)
 def test_a_zone_with_a_fault_is_bogus_somewhere(lab: Lab, signing: Signing) -> None:
     assert BOGUS in {lab.ours(name, rtype) for _, name, rtype in names(signing)}
+
+
+# Every record of denial that there is, at once: what a liar could replay
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"), SIGNINGS)
+
+
+def family(signing: Signing) -> tuple[str, ...]:
+    return (".", TOP, signing.origin, f"ssub.{signing.origin}")
+
+
+def denials(world: World, signing: Signing) -> Iterator[tuple[RRset, Labels]]:
+    """All NSEC and NSEC3 of a zone, of its child, and of the zones above."""
+    for origin in family(signing):
+        for name, rtype, data in records(world.zones[origin]):
+            if rtype in (Rtype.NSEC, Rtype.NSEC3):
+                yield RRset(owner=name, rtype=rtype, ttl=300, rdatas=(data,)), origin_of(origin)
+
+
+def records(path: Path) -> Iterator[tuple[Labels, int, bytes]]:
+    origin = path.name.removesuffix(".signed").replace("root", ".")
+    found = dns.zone.from_file(str(path), origin=origin, relativize=False, check_origin=False)
+    for name, _, rdata in found.iterate_rdatas():
+        yield read_wire(name.to_wire() or b"\0")[0], int(rdata.rdtype), rdata.to_wire() or b""
+
+
+def names_of(world: World, signing: Signing) -> dict[Labels, set[int]]:
+    """Every name of a zone and its child with its types; without the hashes of NSEC3."""
+    there: dict[Labels, set[int]] = {}
+    for origin in family(signing)[2:]:
+        for name, rtype, _ in records(world.zones[origin]):
+            there.setdefault(name, set()).add(rtype)
+    return {name: types for name, types in there.items() if Rtype.NSEC3 not in types}
+
+
+def is_unsigned_cut(types: set[int]) -> bool:
+    return Rtype.NS in types and not types & {Rtype.SOA, Rtype.DS}
+
+
+@pytest.mark.parametrize("signing", SIGNINGS, ids=lambda one: one.name)
+def test_no_choice_of_true_denials_denies_what_is_signed(world: World, signing: Signing) -> None:
+    denial = Denial(denials(world, signing))
+    there = names_of(world, signing)
+    cuts = [name for name, types in there.items() if is_unsigned_cut(types)]
+    zones = [labels(origin) for origin in family(signing)[3:1:-1]]
+    asked = 0
+    for name, types in there.items():
+        if any(is_at_or_below(name, cut) for cut in cuts):
+            continue
+        assert denial.denies_name(name) is Proof.NONE, text(name)
+        for rtype in types - {Rtype.RRSIG, Rtype.NSEC}:
+            assert denial.denies_type(name, rtype) is Proof.NONE, (text(name), rtype)
+            asked += 1
+        zone = next(one for one in zones if is_at_or_below(name, one))
+        for count in range(len(zone), len(name)):
+            if name[len(name) - count - 1 :] in there:  # nothing was made from a wildcard here
+                assert denial.denies_closer(name, count, zone) is Proof.NONE, text(name)
+        if Rtype.DS in types or Rtype.SOA in types:
+            assert denial.denies_zone(name) is not True, text(name)
+    assert asked > 30
+
+
+@pytest.mark.parametrize("signing", SIGNINGS, ids=lambda one: one.name)
+def test_an_unsigned_delegation_is_no_more_than_that(world: World, signing: Signing) -> None:
+    """Its parent says that it has no DS, and nothing of what is below."""
+    denial = Denial(denials(world, signing))
+    cuts = [name for name, types in names_of(world, signing).items() if is_unsigned_cut(types)]
+    assert len(cuts) == 3
+    most = Proof.OPEN if OPEN in signing.name else Proof.NONE
+    for cut in cuts:
+        assert denial.denies_zone(cut) is True
+        assert denial.denies_type(cut, Rtype.DS) is not Proof.NONE
+        for name in (cut, (b"www", *cut), (b"x", b"www", *cut)):
+            assert denial.denies_name(name) in (Proof.NONE, most), text(name)
+            assert denial.denies_type(name, Rtype.A) in (Proof.NONE, most), text(name)
