@@ -60,7 +60,15 @@ class Index(IntEnum):
     @property
     def nv_name(self) -> bytes:
         """Its name once it was written: an index with other attributes has another (Part 1, 16)."""
-        public = struct.pack(">IHI", self, SHA256, self.attributes | _WRITTEN)
+        return self._named(self.attributes | _WRITTEN)
+
+    @property
+    def unwritten_name(self) -> bytes:
+        """Its name from when it is defined until its first write."""
+        return self._named(self.attributes)
+
+    def _named(self, attributes: int) -> bytes:
+        public = struct.pack(">IHI", self, SHA256, attributes)
         return object_name(SHA256, public + sized(b"") + struct.pack(">H", self.size))
 
 

@@ -44,14 +44,13 @@ from bootstrap.io.site_store import SiteStore
 from bootstrap.joining import normal_address
 from bootstrap.rows import BoxRow, Event
 from bootstrap.views import card_json, cards, event_sentence, last_served
-from keys.io.layout import Layout
+from keys.io.layout import REHEARSAL_MARK, Layout
 from keys.io.rpc import Handler, Method, Params, Refusal, RpcServer
 from keys.note import Floor
 from netboot.errors import NetbootError
 
 POLL_SECONDS = 1.0
 MAX_EVENTS = 500
-REHEARSAL_MARK = "rehearsal"
 BASELINE_FLOOR = "firmware-floor"
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 

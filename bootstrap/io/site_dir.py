@@ -36,7 +36,6 @@ from keys.errors import KeysError
 ROOT_KEY, SIGN_KEY = "offline/root.key", "offline/sign.key"
 ROOT_PEM, ROOT_PUB = "trust/root.pem", "trust/root.pub"
 ANCHORS_README = "trust/ek/README"
-REHEARSAL_MARK = "rehearsal"
 _COUNTER = re.compile(r"counter=([0-9]{1,18})")
 _LINE = re.compile(r"^(\S.*?) +(# .*)$", re.MULTILINE)
 _MOVE = "put the stick with the offline keys where `doorstep init` made them, or give --offline"

@@ -22,9 +22,9 @@ from pathlib import Path
 from types import FrameType
 
 from bootstrap.errors import SiteError
-from bootstrap.io.site_dir import REHEARSAL_MARK, check_site, errors_of
+from bootstrap.io.site_dir import check_site, errors_of
 from bootstrap.site import SiteFileError
-from keys.io.layout import Layout
+from keys.io.layout import REHEARSAL_MARK, Layout
 
 ORDER = ("keys", "control", "netboot", "enroll", "page", "nginx", "watch")
 RIGHTS: Mapping[str, tuple[str, ...]] = {

@@ -28,6 +28,7 @@ from keys.io.rpc import call
 
 START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+_THEFTS = 5
 
 
 class Appliance:
@@ -45,6 +46,8 @@ class Appliance:
         """Start the services, sign their authorities, store synthetic secrets, wait until ready."""
         self.start()
         try:
+            if self._place.controller is not None:
+                self._place.controller.headquarters.lease(self.ask)
             self._sign_authorities()
             self._store_secrets()
             self._await("a running plan", self._serves)
@@ -63,8 +66,10 @@ class Appliance:
         self.stop()
 
     def start(self) -> None:
-        """Start the supervisor and wait until keys and control answer."""
+        """Switch the controller on, and wait until keys and control answer."""
         layout = self._place.layout
+        if self._place.controller is not None:
+            self._place.controller.tpm.power_on()
         command = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable]
         command += ["-m", "bootstrap.rehearsal.appliance"]
         command += [str(layout.site), str(layout.state), str(layout.run)]
@@ -79,11 +84,26 @@ class Appliance:
             self._await(f"an answer of {service}", lambda s=service, m=method: self.ask(s, m))
 
     def stop(self) -> None:
-        """End the supervisor and with it every service."""
+        """End the supervisor and with it every service, and cut the power of the controller."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(30)
             self._process = None
+        if self._place.controller is not None:
+            self._place.controller.tpm.cut_power()
+
+    def steal(self) -> tuple[str, str]:
+        """Start the controller elsewhere until its TPM says no; gives why, and what it says."""
+        for _ in range(_THEFTS):
+            self.stop()
+            self.start()
+            closed = self.ask("keys", "lease_show")["closed"]
+            if closed is not None:
+                break
+        reasons = {one["reason"] for one in self.ask("keys", "secret_list")["secrets"]}
+        if closed is None or reasons != {closed["code"]}:
+            return "LEASE-RUNS", "the secrets of the site are still there"
+        return str(closed["code"]), str(closed["sentence"])
 
     def ask(self, service: str, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a service as the operator."""

@@ -81,7 +81,7 @@ class TpmCa:
             "--platform-manufacturer Doorstep\n--platform-version 1\n--platform-model rehearsal\n"
         )
         setup.write_text(
-            f"create_certs_tool = {_tool('swtpm_localca')}\n"
+            f"create_certs_tool = {tool('swtpm_localca')}\n"
             f"create_certs_tool_config = {local}\n"
             f"create_certs_tool_options = {options}\n"
         )
@@ -150,12 +150,12 @@ class VirtualBox:
     def _create_tpm(self) -> None:
         building = self.directory / "tpm.new"
         building.mkdir()
-        command = [_tool("swtpm_setup"), "--tpm2", "--tpmstate", str(building), "--overwrite"]
+        command = [tool("swtpm_setup"), "--tpm2", "--tpmstate", str(building), "--overwrite"]
         command += ["--create-ek-cert", "--create-platform-cert", "--lock-nvram"]
         command += ["--pcr-banks", ",".join(self.banks)]
         command += ["--config", str(self.tpm_ca.write_config())]
         command += ["--write-ek-cert-files", str(building)]
-        _run_tool(command)
+        run_tool(command)
         building.rename(self._tpm)
 
     @property
@@ -222,7 +222,7 @@ class VirtualBox:
     def _command(
         self, boot: Boot, network: Network | None, iso: Path | None, disk: Path | None
     ) -> list[str]:
-        command = [_tool("setpriv"), "--pdeathsig", "KILL", *self._board()]
+        command = [tool("setpriv"), "--pdeathsig", "KILL", *self._board()]
         if boot is Boot.HTTP:
             for family in ("IPv4", "IPv6"):
                 command += ["-fw_cfg", f"name=opt/org.tianocore/{family}PXESupport,string=n"]
@@ -241,7 +241,7 @@ class VirtualBox:
 
     def _board(self) -> list[str]:
         machine = self.machine
-        command = [_tool(machine.program), "-nodefaults", "-no-user-config", "-display", "none"]
+        command = [tool(machine.program), "-nodefaults", "-no-user-config", "-display", "none"]
         command += [*machine.words, "-smp", "1", "-m", str(self.memory_mib), "-no-reboot"]
         command += ["-serial", "stdio", "-device", "virtio-rng-pci"]
         command += ["-smbios", f"type=1,manufacturer=Doorstep,serial={self.serial_number}"]
@@ -397,7 +397,7 @@ def _read(descriptor: int) -> bytes:
 
 
 def _start_swtpm(state: Path, control: int) -> subprocess.Popen[bytes]:
-    command = [_tool("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={state}"]
+    command = [tool("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={state}"]
     command += ["--ctrl", f"type=unixio,clientfd={control}", "--terminate"]
     with (state.parent / "swtpm.log").open("ab") as log:
         return subprocess.Popen(
@@ -438,14 +438,16 @@ _TOOLS = {
 }
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
+    """Find a program; SiteError says which package has it."""
     path = shutil.which(name)
     if path is None:
         raise SiteError(f"{name} is missing: apt-get install {_TOOLS[name]}")
     return path
 
 
-def _run_tool(command: list[str]) -> None:
+def run_tool(command: list[str]) -> None:
+    """Run a program to its end; SiteError with what it said when it failed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SiteError(f"{Path(command[0]).name} failed: {(done.stdout + done.stderr).strip()}")

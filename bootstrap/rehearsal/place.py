@@ -22,9 +22,10 @@ from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
 from bootstrap.io.site_dir import NewSite
 from bootstrap.rehearsal.box import VirtualBox
+from bootstrap.rehearsal.controller import Controller
 from bootstrap.site import SITE_FILE, Site
 from keys import note
-from keys.io.layout import SERVICES, Layout
+from keys.io.layout import REHEARSAL_MARK, SERVICES, Layout
 from keys.tpm_public import EccPublic, PublicArea, RsaPublic
 from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, anchor_cpio
 from netboot.io.bootsets import SIGNATURE, BootSetStore
@@ -32,7 +33,6 @@ from netboot.io.bootsets import SIGNATURE, BootSetStore
 FIRST_UID = 61001
 USERS = {name: FIRST_UID + index for index, name in enumerate(SERVICES)}
 """Uids without names: a rehearsal adds no user to the machine."""
-MARK = "rehearsal"
 DEMO = NewSite(
     id="rehearsal",
     domain="rehearsal.example.net",
@@ -44,10 +44,11 @@ DEMO = NewSite(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a rehearsal lives, and the settings it rehearses."""
+    """Where a rehearsal lives, and the settings it rehearses; `controller` where it has a TPM."""
 
     layout: Layout
     site: Site
+    controller: Controller | None = None
 
     @property
     def address(self) -> IPv4Interface:
@@ -73,11 +74,25 @@ def prepare(work: Path, source: Path | None) -> Place:
     site_dir.init(layout.site, DEMO)
     if source is not None and wanted is not None:
         _take_settings(source, layout.site, wanted)
+    else:
+        _give_tpm(layout.site / SITE_FILE)
     layout.state.mkdir(mode=0o755)
-    (layout.state / MARK).write_text("This state belongs to a rehearsal.\n")
+    (layout.state / REHEARSAL_MARK).write_text("This state belongs to a rehearsal.\n")
     site = site_dir.load(layout.site)
     site_dir.remake_root(layout.site, site)
-    return Place(layout=layout, site=site)
+    controller = None
+    if site.controller.tpm != "none":
+        controller = Controller.make(layout, work)
+    return Place(layout=layout, site=site, controller=controller)
+
+
+def _give_tpm(path: Path) -> None:
+    """Let the example's controller have a TPM: what is shown is what a site with one does."""
+    text = path.read_text()
+    wanted = text.replace('tpm = "none" ', 'tpm = "/dev/tpmrm0"')
+    if wanted == text:
+        raise SiteError(f"{path}: the example has no tpm to switch on")
+    path.write_text(wanted)
 
 
 def _take_settings(source: Path, target: Path, site: Site) -> None:

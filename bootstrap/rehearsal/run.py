@@ -294,6 +294,11 @@ def _attack(
     )
     told = f"its TPM refuses: {sentence}"
     _tell_attack(rehearsal, result, title, "BUNDLE-OTHER-BOOT", got, told)
+    if rehearsal.place.controller is not None:
+        title = "attack: the controller is stolen, and started more often than its lease allows"
+        rehearsal.step(title)
+        got, sentence = appliance.steal()
+        _tell_attack(rehearsal, result, title, "LEASE-ENDED", got, sentence)
 
 
 def _tell_attack(

@@ -13,6 +13,8 @@ from pathlib import Path
 from keys.errors import SiteError
 
 SERVICES = ("netboot", "enroll", "control", "keys", "page", "nginx", "watch")
+REHEARSAL_MARK = "rehearsal"
+"""A file in STATE that says that it belongs to a rehearsal."""
 OPERATOR = "operator"
 """What uid 0 is called in the tables of method by user."""
 

@@ -29,14 +29,14 @@ from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
 from keys.io.explaining import Explaining
 from keys.io.handover import Desk, Request, sized
-from keys.io.layout import OPERATOR, Layout
+from keys.io.layout import OPERATOR, REHEARSAL_MARK, Layout
 from keys.io.leasing import Leasing
 from keys.io.ring import ClosedError, FileRing, Ring
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
 from keys.io.stored_secrets import StoredSecrets
-from keys.io.tpm_ring import TPM_META, TpmRing
+from keys.io.tpm_ring import TPM_META, TpmRing, rehearsal_socket
 from keys.io.vault import CHECK, Vault
 from keys.io.wrapping import Wrapping
 from keys.io.zone_signing import ZoneSigning
@@ -431,8 +431,13 @@ class Service:
 
 
 def open_ring(layout: Layout, store: Store, rules: SiteRules) -> Ring:
-    """Give the keys as the site file says; SiteError when the database was made otherwise."""
+    """Give the keys as the site file says; SiteError when the database was made otherwise.
+
+    A rehearsal never opens the machine's own TPM: it would take it for good.
+    """
     tcti, is_new = rules.controller.tcti, store.meta(CHECK) is None
+    if tcti is not None and (layout.state / REHEARSAL_MARK).exists():
+        tcti = f"swtpm:path={rehearsal_socket(layout)}"
     has_tpm = store.meta(TPM_META) is not None
     if tcti is not None and not is_new and not has_tpm:
         raise SiteError(

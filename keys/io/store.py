@@ -157,6 +157,10 @@ class Store:
         """Close the database."""
         self._db.close()
 
+    def forget(self) -> None:
+        """Leave nothing of what was overwritten in the write-ahead log either."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit everything inside at once, or nothing; a disk error is a SiteError."""
@@ -165,7 +169,8 @@ class Store:
             try:
                 yield
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has undone it already
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -239,6 +244,11 @@ class Store:
         """Remove what other epochs of the cache key hold (the device's own is below zero)."""
         for table in ("slots", "secrets", "material"):
             self._do(f"DELETE FROM {table} WHERE epoch<>? AND epoch>=0", epoch)
+
+    def empty_epoch(self, epoch: int) -> None:
+        """Remove what was encrypted for an epoch that has not begun."""
+        for table in ("secrets", "material"):
+            self._do(f"DELETE FROM {table} WHERE epoch=?", epoch)
 
     def add_lease(self, counter: int, text: str, at: float) -> None:
         """Keep a lease."""

@@ -65,6 +65,7 @@ from keys.tpm_public import PublicArea, sized
 
 _AES_128_CFB = bytes.fromhex("000600800043")
 _PERMANENT, _MANUFACTURER = 0x200, 0x105
+_OWNER_SET, _LOCKOUT_SET = 1, 4
 _FORMAT_ONE_ERROR, _RC_HANDLE = 0x0BF, 0x08B
 """TPM_RC_HANDLE without the number of the handle (Part 2, 6.6.2): there is nothing of the kind."""
 _ONE_SHA256 = bytes.fromhex("000000010020")
@@ -136,7 +137,11 @@ class Tpm:
 
     def is_owned(self) -> bool:
         """Tell whether the owner's hierarchy has a password (TPMA_PERMANENT, bit 0)."""
-        return bool(self._property(_PERMANENT) & 1)
+        return bool(self._property(_PERMANENT) & _OWNER_SET)
+
+    def has_lockout(self) -> bool:
+        """Tell whether the lockout hierarchy has a password (TPMA_PERMANENT, bit 2)."""
+        return bool(self._property(_PERMANENT) & _LOCKOUT_SET)
 
     def _property(self, name: int) -> int:
         with _saying("its properties"):
@@ -215,6 +220,7 @@ class Tpm:
                     auth_handle=ESYS_TR.OWNER,
                     session1=ESYS_TR.PASSWORD,
                 )
+        if self.nv_name(index) == index.unwritten_name:  # also after a cut before this
             if index.is_counter:
                 self.increment(index)
             else:
@@ -227,13 +233,18 @@ class Tpm:
     def take_ownership(self, owner: Secret, lockout: Secret, policy: TpmPolicy) -> None:
         """Give owner and lockout passwords that only headquarters keeps.
 
-        `policy` is what the owner's hierarchy still does without the password.
+        `policy` is what the owner's hierarchy still does without the password. The owner's comes
+        last, so that `is_owned` says that all of it was done; a lockout password that is there is
+        taken for this one, set before a power cut.
         """
+        wanted = [(ESYS_TR.OWNER, owner)]
+        if not self.has_lockout():
+            wanted.insert(0, (ESYS_TR.LOCKOUT, lockout))
         with self._salted(TPM2_SE.HMAC) as session, _saying("its owner's password"):
             self._esys.set_primary_policy(
                 auth_handle=ESYS_TR.OWNER, auth_policy=policy.digest, hash_alg=TPM2_ALG.SHA256
             )
-            for hierarchy, value in ((ESYS_TR.LOCKOUT, lockout), (ESYS_TR.OWNER, owner)):
+            for hierarchy, value in wanted:
                 self._esys.hierarchy_change_auth(
                     auth_handle=hierarchy, new_auth=value.reveal(), session1=session
                 )

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from keys.cachekey import SHARE_SIZE, combine, escrow
-from keys.envelope import b64u, unb64u
+from keys.cachekey import SHARE_SIZE, combine
+from keys.envelope import b64u, bind, unb64u
 from keys.errors import PeerError, SiteError
 from keys.io.files import write_file
 from keys.io.layout import Layout
+from keys.io.owner import ESCROW_META, own
 from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm, TpmRefusedError
@@ -37,19 +38,19 @@ from keys.tpm_objects import (
     Blob,
     Index,
     boot_policy,
-    clock_policy,
     counter_policy,
     device_policy,
 )
 from keys.tpm_public import PublicArea
 
-TPM_META, CLOCK_META, ESCROW_META = "tpm", "tpm-clock", "owner-escrow"
+TPM_META, CLOCK_META = "tpm", "tpm-clock"
 MAX_STEPS = 64
 """By how much one lease may move the lease counter."""
 NO_LEASE = "this controller has no lease"
 ENDED = "the lease was ended"
 OTHER_SOFTWARE = "this controller runs other software than the lease is for"
 RENEW = "Ask headquarters for one: doorstep lease request, lease issue, lease apply"
+UNSURE = "the TPM did not say whether it ended what was revoked"
 ROLLED_BACK = (
     "keys.db is older than the last revocation on this controller: it was restored from a copy. "
     "Put the newer one back, or set the cache up again and put its secrets anew"
@@ -120,8 +121,14 @@ class TpmRing:
             self._made = Made.read(stored)
             self._tpm = Tpm(tcti, storage_name=self._made.storage_name)
         self.maker = self._tpm.maker()
-        self._own()
         self._device = self._tpm.unseal(self._made.device, self._tpm.anytime)
+        own(
+            store,
+            self._tpm,
+            device=self._device,
+            authority=self._made.authority_key,
+            site_id=site_id,
+        )
         if stored is not None:
             self._restore_clock()
             self._collect()
@@ -155,7 +162,7 @@ class TpmRing:
 
     def _make(self, authority: ec.EllipticCurvePublicKey) -> Made:
         """Make storage key, counters and shares; what is sealed opens only under a lease."""
-        if self._tpm.is_owned():
+        if self._tpm.is_owned() or self._tpm.has_lockout():
             raise SiteError(
                 "the TPM of this controller has an owner's password already: "
                 "clear the TPM in the firmware setup"
@@ -187,18 +194,6 @@ class TpmRing:
         self._keys["lease"] = shares["lease"]
         self._keys["site"] = combine(shares["lease"], share, site=self._site_id, epoch=epoch)
         return made
-
-    def _own(self) -> None:
-        """Give the owner a password that headquarters alone can read, unless it has one."""
-        if self._tpm.is_owned():
-            return
-        drawn = [os.urandom(SHARE_SIZE) for _ in range(3)]
-        sealed = escrow(
-            Secret(drawn[0] + drawn[1]), self._made.authority_key, drawn[2], site=self._site_id
-        )
-        with self._store.transaction():
-            self._store.set_meta(ESCROW_META, sealed)
-        self._tpm.take_ownership(Secret(drawn[0]), Secret(drawn[1]), clock_policy())
 
     def request(self, challenge: str, at: int) -> LeaseRequest:
         """Quote this controller for headquarters."""
@@ -274,6 +269,7 @@ class TpmRing:
         epoch_share = self._tpm.unseal(slot, self._tpm.at_counter(Index.EPOCH, epoch))
         self._keys["lease"] = lease_share
         self._keys["site"] = combine(lease_share, epoch_share, site=self._site_id, epoch=epoch)
+        self._store.epoch = epoch
         self._lease = signed
 
     def _step_to(self, counter: int) -> None:
@@ -287,7 +283,12 @@ class TpmRing:
         return not terms.pcrs or pcr_digest(self._tpm.pcrs(sorted(terms.pcrs))) == terms.pcr_digest
 
     def _store_leases(self) -> list[SignedLease]:
-        return [SignedLease.read(text) for text in self._store.leases()]
+        """Read what was taken, the newest first; a damaged row is none."""
+        found = []
+        for text in self._store.leases():
+            with contextlib.suppress(PeerError):
+                found.append(SignedLease.read(text))
+        return found
 
     def _closed(self) -> ClosedError:
         code = "LEASE-MISSING" if self._why is NO_LEASE else "LEASE-ENDED"
@@ -295,10 +296,14 @@ class TpmRing:
 
     def _wipe(self) -> None:
         self._keys.clear()
+        self._next, self._boot = None, None
         self._lease, self._seen = None, None
 
     def check(self) -> None:
         """Ask the TPM whether the lease still runs; ClosedError, and no key, when it does not."""
+        if self._lease is None and self._why is UNSURE:
+            self.open()
+            return
         if self._lease is None:
             raise self._closed()
         counters, seen = self._tpm.counters(), self._seen
@@ -379,7 +384,13 @@ class TpmRing:
         """Count the epoch up: from here the TPM opens no share of before."""
         if self._next is None:
             raise RuntimeError("no next epoch was drawn")
-        self._tpm.increment(Index.EPOCH)
+        try:
+            self._tpm.increment(Index.EPOCH)
+        except SiteError:
+            # It may have counted all the same: what is written now could be of an epoch that ended.
+            self._wipe()
+            self._why = UNSURE
+            raise
         self._keys["site"], self._next = self._next, None
         self._collect()
 
@@ -396,13 +407,15 @@ class TpmRing:
         if self._boot is not None:
             return self._boot
         path, counters = self._run / "boot.sealed", self._tpm.counters()
+        boot = f"{counters.reset_count}.{counters.restart_count}"
         if path.exists():
-            with contextlib.suppress(TpmRefusedError):
-                self._boot = self._tpm.unseal(_read_blob(path), self._tpm.in_boot(counters))
+            blob, made_in = _read_blob(path)
+            if made_in == boot:  # a refusal now is no other boot: never draw over it
+                self._boot = self._tpm.unseal(blob, self._tpm.in_boot(counters))
                 return self._boot
         value = Secret(os.urandom(SHARE_SIZE))
         blob = self._tpm.seal(value, boot_policy(counters))
-        content = {"public": b64u(blob.public), "private": b64u(blob.private)}
+        content = {"public": b64u(blob.public), "private": b64u(blob.private), "boot": boot}
         write_file(path, json.dumps(content).encode(), 0o600)
         self._boot = value
         return value
@@ -419,14 +432,15 @@ class TpmRing:
 
     def keep_time(self) -> None:
         """Store how far the TPM's clock is, in the caller's transaction."""
-        self._store.set_meta(CLOCK_META, struct.pack(">Q", self._tpm.counters().clock))
+        clock = struct.pack(">Q", self._tpm.counters().clock)
+        self._store.set_meta(CLOCK_META, clock + bind("doorstep/v1/tpm-clock", clock))
 
     def _restore_clock(self) -> None:
         """Set the clock forward to where it was seen: a power cut lets it fall back."""
         stored = self._store.meta(CLOCK_META)
-        if stored is None:
-            return
-        (seen,) = struct.unpack(">Q", stored)
+        if stored is None or stored[8:] != bind("doorstep/v1/tpm-clock", stored[:8]):
+            return  # no clock goes back: one bit that fell over would end every lease to come
+        (seen,) = struct.unpack(">Q", stored[:8])
         if self._tpm.counters().clock < seen:
             self._tpm.advance_clock(seen)
 
@@ -434,6 +448,11 @@ class TpmRing:
         """Drop the keys and let go of the TPM."""
         self._wipe()
         self._tpm.close()
+
+
+def rehearsal_socket(layout: Layout) -> Path:
+    """Say where a rehearsal has the TPM of its controller."""
+    return layout.run / "tpm" / "socket"
 
 
 def read_authority(path: Path) -> ec.EllipticCurvePublicKey:
@@ -452,9 +471,11 @@ def read_authority(path: Path) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _read_blob(path: Path) -> Blob:
+def _read_blob(path: Path) -> tuple[Blob, str]:
+    """Read a sealed key, and of which boot it is."""
     try:
         found = json.loads(path.read_bytes())
-        return Blob(public=unb64u(found["public"]), private=unb64u(found["private"]))
+        blob = Blob(public=unb64u(found["public"]), private=unb64u(found["private"]))
+        return blob, str(found["boot"])
     except (OSError, ValueError, KeyError, TypeError):
         raise SiteError(f"{path} is damaged: remove it, secrets of tier boot are lost") from None

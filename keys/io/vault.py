@@ -93,14 +93,15 @@ class Vault:
         """
         with self._store.transaction():
             yield
+            following = self._store.epoch + 1
+            self._store.set_meta(EPOCH_DUE, following.to_bytes(8, "big"))
             is_ready = self._prepare_epoch()
-            self._store.set_meta(EPOCH_DUE, b"" if is_ready else b"due")
         if is_ready:
             self._end_epoch()
 
     def settle(self) -> None:
-        """End the epoch, if a revocation of when the cache was closed asks for it."""
-        if self._store.meta(EPOCH_DUE):
+        """End the epoch, if a revocation asks for it: the cache was closed, or there was a cut."""
+        if int.from_bytes(self._store.meta(EPOCH_DUE) or b"", "big") > self._store.epoch:
             with self.revoking():
                 pass
 
@@ -111,8 +112,10 @@ class Vault:
         except ClosedError:
             return False
         if new is None:
+            self._store.set_meta(EPOCH_DUE, b"")
             return True
         old, following = self._ring.key("site"), self._store.epoch + 1
+        self._store.empty_epoch(following)  # of what one that failed has left
         for row in self._store.secrets():
             kept = row
             if row.label.tier is Tier.SITE:
@@ -122,7 +125,9 @@ class Vault:
                     )
             self._store.put_secret(kept, following)
         for name, stored in self._store.materials(self._store.epoch):
-            again = self._protect(name, self._recover(name, stored, old), new)
+            again = stored
+            with suppress(SiteError):
+                again = self._protect(name, self._recover(name, stored, old), new)
             self._store.set_material(name, following, again)
         return True
 
