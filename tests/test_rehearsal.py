@@ -87,8 +87,15 @@ def test_it_got_its_name_its_address_and_a_secret(demo: tuple[dict[str, Any], st
         (1, "SECURE-BOOT-OFF", "Secure Boot is off"),
         (2, "BOOT-SET-WITHDRAWN", "which was withdrawn"),
         (3, "BUNDLE-OTHER-BOOT", "for another boot of this box"),
+        (4, "LEASE-ENDED", "started more often than it allows"),
     ],
-    ids=["changed-on-the-wire", "secure-boot-off", "older-boot-set", "captured-bundle"],
+    ids=[
+        "changed-on-the-wire",
+        "secure-boot-off",
+        "older-boot-set",
+        "captured-bundle",
+        "stolen-controller",
+    ],
 )
 def test_each_attack_is_refused_in_one_sentence(
     demo: tuple[dict[str, Any], str], number: int, reason: str, sentence: str
