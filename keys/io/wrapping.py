@@ -114,11 +114,13 @@ class Wrapping:
         if one.sealed is not None and now >= label.expires:
             raise PeerError("it has ended: wrap it again at headquarters")
         before = self._row(label.name, label.ek_name)
-        floor = before.version if before else 0
-        if label.version < floor or (before and label.version == floor and before.file != data):
+        kept = None if one.sealed is None else data
+        if before is None or before.version < label.version:
+            return before
+        if before != Row(version=label.version, file=kept):
             raise PeerError(
-                f"it has version {label.version}, and version {floor} was taken for this box: "
-                f"wrap it again with --version {floor + 1}"
+                f"it has version {label.version}, and version {before.version} was taken for this "
+                f"box: wrap it again with --version {before.version + 1}"
             )
         return before
 
