@@ -103,6 +103,14 @@ TIMES = (
         plan(),
         (discover(has={"lease_time": 4000, "renewal_time": 2000, "rebinding_time": 3500}),),
     ),
+    *(
+        Case(
+            f"T1 and T2 of a lease of {lease} s are whole seconds, never longer than it",
+            plan(subnet(lease=timedelta(seconds=lease))),
+            (discover(has={"lease_time": lease, "renewal_time": t1, "rebinding_time": t2}),),
+        )
+        for lease, t1, t2 in ((1, 0, 0), (7, 3, 6), (601, 300, 525))
+    ),
     Case(
         "T1 and T2 as configured",
         plan(
