@@ -152,16 +152,21 @@ class Zones:
         return self._zones.get(origin)
 
     def zone_of(self, name: Labels, qtype: int = Rtype.A) -> Zone | None:
-        """Find the zone a name is in; a DS belongs to the zone above (RFC 4035, 3.1.4.1)."""
+        """Find the zone a name is in; a DS belongs to the zone above (RFC 4035, 3.1.4.1).
+
+        A zone above that does not delegate it knows nothing of it, and must not deny it.
+        """
         for start in range(len(name) + 1):
             zone = self._zones.get(name[start:])
-            if zone is None or (qtype == Rtype.DS and start == 0 and self._above(name)):
+            if zone is None or (qtype == Rtype.DS and start == 0 and self._is_delegated(name)):
                 continue
             return zone
         return None
 
-    def _above(self, name: Labels) -> bool:
-        return any(name[start:] in self._zones for start in range(1, len(name) + 1))
+    def _is_delegated(self, name: Labels) -> bool:
+        above = (self._zones.get(name[start:]) for start in range(1, len(name) + 1))
+        zone = next((one for one in above if one is not None), None)
+        return zone is not None and zone.cut(name) is not None
 
     def lookup(self, name: Labels, qtype: int) -> Found:
         """Answer a question for names in lower case; 255 is any type."""

@@ -58,6 +58,7 @@ def build(
     records = [_record(one) for one in plan.records]
     records += _lease_records(domain, records, leases)
     records += _reverse_records(records, networks)
+    records += _localhost()
     server = (b"appliance", *domain)
     builders = {
         origin: ZoneBuilder(origin, server, serial) for origin in (*_EMPTY, *sorted(origins))
@@ -70,11 +71,6 @@ def build(
         for origin in (one for one in found if one in builders):
             builders[origin].add(record)
             break
-    local = builders[(b"localhost",)]
-    local.add(ZoneRecord(owner=local.origin, rtype=Rtype.A, ttl=SOA_TTL, rdata=b"\x7f\0\0\1"))
-    local.add(
-        ZoneRecord(owner=local.origin, rtype=Rtype.AAAA, ttl=SOA_TTL, rdata=bytes(15) + b"\1")
-    )
     made = {zone.origin: zone.zone() for zone in builders.values()}
     return Zones((made | {zone.origin: zone for zone in files}).values())
 
@@ -126,6 +122,15 @@ def _reverse_records(records: list[ZoneRecord], networks: list[Network]) -> list
             owner=owner, rtype=Rtype.PTR, ttl=record.ttl, rdata=wire(record.owner)
         )
     return list(pointers.values())
+
+
+def _localhost() -> Iterator[ZoneRecord]:
+    """Give this machine its own name, both ways (RFC 6761, 6.3)."""
+    name = (b"localhost",)
+    for address in (IPv4Address("127.0.0.1"), IPv6Address("::1")):
+        yield _address_record(name, address, SOA_TTL)
+        owner = reverse_name(address)
+        yield ZoneRecord(owner=owner, rtype=Rtype.PTR, ttl=SOA_TTL, rdata=wire(name))
 
 
 class ZoneBuilder:

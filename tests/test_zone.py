@@ -14,6 +14,7 @@ from netboot.plan_check import check
 from netboot.rdata import Rtype, show
 from netboot.zone import Rcode
 from netboot.zone_build import LeaseName, build
+from netboot.zone_file import decode_zone
 
 
 def record(name: str, kind: str, value: str) -> Record:
@@ -120,6 +121,20 @@ def test_n23_and_n24_private_names_end_here(name) -> None:
 def test_n24_localhost_is_this_machine() -> None:
     assert values("localhost") == ["127.0.0.1"]
     assert values("localhost", Rtype.AAAA) == ["::1"]
+    assert values("1.0.0.127.in-addr.arpa", Rtype.PTR) == ["localhost"]
+    assert values(f"1.{'0.' * 31}ip6.arpa", Rtype.PTR) == ["localhost"]
+
+
+def test_who_does_not_delegate_a_zone_does_not_deny_it() -> None:
+    """RFC 4035, 3.1.4.1: the zone above has the DS, if it has the delegation."""
+    plain = decode_zone(b"$TTL 9\n@ SOA a b 1 2 3 4 5\n@ NS a\n", labels("unit.test"), "unit")
+    zones = build(ZONE_PLAN, (), 7, [plain])
+    found = zones.lookup(labels("unit.test"), Rtype.DS)
+    assert (found.rcode, found.zone, found.answers) == (Rcode.NOERROR, labels("unit.test"), ())
+    above = b"$TTL 9\n@ SOA a b 1 2 3 4 5\n@ NS a\nunit NS a\nunit DS 1 13 2 " + b"ab" * 32
+    delegating = decode_zone(above + b"\n", labels("test"), "test")
+    found = build(ZONE_PLAN, (), 7, [plain, delegating]).lookup(labels("unit.test"), Rtype.DS)
+    assert (found.zone, len(found.answers)) == (labels("test"), 1)
 
 
 @pytest.mark.parametrize(
