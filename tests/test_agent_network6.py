@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 
 import pytest
+from agent_site import Authority
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from dhcp6_lab import FIRST, LAST, US, Server6, Wire6, run, serving6, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bootstrap.agent.client import Client
+from bootstrap.agent.dance import load_anchor
 from bootstrap.agent.dhcp6 import (
     Answer6,
     Lease6,
@@ -25,6 +34,8 @@ from bootstrap.agent.dhcp6 import (
     request,
     solicit,
 )
+from bootstrap.agent.errors import AgentError, Code
+from keys import ca
 from netboot.dhcp6_message import Kind6, Message6, Packet6
 from netboot.dhcp6_options import (
     Association,
@@ -270,3 +281,94 @@ def test_an_address_that_another_machine_has_is_declined(wire: Wire6, tmp_path: 
         assert "another machine has" in done.stderr
         run(*inside, check=False)
         until(lambda: run_client(wire)[1].partition("/")[0] != first)
+
+
+@pytest.fixture
+def both(wire: Wire6, tmp_path: Path) -> Iterator[Wire6]:
+    """IPv4 on the same wire, by another server; our own names the site by IPv6."""
+    near = wire.ends[0]
+    run("ip", "-n", wire.srv, "address", "add", "10.99.0.1/24", "dev", near)
+    with serving6(wire.srv, tmp_path / "netboot.db", near):
+        yield wire
+
+
+def dnsmasq(wire: Wire6, *options: str) -> subprocess.Popen[bytes]:
+    command = ["ip", "netns", "exec", wire.srv, "dnsmasq", "-k", "-C", "/dev/null", "-p0"]
+    command += ["-u", "root", "--log-facility=-", "--leasefile-ro", "--no-ping", "-i", wire.ends[0]]
+    command += ["--dhcp-range=10.99.0.50,10.99.0.90", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    while b"IP range" not in process.stderr.readline():
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.boots
+@pytest.mark.parametrize("is_told", [True, False])
+def test_ipv4_is_taken_where_both_name_a_site_and_ipv6_where_it_alone_does(
+    both: Wire6, is_told: bool
+) -> None:
+    redirect = encode_uris(["https://10.99.0.1:8443"]).hex(":")
+    process = dnsmasq(both, *([f"--dhcp-option-force=143,{redirect}"] if is_told else []))
+    try:
+        _, address, url, used, *_ = run_client(both)
+    finally:
+        process.terminate()
+        process.wait()
+    assert url == ("https://10.99.0.1:8443" if is_told else URL)
+    assert ip_address(used["address"]).version == (4 if is_told else 6)
+    assert address.partition("/")[0] == used["address"]
+
+
+class _Six(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+class _Echo(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        data = self.headers["Host"].encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        return
+
+
+def test_the_site_s_name_is_asked_for_at_an_ipv6_address(tmp_path: Path) -> None:
+    """The URL may come from anybody: the anchor's name is checked, whatever the address."""
+    authority = Authority(datetime.now(UTC).replace(microsecond=0))
+    anchor = load_anchor(authority.write_anchor(tmp_path / "anchor"))
+    chain = tmp_path / "server.pem"
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificates = ca.pem([authority.server, authority.appliance.certificate])
+    chain.write_bytes(authority.server_key.private_bytes(*form) + certificates.encode())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    with _Six(("::1", 0), _Echo) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://[::1]:{server.server_address[1]}"
+        try:
+            client = Client(url, anchor.root_pem, anchor.server_name)
+            assert client.post("/v1/sessions", b"{}") == url.removeprefix("https://").encode()
+            stranger = Client(url, anchor.root_pem, "appliance.other.example.net")
+            with pytest.raises(AgentError) as refused:
+                stranger.post("/v1/sessions", b"{}")
+        finally:
+            server.shutdown()
+    assert refused.value.code is Code.SITE_UNTRUSTED
+    gone = Client(url, anchor.root_pem, anchor.server_name, sleep=lambda _: None)
+    with pytest.raises(AgentError, match=r"\[::1\]:\d+ does not answer"):
+        gone.post("/v1/sessions", b"{}")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://[fd00::2", "https://[zz]:8443", "https://[fd00::2]:x", "http://[fd00::2]"]
+)
+def test_a_url_that_leads_nowhere_is_a_sentence(url: str, tmp_path: Path) -> None:
+    anchor = load_anchor(Authority(datetime.now(UTC)).write_anchor(tmp_path / "anchor"))
+    with pytest.raises(AgentError) as refused:
+        Client(url, anchor.root_pem, anchor.server_name)
+    assert refused.value.code is Code.SITE_UNREACHABLE
