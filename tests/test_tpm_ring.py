@@ -14,7 +14,8 @@ from keys.cache import Label
 from keys.errors import PeerError, SiteError
 from keys.io.ring import ClosedError
 from keys.io.store import Store
-from keys.io.tpm import Tpm, TpmRefusedError
+from keys.io.tpm import Tpm
+from keys.io.tpm_link import TpmRefusedError
 from keys.io.tpm_ring import Made
 from keys.io.vault import Vault
 from keys.lease import SignedLease

@@ -8,16 +8,13 @@ TPM 2.0 Library, Part 3; the traps are in docs/secrets.md.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import (
     ESYS_TR,
     TPM2_ALG,
@@ -44,6 +41,7 @@ from tpm2_pytss.types import (
 )
 
 from keys.errors import SiteError
+from keys.io.tpm_link import TpmLink
 from keys.lease import Counters, SignedLease, authority_area
 from keys.policy import Comparison, TimeField, TpmPolicy, approved, pcr_selection
 from keys.secret import Secret
@@ -66,8 +64,6 @@ from keys.tpm_public import PublicArea, sized
 _AES_128_CFB = bytes.fromhex("000600800043")
 _PERMANENT, _MANUFACTURER = 0x200, 0x105
 _OWNER_SET, _LOCKOUT_SET = 1, 4
-_FORMAT_ONE_ERROR, _RC_HANDLE = 0x0BF, 0x08B
-"""TPM_RC_HANDLE without the number of the handle (Part 2, 6.6.2): there is nothing of the kind."""
 _ONE_SHA256 = bytes.fromhex("000000010020")
 """TPML_DIGEST of one digest of 32 bytes, before the digest."""
 
@@ -84,44 +80,19 @@ class Quoted:
     public: bytes
 
 
-class TpmRefusedError(SiteError):
-    """The TPM answered, and said no: a policy does not hold, a signature does not verify."""
-
-
-class Tpm:
+class Tpm(TpmLink):
     """A connected TPM; close it, or use it as a context manager."""
 
     def __init__(self, tcti: str, *, storage_name: bytes | None = None) -> None:
         """Connect; `storage_name` is the name that the storage key had when it was made."""
+        super().__init__(tcti)
         self._storage_name = storage_name
-        self._handles: dict[int, Any] = {}
-        try:
-            self._esys = ESAPI(tcti)
-        except (TSS2_Exception, RuntimeError) as error:
-            raise SiteError(f"the TPM at {tcti} does not answer: {error}") from None
-
-    def __enter__(self) -> Self:
-        """Give the TPM itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._esys.close()
 
     # what it says of itself
 
     def counters(self) -> Counters:
         """Read clock and counters (TPM2_ReadClock)."""
-        with _saying("its clock"):
+        with self._saying("its clock"):
             found = self._esys.read_clock().clockInfo
         return Counters(
             clock=int(found.clock),
@@ -144,7 +115,7 @@ class Tpm:
         return bool(self._property(_PERMANENT) & _LOCKOUT_SET)
 
     def _property(self, name: int) -> int:
-        with _saying("its properties"):
+        with self._saying("its properties"):
             _, data = self._esys.get_capability(
                 capability=TPM2_CAP.TPM_PROPERTIES, prop=name, property_count=1
             )
@@ -157,7 +128,7 @@ class Tpm:
         """Read PCRs of the SHA-256 bank, one by one."""
         found = {}
         for index in indices:
-            with _saying("its PCRs"):
+            with self._saying("its PCRs"):
                 answer = self._esys.pcr_read(pcr_selection_in=_selection((index,)))
             digests = answer[2].marshal()
             if not digests.startswith(_ONE_SHA256):
@@ -174,7 +145,7 @@ class Tpm:
         """Quote PCRs of the SHA-256 bank by a key of the endorsement hierarchy."""
         with (
             self._primary(ESYS_TR.ENDORSEMENT, AK_TEMPLATE) as (handle, public),
-            _saying("a quote"),
+            self._saying("a quote"),
         ):
             attest, signature = self._esys.quote(
                 sign_handle=handle,
@@ -193,7 +164,7 @@ class Tpm:
         if handle is None:
             with (
                 self._primary(ESYS_TR.OWNER, STORAGE_TEMPLATE) as (made, _),
-                _saying("its storage key"),
+                self._saying("its storage key"),
             ):
                 handle = self._esys.evict_control(
                     auth=ESYS_TR.OWNER, object_handle=made, persistent_handle=STORAGE_HANDLE
@@ -213,7 +184,7 @@ class Tpm:
                 attributes=index.attributes,
                 dataSize=index.size,
             )
-            with _saying(f"the NV index 0x{index:08x}"):
+            with self._saying(f"the NV index 0x{index:08x}"):
                 self._esys.nv_define_space(
                     auth=None,
                     public_info=TPM2B_NV_PUBLIC(nvPublic=public),
@@ -240,7 +211,7 @@ class Tpm:
         wanted = [(ESYS_TR.OWNER, owner)]
         if not self.has_lockout():
             wanted.insert(0, (ESYS_TR.LOCKOUT, lockout))
-        with self._salted(TPM2_SE.HMAC) as session, _saying("its owner's password"):
+        with self._salted(TPM2_SE.HMAC) as session, self._saying("its owner's password"):
             self._esys.set_primary_policy(
                 auth_handle=ESYS_TR.OWNER, auth_policy=policy.digest, hash_alg=TPM2_ALG.SHA256
             )
@@ -253,7 +224,7 @@ class Tpm:
 
     def advance_clock(self, milliseconds: int) -> None:
         """Set the clock forward, as the owner's policy allows (TPM2_ClockSet)."""
-        with self._salted(TPM2_SE.POLICY) as session, _saying("its clock"):
+        with self._salted(TPM2_SE.POLICY) as session, self._saying("its clock"):
             self._esys.policy_command_code(policy_session=session, code=TPM2_CC.ClockSet)
             self._esys.clock_set(new_time=milliseconds, auth=ESYS_TR.OWNER, session1=session)
 
@@ -268,7 +239,7 @@ class Tpm:
     def read_nv(self, index: Index) -> bytes:
         """Read a whole NV index."""
         handle = self._nv(index)
-        with _saying(f"the NV index 0x{index:08x}"):
+        with self._saying(f"the NV index 0x{index:08x}"):
             found = self._esys.nv_read(
                 nv_index=handle, size=index.size, offset=0, auth_handle=handle
             )
@@ -277,13 +248,13 @@ class Tpm:
     def increment(self, index: Index) -> None:
         """Count an NV counter up by one; it never goes back."""
         handle = self._nv(index)
-        with _saying(f"the NV counter 0x{index:08x}"):
+        with self._saying(f"the NV counter 0x{index:08x}"):
             self._esys.nv_increment(nv_index=handle, auth_handle=handle)
 
     def extend(self, index: Index, data: bytes) -> None:
         """Extend an NV index: its content becomes H(content ‖ data)."""
         handle = self._nv(index)
-        with _saying(f"the NV index 0x{index:08x}"):
+        with self._saying(f"the NV index 0x{index:08x}"):
             self._esys.nv_extend(nv_index=handle, data=data, auth_handle=handle)
 
     def _nv(self, index: Index) -> Any:
@@ -294,25 +265,11 @@ class Tpm:
             )
         return handle
 
-    def _find(self, number: int) -> Any:
-        """Give the handle of what is persistent, or None; each is looked up once.
-
-        tpm2-tss keeps an object for every look-up until the connection ends.
-        """
-        if number not in self._handles:
-            try:
-                self._handles[number] = self._esys.tr_from_tpmpublic(handle=number)
-            except TSS2_Exception as error:
-                if error.rc & _FORMAT_ONE_ERROR != _RC_HANDLE:
-                    raise SiteError(f"the TPM does not answer: {error}") from None
-                return None
-        return self._handles[number]
-
     # sealed data
 
     def seal(self, value: Secret, policy: TpmPolicy) -> Blob:
         """Seal up to MAX_SEALED bytes for a policy; only this TPM opens them."""
-        with self._salted(TPM2_SE.HMAC) as session, _saying("a sealed object"):
+        with self._salted(TPM2_SE.HMAC) as session, self._saying("a sealed object"):
             private, public, *_ = self._esys.create(
                 parent_handle=self._storage(),
                 in_sensitive=TPM2B_SENSITIVE_CREATE(
@@ -331,8 +288,9 @@ class Tpm:
         TpmRefusedError when the TPM does not let it.
         """
         with self._loaded(blob) as item, self._salted(TPM2_SE.POLICY) as session:
-            satisfy(session)
-            with _refusing("the policy does not hold"):
+            with self._saying("a policy session"):
+                satisfy(session)
+            with self._refusing("the policy does not hold"):
                 return Secret(bytes(self._esys.unseal(item_handle=item, session1=session).buffer))
 
     def under_lease(self, signed: SignedLease, authority: ec.EllipticCurvePublicKey) -> Satisfy:
@@ -341,12 +299,12 @@ class Tpm:
 
         def satisfy(session: Any) -> None:
             if terms.pcrs:
-                with _refusing("this controller runs other software than the lease is for"):
+                with self._refusing("this controller runs other software than the lease is for"):
                     self._esys.policy_pcr(session, terms.pcr_digest, _selection(terms.pcrs))
             self._timers(session, terms.timers())
             self.at_counter(Index.LEASE, terms.counter)(session)
             digest = bytes(self._esys.policy_get_digest(session))
-            with _refusing("the lease is not approved for this appliance and purpose"):
+            with self._refusing("the lease is not approved for this appliance and purpose"):
                 self._esys.policy_authorize(
                     policy_session=session,
                     approved_policy=digest,
@@ -375,7 +333,7 @@ class Tpm:
 
         def satisfy(session: Any) -> None:
             handle = self._nv(index)
-            with _refusing(f"its {index.name.lower()} counter is not at {value}"):
+            with self._refusing(f"its {index.name.lower()} counter is not at {value}"):
                 self._esys.policy_nv(
                     nv_index=handle,
                     policy_session=session,
@@ -389,7 +347,7 @@ class Tpm:
 
     def _timers(self, session: Any, timers: Iterable[tuple[TimeField, int, Comparison]]) -> None:
         for field, value, comparison in operands(timers):
-            with _refusing(f"its {field.name.lower().replace('_', ' ')} is not as it must be"):
+            with self._refusing(f"its {field.name.lower().replace('_', ' ')} is not as it must be"):
                 self._esys.policy_counter_timer(
                     session, TPM2B_OPERAND(value), TPM2_EO(comparison), offset=field
                 )
@@ -406,7 +364,7 @@ class Tpm:
                 signature=TPMT_SIGNATURE.unmarshal(pair)[0],
             )
         finally:
-            self._esys.flush_context(flush_handle=key)
+            self._flush(key)
 
     # objects and sessions
 
@@ -422,7 +380,7 @@ class Tpm:
 
     @contextmanager
     def _primary(self, hierarchy: Any, template: PublicArea) -> Iterator[tuple[Any, bytes]]:
-        with _saying("a primary key"):
+        with self._saying("a primary key"):
             handle, public, *_ = self._esys.create_primary(
                 primary_handle=hierarchy,
                 in_sensitive=TPM2B_SENSITIVE_CREATE(),
@@ -433,11 +391,11 @@ class Tpm:
         try:
             yield handle, bytes(public.publicArea.marshal())
         finally:
-            self._esys.flush_context(flush_handle=handle)
+            self._flush(handle)
 
     @contextmanager
     def _loaded(self, blob: Blob) -> Iterator[Any]:
-        with _refusing("the sealed share is not of this TPM"):
+        with self._refusing("the sealed share is not of this TPM"):
             handle = self._esys.load(
                 parent_handle=self._storage(),
                 in_private=TPM2B_PRIVATE(buffer=blob.private),
@@ -446,12 +404,12 @@ class Tpm:
         try:
             yield handle
         finally:
-            self._esys.flush_context(flush_handle=handle)
+            self._flush(handle)
 
     @contextmanager
     def _salted(self, kind: Any) -> Iterator[Any]:
         """Open a session salted to the storage key; an HMAC session encrypts both ways."""
-        with _saying("a session"):
+        with self._saying("a session"):
             session = self._esys.start_auth_session(
                 tpm_key=self._storage(),
                 bind=ESYS_TR.NONE,
@@ -466,8 +424,7 @@ class Tpm:
             self._esys.trsess_set_attributes(session=session, attributes=wanted, mask=0xFF)
             yield session
         finally:
-            with contextlib.suppress(TSS2_Exception):
-                self._esys.flush_context(flush_handle=session)
+            self._flush(session)
 
 
 def _selection(indices: Iterable[int]) -> Any:
@@ -476,20 +433,3 @@ def _selection(indices: Iterable[int]) -> Any:
 
 def _area(public: bytes) -> Any:
     return TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(public)[0])
-
-
-@contextmanager
-def _saying(what: str) -> Iterator[None]:
-    """Turn what the TPM stack says into a sentence."""
-    try:
-        yield
-    except TSS2_Exception as error:
-        raise SiteError(f"the TPM does not give {what}: {error}") from None
-
-
-@contextmanager
-def _refusing(why: str) -> Iterator[None]:
-    try:
-        yield
-    except TSS2_Exception as error:
-        raise TpmRefusedError(f"the TPM refuses: {why} ({error})") from None

@@ -28,7 +28,8 @@ from keys.io.layout import Layout
 from keys.io.owner import ESCROW_META, own
 from keys.io.ring import ClosedError
 from keys.io.store import Store
-from keys.io.tpm import Tpm, TpmRefusedError
+from keys.io.tpm import Tpm
+from keys.io.tpm_link import TpmRefusedError
 from keys.lease import Counters, Purpose, SignedLease, lease_policy, reference
 from keys.lease_request import QUOTED_PCRS, LeaseRequest, request_digest
 from keys.policy import pcr_digest
