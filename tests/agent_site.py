@@ -296,7 +296,7 @@ class Site:
         )
         token = Secret(CANARY.encode())
         known["digest"] = secret_digest(bundle.content_key, "pos-api-token", token)
-        known["bundle"] = bundle.document()
+        known |= {"bundle": bundle.document(), "content_key": bundle.content_key}
         return known["bundle"]
 
     def _report(self, session: str, body: bytes) -> bytes:
