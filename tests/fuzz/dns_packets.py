@@ -76,7 +76,9 @@ def query(data: bytes) -> str:
         _demand(peer == HERE, "others are asked for somebody who may not")
         return TAKEN
     _demand(reply[:2] == data[:2] and bool(reply[2] & 0x80), "no reply to this question")
-    _demand((reply[2] ^ data[2]) & 0x79 == 0, "another opcode or RD")
+    _demand((reply[2] ^ data[2]) & 0x78 == 0, "another opcode")
+    wanted = data[2] & 1 if data[2] & 0x78 == 0 else 0  # of a QUERY alone
+    _demand(reply[2] & 1 == wanted, "another RD")
     _read(reply)
     limit = 65535 if is_tcp else _limit(data)
     _demand(len(reply) <= limit, f"{len(reply)} bytes where {limit} fit")
