@@ -92,7 +92,7 @@ class Label:
 
     def associated_data(self) -> bytes:
         """Give what AES-GCM authenticates beside the value."""
-        return bind(CONTEXT, *self._identity)
+        return bind("doorstep/v1/wrapped-value", *self._identity)
 
     def comment(self) -> str:
         """Write what the signer says with the signature."""

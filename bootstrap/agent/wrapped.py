@@ -100,7 +100,7 @@ def open_value(item: Item, share: bytes) -> Unwrapped:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    data = hashes_of.digest("doorstep/v1/wrapped-secret", *item.identity)
+    data = hashes_of.digest("doorstep/v1/wrapped-value", *item.identity)
     try:
         key = _derive(item, "doorstep/v1/wrapped-key", share)
         value = AESGCM(key).decrypt(item.nonce, item.ciphertext, data)

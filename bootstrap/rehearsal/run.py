@@ -36,6 +36,7 @@ from bootstrap.rehearsal.place import Place, expect, make_boot_set, prepare
 from bootstrap.rehearsal.replay import replay_bundle
 from bootstrap.rehearsal.story import Chapter, Say, Storyteller
 from bootstrap.rehearsal.wire import Wire
+from bootstrap.rehearsal.wrapping import wrap_secrets
 from netboot.bootset import AMD64, Architecture, BootSetManifest
 from netboot.io.bootsets import REHEARSAL, REHEARSAL_SIGNATURE
 
@@ -98,6 +99,7 @@ class Rehearsal:
             for number, mac in enumerate(MACS, 1)
         ]
         self.shelf = Shelf(directory=self.place.layout.site, state=self.place.layout.state)
+        self.wrapped: Mapping[str, Mapping[str, bytes]] = {}
         self._started = time.monotonic()
 
     def step(self, text: str) -> None:
@@ -144,6 +146,7 @@ class Rehearsal:
             self.step("starting the appliance: keys, control, netboot, enroll, page, nginx")
             with Appliance(self.place, lan.appliance_namespace) as appliance:
                 self.step("it answers")
+                self.wrapped = wrap_secrets(self.place, appliance, self.boxes)
                 yield lan, appliance
 
     def power_on(
