@@ -8,10 +8,8 @@ architecture.md, "Who may call whom".
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import resource
 import signal
 import sqlite3
 import struct
@@ -29,13 +27,16 @@ from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
 from keys.io.explaining import Explaining
 from keys.io.handover import Desk, Request, sized
+from keys.io.hardening import harden, shortfall
 from keys.io.layout import OPERATOR, REHEARSAL_MARK, Layout
 from keys.io.leasing import Leasing
+from keys.io.pacing import Pacing
 from keys.io.ring import ClosedError, FileRing, Ring
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
 from keys.io.stored_secrets import StoredSecrets
+from keys.io.tpm_link import TpmGoneError
 from keys.io.tpm_ring import TPM_META, TpmRing, rehearsal_socket
 from keys.io.vault import CHECK, Vault
 from keys.io.wrapping import Wrapping
@@ -66,7 +67,6 @@ ANCHORED = frozenset(
     {"revoke", "withdraw", "secret_remove", "secret_import", "lease_apply", "lease_end"}
 )
 """What is in the audit's anchor before its reply leaves."""
-PR_SET_DUMPABLE = 4
 
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
 
@@ -112,6 +112,7 @@ class Service:
         self._unlock()
         self._saved = 0.0
         self._trouble: str | None = None
+        self._pacing, self._swapped = Pacing(self._store, self._ring), shortfall()
         self._desk = Desk(
             store=self._store,
             vault=self._vault,
@@ -181,14 +182,21 @@ class Service:
         """Keep the time mark, notice changed files, issue what is due."""
         now = self._clock.now()
         changed = self._files.changed()
-        with contextlib.suppress(ClosedError):
+        try:
             self._ring.check()  # the keys go with the lease, also while nobody asks
+            self._vault.settle()
+        except ClosedError:
+            pass
+        except TpmGoneError as error:
+            self._trouble, self._saved = str(error), 0.0
+            return  # nothing is handed over; names are signed on
         self._auditing.anchor(now)
         if not changed and 0 <= now - self._saved < MARK_SECONDS:
             return
         if changed:
             self._reload(now)
         self._save_mark()
+        self._pacing.look(now)
         self._saved = now
         self._refresh(now)
 
@@ -364,8 +372,6 @@ class Service:
         self._refresh(now)
         return taken
 
-    # zones
-
     def _zone_sign(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         zones, keys = params["zones"], params["keys"]
         if not isinstance(zones, list) or not isinstance(keys, list):
@@ -425,8 +431,7 @@ class Service:
             said.append(str(error))
         if self._clock.suspect:
             said.append("the clock of this controller leapt ahead: check its date")
-        if self._trouble:
-            said.append(self._trouble)
+        said += filter(None, (self._trouble, self._pacing.sentence, self._swapped))
         return said + self._files.sentences
 
 
@@ -455,7 +460,7 @@ def main(layout: Layout) -> None:
     """Serve until SIGTERM; SiteError when this process may not or cannot run here."""
     if os.geteuid() != layout.users["keys"] or os.geteuid() == 0:
         raise SiteError(f"keys runs as uid {layout.users['keys']}, not as {os.geteuid()}")
-    _harden()
+    harden()
     service = Service(layout)
     server = RpcServer(layout, "keys", service.methods())
     stopped: list[int] = []
@@ -475,13 +480,6 @@ def _tick(service: Service) -> None:
         service.tick()
     except KeysError as error:
         LOG.error("keys: %s", error)
-
-
-def _harden() -> None:
-    """Leave no secret in a core dump, to a debugger of the same user or in a readable file."""
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _ek_name(params: Params) -> bytes:
