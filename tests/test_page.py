@@ -510,7 +510,7 @@ def test_a_screen_reader_meets_silence_first_then_cards_then_services(
     page = look(chromium, site)
     heads = page.locator("h1, h2").all_inner_texts()
     assert heads[0] == "Shop 417, Leeds"
-    assert heads[-2:] == ["Services", "Notices"]
+    assert heads[-3:] == ["Services", "On its own", "Notices"]
     tree = page.locator("body").aria_snapshot()
     assert "✕" not in tree, "signs are for the eye; the words say the same"
     assert "Refused" in tree

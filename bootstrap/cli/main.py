@@ -37,6 +37,7 @@ COMMANDS = {
     "secret": Entry("bootstrap.cli.secret:secret", "Store, list and remove secrets."),
     "audit": Entry("bootstrap.cli.audit:audit", "Check that the record of keys is whole."),
     "keys": Entry("bootstrap.cli.keys:keys", "Explain until when each secret may be given."),
+    "autonomy": Entry("bootstrap.cli.autonomy:autonomy", "Say until when the site runs alone."),
     "lease": Entry("bootstrap.cli.lease:lease", "Ask for, sign and take leases of the cache."),
     "wrap": Entry("bootstrap.cli.wrap:wrap", "Wrap a secret for one box, at headquarters."),
     "wrap-key": Entry("bootstrap.cli.wrap:wrap_key", "Write the key that `wrap` wraps for."),

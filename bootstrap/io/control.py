@@ -30,6 +30,7 @@ from bootstrap.details import box_json, findings_of, offer_json, story_detail
 from bootstrap.enrolment import Stage, Step, WrongStageError, advance
 from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.expected import expected
+from bootstrap.io.autonomy import outlook
 from bootstrap.io.collector import Collector
 from bootstrap.io.decider import Decider
 from bootstrap.io.judge import ArchivingJudge
@@ -266,7 +267,7 @@ class Control:
         except NotReleasableError as error:
             return {"problem": str(error)}
 
-    def _services(self, _: str, params: Params) -> Mapping[str, Any]:
+    def _services(self, user: str, params: Params) -> Mapping[str, Any]:
         services = [{"name": "control", "ok": True, "since": None, "sentence": None}]
         notices = [*self._references.problems]
         for health in self._collector.health.values():
@@ -282,7 +283,15 @@ class Control:
         notices += [text for text in kept if text]
         if not self._references.served():
             notices.append("No boot set is served: publish one with `doorstep bootset publish`.")
-        return {"services": services, "notices": notices}
+        runs = outlook(
+            settings,
+            self._references,
+            self._store.boxes,
+            self._collector.health["keys"].status,
+            time.time(),
+            whole=user == "operator",
+        )
+        return {"services": services, "notices": notices, "autonomy": runs}
 
     def _events(self, _: str, params: Params) -> Mapping[str, Any]:
         after = _integer(params.get("after", -1), 1 << 62)

@@ -18,7 +18,7 @@ _SECONDS = 2.0
 
 
 def services(run: Path) -> dict[str, Any]:
-    """Give `services` (name, ok, since, sentence) and `notices`; needs root to see all."""
+    """Give `services` (name, ok, since, sentence), `notices` and `autonomy`; needs root."""
     try:
         answer: Mapping[str, Any] = call(run / "control" / "socket", "services")
     except RpcUnavailableError as error:
@@ -27,7 +27,11 @@ def services(run: Path) -> dict[str, Any]:
     for name in ("enroll", "page"):
         found.append(_service(name, _refused(run / name / HTTP_SOCKET)))
     found.append(_service("nginx", _not_running(run / "nginx" / "pid")))
-    return {"services": found, "notices": list(answer["notices"])}
+    return {
+        "services": found,
+        "notices": list(answer["notices"]),
+        "autonomy": answer.get("autonomy"),
+    }
 
 
 def _service(name: str, sentence: str | None) -> dict[str, Any]:

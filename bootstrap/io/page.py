@@ -21,7 +21,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from bootstrap.cards import SERVICES, STAGE_WORDS, TRACK, age, full_sentence, harmless, phone_number
-from bootstrap.io.watch import View, Watch, digest
+from bootstrap.io.watch import View, Watch, digest, first_ends
+from bootstrap.lease_words import day
 from bootstrap.next_steps import NEXT_STEP
 from bootstrap.views import attempts, told_once
 from keys.errors import KeysError
@@ -57,6 +58,8 @@ def create_app(control: Path) -> Flask:
         phone_number=phone_number,
         reload_seconds=RELOAD_SECONDS,
         digest=digest,
+        day=day,
+        first_ends=first_ends,
     )
     app.jinja_env.filters.update(sentence=full_sentence, with_code=_with_code, short=_short)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -129,6 +132,7 @@ def _state(view: View) -> dict[str, Any]:
         "site": view.site,
         "services": services,
         "notices": view.notices,
+        "autonomy": view.autonomy,
         "now": time.time(),
         "clock": lambda at: _clock(at, view.site),
         "reloads": request.args.get("reload") != "off",

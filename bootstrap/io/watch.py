@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ FULL_SECONDS = 5.0
 """Cards are asked for after an event, and this often in any case: a quiet stage has no event."""
 ASK_SECONDS = 2.0
 STREAM_SECONDS = 600.0
+DAY_SECONDS = 86400
 BEAT_SECONDS = 3.0
 """A phone that went away is noticed at the next beat."""
 MAX_STREAMS = 32
@@ -40,6 +41,7 @@ class View:
     cards: Sequence[Mapping[str, Any]]
     services: Sequence[Mapping[str, Any]]
     notices: Sequence[str]
+    autonomy: Mapping[str, Any] = field(default_factory=dict)
     as_of: float | None = None
     lost_since: float | None = None
     mark: str = ""
@@ -111,6 +113,7 @@ class Watch:
                 cards=old.cards if boxes is None else boxes["cards"],
                 services=services["services"],
                 notices=services["notices"],
+                autonomy=services["autonomy"],
                 as_of=now,
             )
         )
@@ -126,4 +129,12 @@ def digest(value: object) -> str:
 
 def _marked(view: View) -> View:
     content = (view.site, view.cards, view.services, view.notices, view.lost_since)
-    return replace(view, mark=digest(content))
+    return replace(view, mark=digest((*content, first_ends(view.autonomy))))
+
+
+def first_ends(autonomy: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Give what ends first by its day: what counts switched-on time moves with every second."""
+    return [
+        (one["kind"], one["name"], int(one["ends"] // DAY_SECONDS))
+        for one in autonomy.get("first", ())
+    ]

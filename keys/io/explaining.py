@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keys.ca import load_certificate
+from keys.io.boot_tls import CA, SERVER
 from keys.io.leasing import left
 from keys.io.ring import ClosedError, Ring
 from keys.io.rpc import Params
@@ -18,6 +20,7 @@ from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TpmRing
 from keys.rules import Tier
 
+_ENDS = ("name", "tier", "reason", "usable_until", "since")
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
 
 
@@ -79,10 +82,18 @@ class Explaining:
         """Let a status say when each secret and the lease end; names, never values."""
 
         def serve(user: str, params: Params, now: float) -> Mapping[str, Any]:
-            ends = [
-                {name: one.get(name) for name in ("name", "tier", "reason", "usable_until")}
-                for one in self.secrets.listed(now)
-            ]
-            return {**status(user, params, now), "ends": ends, "lease": self.lease()}
+            ends = [{name: one.get(name) for name in _ENDS} for one in self.secrets.listed(now)]
+            said = status(user, params, now)
+            certificates = {**said["certificates"], **self._of_boot()}
+            return {**said, "certificates": certificates, "ends": ends, "lease": self.lease()}
 
         return serve
+
+    def _of_boot(self) -> Mapping[str, int]:
+        """Say when the certificates of HTTPS boot end, where this site has them."""
+        found = {}
+        for said, name in (("boot", SERVER), ("boot CA", CA)):
+            text = self.secrets.store.certificate(name)
+            if text is not None:
+                found[said] = int(load_certificate(text).not_valid_after_utc.timestamp())
+        return found
