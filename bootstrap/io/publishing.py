@@ -31,6 +31,7 @@ from bootstrap.rehearsal.record import (
     check_record,
     core_digest,
 )
+from bootstrap.rehearsal.serve import measuring_subnet
 from bootstrap.site import Site
 from keys.errors import KeysError
 from netboot.bootset import SIGNATURE_CONTEXT, BootSetManifest, Role, anchor_cpio
@@ -142,9 +143,8 @@ class Shelf:
         self, manifest: BootSetManifest, site: Site
     ) -> Iterator[tuple[Transport, Facts, str]]:
         """Give each way a set was measured: its facts, and our address as GRUB names it."""
-        if site.boot_subnet is not None:
-            address = site.boot_subnet.appliance
-            yield Transport.TFTP, network_facts(self.store, manifest, address), str(address)
+        address = measuring_subnet(site).appliance
+        yield Transport.TFTP, network_facts(self.store, manifest, address), str(address)
         yield Transport.ISO, iso_facts(self.store, manifest), ""
         if Role.IPXE in manifest.roles:
             yield Transport.IPXE, ipxe_facts(self.store, manifest), ""

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from attest.predict import Transport
 from bootstrap.build.measure import MAC, SECONDS, Measured, measure_iso, parse_console
-from bootstrap.errors import SiteError
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.machine import machine_of
-from bootstrap.rehearsal.serve import BootServer, measuring_plan
+from bootstrap.rehearsal.serve import BootServer, measuring_plan, measuring_subnet
 from bootstrap.site import Site
 from netboot.bootchoice import BootRule, Loading
 from netboot.bootset import (
@@ -63,9 +62,7 @@ def measure_pxe(
 
     With `ipxe` the box has Secure Boot off and is sent to the set's iPXE.
     """
-    subnet = site.boot_subnet
-    if subnet is None:
-        raise SiteError("site.toml: no [[subnet]] has boot = true: nothing boots from here")
+    subnet = measuring_subnet(site)
     for path, data in rendered_files(manifest, subnet.appliance).items():
         store.add_file(data, path.rpartition("/")[2])
     plan = measuring_plan(site, manifest, files_to_serve(manifest, (), subnet.appliance))

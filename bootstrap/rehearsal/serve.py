@@ -11,10 +11,13 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bootstrap import planning_network
 from bootstrap.errors import SiteError
 from bootstrap.io.supervisor import RIGHTS, Job, service_command
 from bootstrap.planning import make_plan
@@ -27,10 +30,39 @@ from keys.io.layout import Layout
 from keys.io.rpc import call
 from netboot.bootset import BootSetManifest
 from netboot.files import ServedSet
+from netboot.network import Pool, SubnetPlan
 from netboot.plan import Boot, Plan
 
 START_SECONDS = 30.0
+MOST = 99
+"""Addresses to lend, less one; our own among them is never lent."""
+_OWN = SubnetPlan(
+    name="measuring",
+    interface=Lan.APPLIANCE_INTERFACE,
+    network=IPv4Network("10.77.0.0/24"),
+    appliance=IPv4Address("10.77.0.2"),
+    gateway=None,
+    pools=(),
+    lease=timedelta(hours=1),
+    dhcp="server",
+    boot=True,
+    enrols=False,
+)
 STOP_SECONDS = 20.0
+
+
+def measuring_subnet(site: Site) -> SubnetPlan:
+    """Give the network that sets are measured in: the first IPv4 one that boots, lending itself.
+
+    Whatever serves DHCP at the site is not in a rehearsal's network. Where boxes boot by IPv6 or
+    through relays alone it is a network of its own: what a boot measures is the same but for our
+    address in GRUB's words.
+    """
+    known = (planning_network.subnet(site, one, enrols=False) for one in site.subnets)
+    subnet = next((one for one in known if one.boot and not one.relayed), _OWN)
+    first, last = int(subnet.network.network_address) + 1, int(subnet.network.broadcast_address) - 1
+    pool = Pool(first=IPv4Address(first), last=IPv4Address(max(first, min(last, first + MOST))))
+    return replace(subnet, dhcp="server", pools=(pool,), shared=None)
 
 
 def measuring_plan(site: Site, manifest: BootSetManifest, names: Mapping[str, bytes]) -> Plan:
@@ -51,7 +83,7 @@ def measuring_plan(site: Site, manifest: BootSetManifest, names: Mapping[str, by
         reservations6=(),
         records=(),
         subnets6=(),
-        subnets=tuple(replace(one, enrols=False) for one in plan.subnets if one.boot)[:1],
+        subnets=(measuring_subnet(site),),
         boot=Boot(sets=(served,)),
     )
 
