@@ -95,7 +95,7 @@ FIXED_NAMES: Mapping[Architecture, Mapping[str, Role]] = {
         "/bootx64.efi": Role.SHIM,
         "/grubx64.efi": Role.GRUB,
         "/mmx64.efi": Role.MOKMANAGER,
-        "/ipxe.efi": Role.IPXE,
+        "/enrol/ipxe.efi": Role.IPXE,
     },
     ARM64: {
         "/shimaa64.efi": Role.SHIM,
@@ -108,8 +108,8 @@ FIXED_NAMES: Mapping[Architecture, Mapping[str, Role]] = {
 
 GRUB_CFG_PATHS = ("/grub/grub.cfg",)
 GRUB_CFG_NAME = "grub.cfg"
-IPXE_LOADER, IPXE_SCRIPT = "/ipxe.efi", "/boot.ipxe"
-"""Names that the operator's boot rules may give, once a set with the role is served."""
+IPXE_LOADER, IPXE_SCRIPT = "/enrol/ipxe.efi", "/enrol/boot.ipxe"
+"""Names that the operator's boot rules may give; they are no names of the operator's own files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

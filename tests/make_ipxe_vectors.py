@@ -26,8 +26,16 @@ from make_vectors import (  # noqa: E402
 
 from attest import eventlog  # noqa: E402
 from attest.eventlog import Event, EventLog, EventType  # noqa: E402
+from attest.ipxefacts import IpxeFacts  # noqa: E402
 from attest.policy import Policy  # noqa: E402
-from attest.uefi import EFI_GLOBAL, Variable  # noqa: E402
+from attest.uefi import (  # noqa: E402
+    CERT_SHA256,
+    EFI_GLOBAL,
+    IMAGE_SECURITY,
+    SHIM_LOCK,
+    Signature,
+    Variable,
+)
 
 VECTORS = HERE / "vectors"
 LOGS = VECTORS / "eventlog"
@@ -119,6 +127,10 @@ def files() -> dict[str, bytes]:
     add("another-role-named", BASE, off, policy=other, released=rest)
     add("role-not-of-the-note", BASE, off, record={}, released=rest)
     add("not-required-anywhere", BASE, "", policy=lenient, record={}, released=rest)
+    facts = IpxeFacts.from_json((LOGS / f"facts-{IPXE}.json").read_text())
+    image = Signature(type=CERT_SHA256, owner=SHIM_LOCK, data=facts.ipxe.image["sha256"])
+    dbx = Variable(guid=IMAGE_SECURITY, name="dbx", data=image.encode_list()).encode()
+    add("dbx-forbids-it", changed(7, 4, content=dbx), "SECURE-BOOT-KEYS", released=both)
     bios = (LOGS / "bios-pxelinux.bin").read_bytes()
     add("by-bios", bios, "SECURE-BOOT-UNPROVED", released=rest)
     add("by-bios-not-required", bios, "SECURE-BOOT-UNPROVED", policy=lenient, released=rest)

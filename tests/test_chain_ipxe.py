@@ -74,13 +74,13 @@ file = "old/ipxe.efi"
 name = "ipxe-script"
 kind = "ipxe"
 mac = "52:54:00:d0:03"
-file = "boot.ipxe"
+file = "enrol/boot.ipxe"
 via = "http"
 
 [[boot.rule]]
 name = "ipxe"
 mac = "52:54:00:d0:03"
-file = "ipxe.efi"
+file = "enrol/ipxe.efi"
 
 [[role]]
 name = "legacy"

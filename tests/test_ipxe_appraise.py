@@ -68,6 +68,15 @@ def test_a_boot_by_ipxe_is_judged_as_its_vector_says(name: str) -> None:
     assert [each.reason.code for each in result.released] == vector["released"]
 
 
+def test_where_nobody_knows_the_box_no_role_of_it_counts() -> None:
+    vector = load("role-named")
+    unknown = replace(expectation_of(vector), record=None)
+    result = appraise(
+        evidence_of(vector), unknown, Policy.from_toml(vector["policy"]), vector["now"]
+    )
+    assert [each.reason.code for each in result.findings] == ["SECURE-BOOT-OFF"]
+
+
 def test_the_vectors_are_those_that_are_made() -> None:
     made = make_ipxe_vectors.files()
     kept = {path.name: path.read_bytes() for path in (VECTORS / "ipxe").iterdir()}

@@ -48,14 +48,14 @@ RULES = """
 name = "ipxe-script"
 kind = "ipxe"
 mac = "52:54:00"
-file = "boot.ipxe"
+file = "enrol/boot.ipxe"
 via = "http"
 
 [[boot.rule]]
 name = "ipxe"
 kind = "pxe"
 mac = "52:54:00"
-file = "ipxe.efi"
+file = "enrol/ipxe.efi"
 """
 CONTENTS = {
     Role.SHIM: b"shim",
@@ -128,8 +128,8 @@ def test_a_rule_for_the_set_s_files_waits_for_a_set_that_has_them() -> None:
     plan = make_plan(site(), [], [manifest()], [], 1)
     assert plan.boot is not None
     assert [(rule.file, rule.loading) for rule in plan.boot.rules] == [
-        ("boot.ipxe", Loading.HTTP),
-        ("ipxe.efi", Loading.TFTP),
+        ("enrol/boot.ipxe", Loading.HTTP),
+        ("enrol/ipxe.efi", Loading.TFTP),
     ]
     assert check(plan) == ()
     assert make_plan(site(), [], [], [], 1).boot is None
@@ -137,7 +137,7 @@ def test_a_rule_for_the_set_s_files_waits_for_a_set_that_has_them() -> None:
 
 def test_rules_for_the_set_s_files_need_no_directory_and_others_do() -> None:
     assert list(check_network(site())) == []
-    (problem,) = check_network(site(RULES.replace('"ipxe.efi"', '"other.efi"')))
+    (problem,) = check_network(site(RULES.replace("enrol/ipxe.efi", "ipxe.efi")))
     assert problem.key == "boot.rule.ipxe.file"
 
 
