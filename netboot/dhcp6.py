@@ -50,7 +50,8 @@ from netboot.dhcp6_request import (
 from netboot.errors import PeerError
 from netboot.events import Detail, Event, EventKind
 from netboot.leases import LeaseState
-from netboot.leases6 import Lease6, LeaseTable6, Link, subnet_of
+from netboot.leases6 import Lease6, LeaseTable6
+from netboot.links6 import Link, subnet_of
 from netboot.network import OptionValue, Subnet6Plan
 
 _OF_OFFERS = frozenset({int(Code6.PREFERENCE), int(Code6.UNICAST)})

@@ -8,7 +8,7 @@ from datetime import timedelta
 from netboot.bootchoice import BootTable
 from netboot.dhcp6_options import Code6
 from netboot.errors import SiteError
-from netboot.leases6 import check_plan6
+from netboot.links6 import check_plan6
 from netboot.network import ClientClass, Identify, OptionValue, Reservation6, Subnet6Plan
 
 _OF_THE_PROTOCOL = (frozenset(range(1, 15)) - {Code6.PREFERENCE, Code6.UNICAST}) | {

@@ -14,7 +14,8 @@ from netboot.dhcp6_message import Kind6, Message6, Packet6
 from netboot.dhcp6_options import Association, Code6, Status, StatusCode
 from netboot.dhcp6_reply import Arrival6
 from netboot.errors import PeerError
-from netboot.leases6 import Client6, Link
+from netboot.leases6 import Client6
+from netboot.links6 import Link
 from netboot.network import ClientClass, Reservation6, Subnet6Plan
 
 MAX_ASSOCIATIONS = 16

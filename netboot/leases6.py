@@ -10,30 +10,38 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from heapq import heapify, heappop, heappush
 from ipaddress import IPv6Address
-from itertools import pairwise
 from typing import TypeVar
 
-from netboot.dhcp6_options import duid_mac, duid_uuid, swapped_uuid
-from netboot.errors import SiteError
+from netboot.dhcp6_options import duid_mac, duid_uuid
 from netboot.leases import LeaseState
+from netboot.links6 import (
+    Link,
+    Span6,
+    check_plan6,
+    identities,
+    is_in_pools,
+    nth,
+    same_uuid,
+    subnet_of,
+)
 from netboot.network import Identify, Reservation6, Subnet6Plan
+from netboot.pools import PoolState
 
 MEMORY_SECONDS = 86400.0
 """How long after its lease a box's address is kept from strangers that ask for it by name."""
 TABLE_LIMIT = 65536
 """Rows of all links: a flood of made-up clients ends here. Then ended leases are given again."""
 _SLACK = 64
+_PROBES = 32
+"""Places that are tried for each client; beyond, an address is no more the same after a loss."""
 _HEIRS = 16
 """Rows by one name that are looked at: a bridge or a relay may send for thousands by one MAC."""
 
 _Key = TypeVar("_Key")
-Link = Sequence[Subnet6Plan]
-"""The subnets of one link, in the plan's order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +68,6 @@ class Client6:
     def told_mac(self) -> bytes | None:
         """The NIC's address, else the one in the DUID, which may be of another NIC of the box."""
         return self.mac or duid_mac(self.duid)
-
-
-def same_uuid(uuid: bytes | None) -> bytes | None:
-    """Give one value for both byte orders of a UUID: firmware and systems differ."""
-    if uuid is None:
-        return None
-    return min(uuid, swapped_uuid(uuid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,41 +104,6 @@ class LeaseWrite6:
     lease: Lease6 | None
 
 
-def check_plan6(subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservation6]) -> None:
-    """Refuse a plan that would give one address twice or from another network; SiteError."""
-    subnets = tuple(subnets)
-    for subnet in subnets:
-        _check_subnet(subnet)
-    for one, two in pairwise(sorted(subnets, key=lambda subnet: subnet.network)):
-        if one.network.overlaps(two.network):
-            raise SiteError(f"subnets {one.name} and {two.name} overlap")
-    addresses = {subnet.appliance for subnet in subnets}
-    for entry in reservations:
-        if len(_identities(entry)) != 1:
-            raise SiteError(
-                f"reservation {entry.address}: one of duid, uuid, mac, circuit_id and remote_id"
-            )
-        if entry.address in addresses:
-            raise SiteError(f"reservation {entry.address}: the address is given twice")
-        if not any(entry.address in subnet.network for subnet in subnets):
-            raise SiteError(f"reservation {entry.address} is in no subnet")
-        addresses.add(entry.address)
-
-
-def _check_subnet(subnet: Subnet6Plan) -> None:
-    if not subnet.relayed and subnet.appliance not in subnet.network:
-        raise SiteError(f"subnet {subnet.name}: appliance is outside {subnet.network}")
-    if subnet.lease < timedelta(minutes=1):
-        raise SiteError(f"subnet {subnet.name}: lease is shorter than a minute")
-    if subnet.preferred is not None and not timedelta(0) < subnet.preferred <= subnet.lease:
-        raise SiteError(f"subnet {subnet.name}: preferred is longer than the lease, or nothing")
-    if subnet.dhcp == "stateless" and not subnet.relayed and subnet.network.prefixlen != 64:
-        raise SiteError(f"subnet {subnet.name}: clients make their own addresses in a /64 only")
-    for first, last in subnet.pools:
-        if first > last or first not in subnet.network or last not in subnet.network:
-            raise SiteError(f"subnet {subnet.name}: pool {first}-{last} is not in {subnet.network}")
-
-
 class LeaseTable6:
     """Leases and quarantine of all links; `replace` changes the plan and keeps them."""
 
@@ -150,6 +116,7 @@ class LeaseTable6:
     ) -> None:
         """Take a plan and what was given before; SiteError."""
         self._leases: dict[IPv6Address, Lease6] = {}
+        self._numbers: set[int] = set()
         self._known: dict[bytes, dict[IPv6Address, None]] = {}
         self._exact: dict[tuple[bytes, int], dict[IPv6Address, None]] = {}
         self._ends: defaultdict[str, list[tuple[float, IPv6Address]]] = defaultdict(list)
@@ -170,9 +137,16 @@ class LeaseTable6:
         self._identify = identify
         self._ours = frozenset(subnet.appliance for subnet in subnets)
         self._reserved = {entry.address: entry for entry in reservations}
+        never = frozenset(map(int, (*self._reserved, *self._ours)))
+        self._pools = {
+            subnet.name: tuple(
+                PoolState(Span6(first=first, last=last), never) for first, last in subnet.pools
+            )
+            for subnet in subnets
+        }
         self._reservations: dict[bytes, tuple[Reservation6, ...]] = {}
         for entry in reservations:
-            name = _identities(entry)[0]
+            name = identities(entry)[0]
             self._reservations[name] = (*self._reservations.get(name, ()), entry)
 
     def leases(self) -> tuple[Lease6, ...]:
@@ -256,7 +230,7 @@ class LeaseTable6:
         if reserved is not None:
             if reserved is not self.reservation(client, link):
                 return False
-        elif address in self._ours or not _is_in_pools(address, subnet):
+        elif address in self._ours or not is_in_pools(address, subnet):
             return False
         return self._is_free(row, address, now)
 
@@ -283,17 +257,33 @@ class LeaseTable6:
         for address in self._favourites(client, row, link, wanted, now):
             if address not in taken and self.may_have(client, row, address, link, now):
                 return address
-        fresh = (
-            address
-            for subnet in link
-            if _may_enter(client, subnet)
-            for address in self._probe(client, iaid, subnet)
-            if address not in self._leases
-            and address not in taken
-            and self.may_have(client, row, address, link, now)
-        )
-        is_full = len(self._leases) >= TABLE_LIMIT
-        return (None if is_full else next(fresh, None)) or self._unused(client, link, taken, now)
+        fresh = None
+        if len(self._leases) < TABLE_LIMIT:
+            fresh = self._fresh(client, iaid, link, taken)
+        return fresh or self._unused(client, link, taken, now)
+
+    def _fresh(
+        self, client: Client6, iaid: int, link: Link, taken: Collection[IPv6Address]
+    ) -> IPv6Address | None:
+        """Find an address that nobody had: near a place of the client's own, else the lowest."""
+        open_to = [one for one in link if one.dhcp == "stateful" and _may_enter(client, one)]
+        for subnet in open_to:
+            for address in self._probe(client, iaid, subnet):
+                is_lent = address in self._leases or address in taken
+                if not is_lent and address not in self._reserved and address not in self._ours:
+                    return address
+        lowest = (self._lowest(subnet, taken) for subnet in open_to)
+        return next((address for address in lowest if address is not None), None)
+
+    def _lowest(self, subnet: Subnet6Plan, taken: Collection[IPv6Address]) -> IPv6Address | None:
+        numbers = frozenset(map(int, taken))
+        for pool in self._pools.get(subnet.name, ()):
+            found = pool.fresh(lambda one: one in self._numbers or one in numbers)
+            for number in numbers:
+                pool.give_back(number)  # it is not lent, only not to be named twice
+            if found is not None:
+                return IPv6Address(found)
+        return None
 
     def _favourites(
         self,
@@ -324,9 +314,8 @@ class LeaseTable6:
         elif client.mac is not None and named in (None, client.mac):
             name = client.mac  # firmware makes up another IAID at each boot
         start = int.from_bytes(hashlib.sha256(name).digest()[:16], "big") % max(total, 1)
-        unfit = len(self._leases) + len(self._reserved) + len(self._ours) + len(sizes)
-        for step in range(min(total, unfit + 16)):
-            yield _nth(subnet, sizes, (start + step) % total)
+        for step in range(min(total, _PROBES)):
+            yield nth(subnet, sizes, (start + step) % total)
 
     def _unused(
         self, client: Client6, link: Link, taken: Collection[IPv6Address], now: float
@@ -401,6 +390,7 @@ class LeaseTable6:
     def _store(self, lease: Lease6) -> None:
         self._forget(lease.address)
         self._leases[lease.address] = lease
+        self._numbers.add(int(lease.address))
         self._exact.setdefault((lease.duid, lease.iaid), {})[lease.address] = None
         for name in _names(lease):
             found = self._known.setdefault(name, {})
@@ -420,6 +410,9 @@ class LeaseTable6:
         lease = self._leases.pop(address, None)
         if lease is None:
             return
+        self._numbers.discard(int(address))
+        for pool in self._pools.get(lease.subnet, ()):
+            pool.give_back(int(address))
         _drop(self._exact, (lease.duid, lease.iaid), address)
         for name in _names(lease):
             _drop(self._known, name, address)
@@ -437,35 +430,6 @@ def _names(lease: Lease6) -> frozenset[bytes]:
     return frozenset(name for name in names if name is not None)
 
 
-def _identities(entry: Reservation6) -> tuple[bytes, ...]:
-    """Name who a reservation is for: a letter for the kind, then the bytes."""
-    told = (
-        (b"d", entry.duid),
-        (b"u", same_uuid(entry.uuid)),
-        (b"m", entry.mac),
-        (b"c", entry.circuit_id),
-        (b"r", entry.remote_id),
-    )
-    return tuple(letter + name for letter, name in told if name is not None)
-
-
 def _may_enter(client: Client6, subnet: Subnet6Plan) -> bool:
     """Tell whether addresses of this subnet are lent to a client of these classes."""
     return not subnet.classes or not subnet.classes.isdisjoint(client.classes)
-
-
-def subnet_of(address: IPv6Address, link: Link) -> Subnet6Plan | None:
-    """Find the subnet of a link that an address is in."""
-    return next((subnet for subnet in link if address in subnet.network), None)
-
-
-def _is_in_pools(address: IPv6Address, subnet: Subnet6Plan) -> bool:
-    return any(first <= address <= last for first, last in subnet.pools)
-
-
-def _nth(subnet: Subnet6Plan, sizes: Sequence[int], number: int) -> IPv6Address:
-    for (first, _), size in zip(subnet.pools, sizes, strict=True):
-        if number < size:
-            return IPv6Address(int(first) + number)
-        number -= size
-    raise ValueError("beyond the pools")

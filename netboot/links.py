@@ -17,7 +17,7 @@ from netboot.client import LINK_SELECTION, sub_option
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, MessageType
 from netboot.errors import SiteError
-from netboot.network import Reservation, SubnetPlan
+from netboot.network import Pool, Reservation, SubnetPlan
 from netboot.pools import PoolState
 
 POOL_LIMIT = 1_048_576
@@ -33,19 +33,19 @@ class Network:
     plan: SubnetPlan
     low: int
     high: int
-    pools: tuple[PoolState, ...]
+    pools: tuple[PoolState[Pool], ...]
 
     def __contains__(self, address: int) -> bool:
         return self.low <= address <= self.high
 
-    def pool_of(self, address: int) -> PoolState | None:
+    def pool_of(self, address: int) -> PoolState[Pool] | None:
         """Find the pool that lends an address."""
         for pool in self.pools:
             if address in pool:
                 return pool
         return None
 
-    def range_of(self, address: int) -> PoolState | None:
+    def range_of(self, address: int) -> PoolState[Pool] | None:
         """Find the pool whose range holds an address, though it may be reserved in it."""
         for pool in self.pools:
             if pool.first <= address <= pool.last:

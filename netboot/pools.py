@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush, nsmallest
 from itertools import islice
-from typing import Protocol
-
-from netboot.network import Pool
+from typing import Generic, Protocol, SupportsInt, TypeVar
 
 _SLACK = 64
 _LOOK = 256
@@ -27,7 +25,22 @@ class Ending(Protocol):
         """When the lease or the quarantine ends, in unix seconds."""
 
 
-class PoolState:
+class Span(Protocol):
+    """Addresses of either family from `first` to `last`, both included."""
+
+    @property
+    def first(self) -> SupportsInt:
+        """The lowest."""
+
+    @property
+    def last(self) -> SupportsInt:
+        """The highest."""
+
+
+SpanT = TypeVar("SpanT", bound=Span)
+
+
+class PoolState(Generic[SpanT]):
     """Which addresses of one pool come next; `excluded` are never given from it."""
 
     __slots__ = (
@@ -42,7 +55,7 @@ class PoolState:
         "_most",
     )
 
-    def __init__(self, plan: Pool, excluded: frozenset[int]) -> None:
+    def __init__(self, plan: SpanT, excluded: frozenset[int]) -> None:
         self.plan = plan
         self.first, self.last = int(plan.first), int(plan.last)
         self._excluded = excluded
