@@ -21,7 +21,7 @@ from netboot.io.leases6 import load_leases6, server_duid
 from netboot.leases import LeaseState
 
 pytestmark = pytest.mark.boots
-KILLS = 8
+KILLS, MOST_KILLS = 8, 60
 IN_FLIGHT = 40
 LOAD = """
 import sys
@@ -93,15 +93,23 @@ def load(first: int, server: int, milliseconds: int) -> None:
     """Keep the server busy, kill it at a moment that nothing in it chose; print what it said."""
     boxes = Load()
     killer = threading.Timer(milliseconds / 1000, os.kill, (server, 9))
-    killer.start()
     number = first
     for number in range(first, first + IN_FLIGHT):
         boxes.send(number, Kind6.SOLICIT, None)
+    while not boxes.hear():
+        boxes.send(number, Kind6.SOLICIT, None)
+    killer.start()
     while boxes.hear() or killer.is_alive():
         number += 1
         boxes.send(number, Kind6.SOLICIT, None)
     for number, (address, state) in boxes.told.items():
         print(number, address, state.value)
+
+
+def is_enough(told: dict[int, tuple[IPv6Address, LeaseState]]) -> bool:
+    """Tell whether enough was acknowledged to say something of it: a busy machine does less."""
+    states = [state for _, state in told.values()]
+    return len(states) >= 100 and all(states.count(state) >= 10 for state in LeaseState)
 
 
 def test_d39_what_dhcpv6_acknowledged_is_there_after_kill_9(
@@ -112,7 +120,9 @@ def test_d39_what_dhcpv6_acknowledged_is_there_after_kill_9(
     database, chance = tmp_path / "netboot.db", random.Random(39)
     told: dict[int, tuple[IPv6Address, LeaseState]] = {}
     duids = set()
-    for turn in range(KILLS):
+    for turn in range(MOST_KILLS):
+        if turn >= KILLS and is_enough(told):
+            break
         with serving6(wire.srv, database, wire.ends[0]) as server:
             words = (10_000 * (turn + 1), server.pid, chance.randrange(40, 600))
             here = str(Path(__file__).parent)
@@ -128,9 +138,8 @@ def test_d39_what_dhcpv6_acknowledged_is_there_after_kill_9(
         lost = {number: said for number, said in told.items() if rows.get(number) != said}
         assert lost == {}
     states = [state for _, state in told.values()]
+    assert is_enough(told)
     with capsys.disabled():
         said = ", ".join(f"{states.count(state)} {state.value}" for state in LeaseState)
-        print(f" {KILLS} kills, {len(told)} boxes were told: {said}; 0 lost", end="")
-    assert len(told) >= 100
-    assert all(states.count(state) >= 10 for state in LeaseState)
+        print(f" {turn} kills, {len(told)} boxes were told: {said}; 0 lost", end="")
     assert len(duids) == 1  # one server for its clients, whatever happens to the process
