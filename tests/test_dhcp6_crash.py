@@ -60,28 +60,30 @@ class Load:
         packet = Packet6(message=message, relays=(relay,))
         self._relay.sendto(packet.encode(), (str(US), 547))
 
-    def hear(self) -> bool:
-        """Take one reply and say the next word; False when nobody speaks any more."""
+    def hear(self) -> bool | None:
+        """Take one reply and say the next word; True at a box's last, None when nobody speaks."""
         try:
             reply = Packet6.decode(self._relay.recv(4000)).message
         except TimeoutError:
-            return False
+            return None
         (association,) = reply.options.associations
         number, server = association.iaid, reply.options.get(Code6.SERVER_ID)
         if reply.kind is Kind6.ADVERTISE:
             self.send(number, Kind6.REQUEST, server)
-        elif reply.transaction == Kind6.REQUEST:
-            self._bound(number, association.addresses[0].address, server)
-        else:
-            self._ended(number, reply)
+            return False
+        if reply.transaction == Kind6.REQUEST:
+            return self._bound(number, association.addresses[0].address, server)
+        self._ended(number, reply)
         return True
 
-    def _bound(self, number: int, address: IPv6Address, server: bytes | None) -> None:
-        self.told[number] = address, LeaseState.BOUND
+    def _bound(self, number: int, address: IPv6Address, server: bytes | None) -> bool:
         last = {0: Kind6.RELEASE, 1: Kind6.DECLINE}.get(number % 4)
-        if last is not None:
-            self._open[number] = self.told.pop(number)[0]
-            self.send(number, last, server, address)
+        if last is None:
+            self.told[number] = address, LeaseState.BOUND
+            return True
+        self._open[number] = address
+        self.send(number, last, server, address)
+        return False
 
     def _ended(self, number: int, reply: Message6) -> None:
         is_release = reply.transaction == Kind6.RELEASE
@@ -96,12 +98,13 @@ def load(first: int, server: int, milliseconds: int) -> None:
     number = first
     for number in range(first, first + IN_FLIGHT):
         boxes.send(number, Kind6.SOLICIT, None)
-    while not boxes.hear():
+    while boxes.hear() is None:
         boxes.send(number, Kind6.SOLICIT, None)
     killer.start()
-    while boxes.hear() or killer.is_alive():
-        number += 1
-        boxes.send(number, Kind6.SOLICIT, None)
+    while (is_over := boxes.hear()) is not None or killer.is_alive():
+        if is_over is not False:
+            number += 1
+            boxes.send(number, Kind6.SOLICIT, None)
     for number, (address, state) in boxes.told.items():
         print(number, address, state.value)
 
