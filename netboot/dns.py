@@ -278,6 +278,8 @@ class DnsEngine:
         found = self._generation.zones.lookup(query.name, query.qtype)
         if found.left is not None:
             return self._hand_on(query, view, found, now)
+        if query.qtype == Rtype.RRSIG and (signature := self._signature_at(query.name, now)):
+            return Answer(rcode=Rcode.NOERROR, flags=AA | self._recursion(view), answers=signature)
         flags = AA if found.is_authoritative else 0
         return self._write(query, found, flags | self._recursion(view), now)
 
@@ -332,6 +334,18 @@ class DnsEngine:
             signer = None if zone is None else self._generation.signers.get(zone.origin)
             signed += [rrset] if signer is None else signer.signed([rrset], now)
         return tuple(signed)
+
+    def _signature_at(self, name: Labels, now: float) -> tuple[RRset, ...]:
+        """Give the signature of one set of a name: that there is none, the denial disproves.
+
+        Not all of them, as for ANY (RFC 8482, 4.1).
+        """
+        zone = self._generation.zones.zone_of(name)
+        sets = {} if zone is None or zone.cut(name) else zone.names.get(name, {})
+        for rrset in sets.values():
+            if signatures := self._signed((rrset,), now)[1:]:
+                return signatures
+        return ()
 
     def _extra(self, found: Found) -> list[RRset]:
         """Give the addresses of hosts that the answer names, where they are ours."""

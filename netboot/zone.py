@@ -14,7 +14,7 @@ from enum import Enum, IntEnum
 from netboot.names import Labels, renamed, wire
 from netboot.rdata import Rtype, target
 
-MAX_CHAIN = 8
+MAX_CHAIN = 16
 """CNAMEs followed for one question."""
 WILDCARD = b"*"
 

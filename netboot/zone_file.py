@@ -30,7 +30,8 @@ _DIRECTIVES = ("$ORIGIN", "$TTL", "$GENERATE")
 def decode_zone(data: bytes, origin: Labels, file: str, *, is_signed: bool = False) -> Zone:
     """Read a master file; SiteError names the file, the line and what is wrong.
 
-    There must be one SOA and one NS at the origin, nothing outside it, and nothing beside a CNAME.
+    There must be a SOA and a NS at the origin and nothing beside a CNAME; what is outside of the
+    zone is left out.
     """
     if len(data) > MAX_FILE:
         raise SiteError(f"{file}: is larger than {MAX_FILE >> 20} MiB")

@@ -462,3 +462,12 @@ def test_n31_who_asks_for_a_cookie_alone_gets_one() -> None:
     for nothing in (raw(0, rtype=None), raw(0, rtype=None, edns=(1232, 0, 0, NSID))):
         reply = engine().receive(nothing, HERE, NOW, is_tcp=False)
         assert isinstance(reply, bytes) and reply[3] & 15 == 1
+
+
+def test_a_signature_that_is_asked_for_by_itself_is_there() -> None:
+    for name in ("example.net.", "www.example.net.", "alias.example.net."):
+        reply = ask(name, "RRSIG", want_dnssec=True)
+        assert sections(reply)[0] == ["RRSIG"] and reply.flags & dns.flags.AA
+        assert len(reply.answer[0]) == 1
+    for name in ("wild.example.net.", "nothing.exact.wild.example.net.", "x.sub.example.net."):
+        assert not ask(name, "RRSIG", want_dnssec=True).answer
