@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from agent_site import Authority
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from dhcp6_lab import FIRST, LAST, US, Server6, Wire6, run, serving6, until
+from dhcp6_lab import FIRST, LAST, US, Server6, Wire6, run, serving6, stories, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,8 +240,11 @@ def run_client(wire: Wire6) -> list:
 
 @pytest.mark.boots
 def test_a_lent_address_and_the_site_without_any_ipv4(wire: Wire6, tmp_path: Path) -> None:
-    with serving6(wire.srv, tmp_path / "netboot.db", wire.ends[0]):
+    database = tmp_path / "netboot.db"
+    with serving6(wire.srv, database, wire.ends[0]):
         name, address, url, used, seconds, dns, is_kept = run_client(wire)
+        kinds = [event["kind"] for event in stories(database)]
+    assert kinds == ["dhcp-discover", "dhcp-offer", "dhcp-ack"]  # four messages were enough
     address = IPv6Interface(address)
     assert (name, url, is_kept, dns) == (wire.ends[1], URL, True, [str(US)])
     assert FIRST <= address.ip <= LAST and address.network.prefixlen == 128

@@ -1,8 +1,8 @@
 """IPv6 of one NIC: the kernel hears the routers and makes addresses, our own DHCPv6 does the rest.
 
-It asks for an address and for settings alone at once, whatever advertisements say of either: what
-they announce is a hint, and one of the two questions has no answer. It never decides which network
-is used. RFC 8415, 18.2; RFC 4862, 5.4 (DAD); ipv6(7), proc(5) for if_inet6.
+It asks for an address, then for settings alone, whatever advertisements say of either: what they
+announce is a hint, and one of the two questions has no answer. It never decides which network is
+used. RFC 8415, 18.2; RFC 4862, 5.4 (DAD); ipv6(7), proc(5) for if_inet6.
 """
 
 from __future__ import annotations
@@ -126,20 +126,24 @@ class _Exchange:
         self._socket.close()
 
     def take(self, seconds: float, unwanted: Unwanted) -> Lease6 | None:
-        """Ask once for an address and for settings, and take what was offered.
+        """Ask for an address, then for settings where that was not enough; take what was offered.
 
         Who lends an address and who names a site may be two servers.
         """
         solicited, informed = _transaction(), _transaction()
         self._send(solicit(self._mac, solicited))
-        self._send(inform(self._mac, informed))
-        heard, begun = _Heard(), time.monotonic()
+        heard, begun, is_informed = _Heard(), time.monotonic(), False
         for data in self._datagrams(seconds, unwanted):
             if data:
                 heard.offered(read_answer(data, self._mac, solicited))
                 heard.told(read_answer(data, self._mac, informed))
-            is_late = time.monotonic() - begun > _OFFER_WINDOW
-            if heard.has_all or (is_late and (heard.offer or self._own(heard))):
+            passed = time.monotonic() - begun
+            if heard.has_all:
+                break
+            if passed > _OFFER_WINDOW and not is_informed:
+                self._send(inform(self._mac, informed))
+                is_informed = True
+            elif passed > 2 * _OFFER_WINDOW and (heard.offer or self._own(heard)):
                 break
         if unwanted():
             return None
