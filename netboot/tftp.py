@@ -26,7 +26,8 @@ from netboot.tftp_message import (
     decode_request,
     encode_error,
 )
-from netboot.tftp_transfer import PROGRESS_SECONDS, BytesContent, Content, Peer, Transfer
+from netboot.tftp_transfer import PROGRESS_SECONDS, BytesContent, Peer, Transfer
+from netboot.tftp_windows import Content, Ready
 
 MAX_TRANSFERS = 512
 MAX_TRANSFERS_EACH = 256
@@ -102,6 +103,7 @@ class TftpEngine:
         self._texts: weakref.WeakValueDictionary[bytes, BytesContent] = (
             weakref.WeakValueDictionary()
         )
+        self._ready = Ready()
         self._record = ServeRecord()
         self._transfers: dict[int, Transfer] = {}
         self._fresh: dict[int, Transfer] = {}
@@ -164,6 +166,7 @@ class TftpEngine:
             request=request,
             content=content,
             max_block=self._mtu - _HEADERS[local.version],
+            others=self._ready,
         )
         return _join(room, self._begin(transfer, now))
 

@@ -6,8 +6,8 @@ RFC 1350, 2347 to 2349; windows of RFC 7440.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 from netboot.errors import SiteError
 from netboot.files import Entry
@@ -16,32 +16,17 @@ from netboot.tftp_message import (
     Mode,
     ReadRequest,
     accept_options,
-    encode_ack,
-    encode_data,
     encode_error,
     encode_oack,
 )
+from netboot.tftp_windows import Ahead, Blocks, Content, Ready
 
 GIVE_UP_SECONDS = 30.0
 FIRST_TIMEOUT_SECONDS = 1.0
 PROGRESS_SECONDS = 2.0
 """How often it is worth telling how far a file has come."""
-READ_AHEAD = 32 << 10
-"""Bytes that are made ready for a client which answers, unless its window is larger."""
-
 Peer = tuple[Any, ...]
 """A socket's name of a peer: address and port, for IPv6 flow and scope too."""
-
-
-class Content(Protocol):
-    """An open file of the store."""
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Give `length` bytes from `offset`, fewer at the end only; SiteError when unreadable."""
 
 
 class BytesContent:
@@ -73,13 +58,14 @@ class Transfer:
     __slots__ = (
         "_acked",
         "_ahead",
-        "_block",
+        "_cut",
         "_end",
         "_first_timeout",
         "_is_open",
         "_is_size_asked",
         "_last",
         "_oack",
+        "_others",
         "_progress",
         "_resent_at",
         "_sent",
@@ -108,8 +94,12 @@ class Transfer:
         request: ReadRequest,
         content: Content,
         max_block: int,
+        others: Ready,
     ) -> None:
-        """Take a request for an open file; `max_block` is what the network carries unbroken."""
+        """Take a request for an open file; `max_block` is what the network carries unbroken.
+
+        `others` is what is ready for all transfers together.
+        """
         is_text = request.mode is Mode.NETASCII
         accepted = accept_options(
             request.options, size=None if is_text else content.size, max_block=max_block
@@ -119,15 +109,24 @@ class Transfer:
         self.segment = accepted.blksize + 4
         self.is_lost = False
         self.due = self.queued = self.tell_at = 0.0
-        self.usual = self.ready = b""
-        self._block, self._window = accepted.blksize, accepted.windowsize
-        self._ahead: Iterator[tuple[int, bytes, bytes]] = iter(())
+        self.usual: bytes | None = None
+        self.ready = b""
+        self._window = accepted.windowsize
+        self._cut = Blocks(
+            content=content,
+            digest=entry.sha256,
+            is_text=is_text,
+            block=accepted.blksize,
+            window=accepted.windowsize,
+        )
+        self._others = others
+        self._ahead: Iterator[Ahead] = iter(())
         self._end = 0
         self._first_timeout = self._timeout = accepted.timeout or FIRST_TIMEOUT_SECONDS
         self._oack = encode_oack(accepted.answer) if accepted.answer else b""
         self._is_size_asked = accepted.asked_size
         self._is_open = not self._oack
-        self._last = content.size // self._block + 1
+        self._last = self._cut.last
         self._acked = self._sent = 0
         self._resent_at = -1
         self._progress = 0.0
@@ -163,7 +162,7 @@ class Transfer:
         is_silent_end = self._sent >= self._last and missing <= self._window
         if is_silent_end and not is_error and not self.is_fresh:
             return self.content.size
-        return min(self._acked * self._block, self.content.size)
+        return min(self._acked * self._cut.block, self.content.size)
 
     def start(self, now: float) -> bytes:
         """Give the first packets."""
@@ -181,42 +180,22 @@ class Transfer:
         self._progress = now
         self._timeout = self._first_timeout
         self.due = now + self._first_timeout
-        following = next(self._ahead, None)
-        if following is None:
+        try:
+            self._end, self.usual, self.ready = next(self._ahead)
+        except StopIteration:
             self.prepare()
-        else:
-            self._end, self.usual, self.ready = following
 
     def prepare(self) -> None:
         """Make ready what follows the window that was sent, and some more of the file."""
         self._ahead = iter(())
-        self.usual = b""
+        self.usual = None
         if not self._acked or self._sent >= self._last or self._sent != self._acked + self._window:
             return
-        count = max(1, READ_AHEAD // (self._block * self._window)) * self._window
         try:
-            packets = self._packets(self._sent + 1, count)
+            self._ahead = iter(self._others.after(self._cut, self._sent))
         except SiteError:
             return  # the ACK will find the error again, and tell of it
-        self._ahead = iter(self._windows(packets))
         self._end, self.usual, self.ready = next(self._ahead)
-
-    def _windows(self, packets: list[bytes]) -> Iterable[tuple[int, bytes, bytes]]:
-        """Give last block, the ACK that it answers, and the packets of each window from `_sent`."""
-        window, sent = self._window, self._sent
-        if window == 1:
-            return [
-                (number, encode_ack(number - 1), packet)
-                for number, packet in enumerate(packets, sent + 1)
-            ]
-        return [
-            (
-                min(sent + at + window, self._last),
-                encode_ack(sent + at),
-                b"".join(packets[at : at + window]),
-            )
-            for at in range(0, len(packets), window)
-        ]
 
     def acknowledge(self, number: int, now: float) -> bytes:
         """Take an ACK and give what follows: nothing for one that was seen before (T11)."""
@@ -260,12 +239,7 @@ class Transfer:
         """Give the window above the last acknowledged block, or an ERROR when the disk fails."""
         self._sent = max(self._sent, min(self._acked + self._window, self._last))
         try:
-            return b"".join(self._packets(self._acked + 1, self._window))
+            return b"".join(self._cut.packets(self._acked + 1, self._window))
         except SiteError as error:
             self.is_lost = True
             return encode_error(ErrorCode.UNDEFINED, str(error))
-
-    def _packets(self, first: int, count: int) -> list[bytes]:
-        size, count = self._block, min(count, self._last - first + 1)
-        data = self.content.read((first - 1) * size, count * size)
-        return [encode_data(first + at, data[at * size : (at + 1) * size]) for at in range(count)]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,49 @@ def test_t1_t12_a_size_probe_is_freed_and_another_tid_disturbs_nobody(lab: Lab) 
 
 
 @pytest.mark.boots
+def test_t12_t11_a_client_that_goes_on_has_its_port_to_itself(lab: Lab) -> None:
+    before = lab.sockets()
+    with lab.socket() as client, lab.socket() as other, lab.socket("10.41.7.101") as another:
+        client.sendto(rrq("f/large"), (US, 69))
+        data, tid = client.recvfrom(2000)
+        for block in range(1, 200):
+            assert data == b"\0\3" + block.to_bytes(2, "big") + data_of("/f/large", block)
+            client.sendto(b"", tid)
+            client.sendto(ack(block - 1), tid)
+            if block % 50 == 0:
+                for stranger in (other, another):
+                    stranger.sendto(ack(block), tid)
+                    assert stranger.recvfrom(2000)[0][:4] == b"\0\5\0\5"
+            client.sendto(ack(block), tid)
+            data, peer = client.recvfrom(2000)
+            assert peer == tid
+        assert lab.sockets() == before + 2
+        client.sendto(error(0), tid)
+        until(lambda: lab.sockets() == before)
+
+
+def data_of(name: str, block: int) -> bytes:
+    return FILES[name][512 * (block - 1) : 512 * block]
+
+
+@pytest.mark.boots
+def test_clients_that_go_on_never_share_a_port(lab: Lab) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(lab.socket()) for _ in range(100)]
+        tids = []
+        for number, client in enumerate(clients):
+            client.sendto(rrq("f/large"), ((US, ALSO_US)[number % 2], 69))
+            tids.append(client.recvfrom(2000)[1])
+        assert len(set(tids)) == len(clients)
+        for block in range(1, 40):
+            for client, tid in zip(clients, tids, strict=True):
+                client.sendto(ack(block), tid)
+            for client, tid in zip(clients, tids, strict=True):
+                data, peer = client.recvfrom(2000)
+                assert (data[4:], peer) == (data_of("/f/large", block + 1), tid)
+
+
+@pytest.mark.boots
 def test_t22_ten_thousand_silent_clients_cost_nothing(lab: Lab, tmp_path: Path) -> None:
     resident = lab.status("VmRSS")
     out = tmp_path / "out"
@@ -287,7 +331,7 @@ def test_t22_ten_thousand_silent_clients_cost_nothing(lab: Lab, tmp_path: Path) 
                     one = lab.socket("10.41.7.101" if number % 40 else "10.41.7.100")
                 one.sendto(rrq("f/large", ("tsize", 0), ("windowsize", 64)), (US, 69))
                 one.sendto(rrq("f/large"), (ALSO_US, 69))
-        assert lab.sockets() <= MAX_TRANSFERS + 3
+        assert lab.sockets() <= MAX_TRANSFERS + 4  # the one that goes on has two
         shim = tmp_path / "shim"
         for client in ("atftp", "curl"):
             lab.inside("sh", "-c", CLIENTS[client].format(host=US, name="shimx64.efi", out=shim))

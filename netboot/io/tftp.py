@@ -1,7 +1,9 @@
 """The TFTP server's sockets: datagrams to the engine and what it answers back.
 
 It never decides what is sent. One socket on port 69 for each of our addresses, so that a reply
-leaves from the address that was asked, and one for each transfer (its TID; RFC 1350, 4).
+leaves from the address that was asked, and one for each transfer (its TID; RFC 1350, 4). A client
+that goes on gets a second one on that port, connected to it: the kernel then knows the way and
+whose packets these are, and the first is left to strangers.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
-from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from netboot.errors import SiteError
 from netboot.events import Event
 from netboot.files import Assignments, FileMap
 from netboot.io.files import FileStore, Told
-from netboot.tftp import Outcome, TftpEngine
+from netboot.io.listen import most_descriptors
+from netboot.tftp import MAX_TRANSFERS, Outcome, TftpEngine
 from netboot.tftp_transfer import Peer, Transfer
 
 Address = IPv4Address | IPv6Address
-_Flight = tuple[socket.socket, Transfer]
 
 PORT = 69
 _DRAIN = 64
@@ -33,7 +35,11 @@ _LOOKS = 40
 """About 50 microseconds."""
 _LONGEST = 2048
 """Bytes of a packet that are read; a client sends 512 at most."""
+_HEAD = 8
+"""Bytes of a packet in a transfer that are read: an ACK has 4, and an ERROR's text is not used."""
 _LARGEST_SEND = 65000
+_DESCRIPTORS = 4 * MAX_TRANSFERS
+"""Two for each transfer, and as many again for the rest of the process."""
 _MOST_SEGMENTS = 64
 """What the kernel cuts in one call (udp(7), UDP_SEGMENT)."""
 _USUAL_MTU = 1500
@@ -80,6 +86,15 @@ def _udp_socket(address: Address) -> socket.socket:
     return sock
 
 
+@dataclass(slots=True, kw_only=True)
+class _Flight:
+    """A transfer with its socket, and the one that is connected to its client."""
+
+    transfer: Transfer
+    sock: socket.socket
+    direct: socket.socket | None = None
+
+
 class TftpRunner:
     """The engine with its sockets; `turn` is one turn of its thread's loop."""
 
@@ -98,8 +113,10 @@ class TftpRunner:
         self._is_busy = False
         self._listeners: dict[Address, socket.socket] = {}
         self._locals: dict[int, Address] = {}
-        self._transfers: dict[int, socket.socket] = {}
+        self._transfers: dict[int, _Flight] = {}
         self._flights: dict[int, _Flight] = {}
+        self._direct: dict[int, tuple[socket.socket, Transfer]] = {}
+        most_descriptors(_DESCRIPTORS)
 
     def replace(self, files: FileMap, addresses: Iterable[Address], mtu: int) -> None:
         """Serve other files on these addresses; SiteError, and the old ones stay."""
@@ -130,10 +147,10 @@ class TftpRunner:
             timeout = min(timeout, max(0.0, deadline - time.monotonic()))
         ready = self._soon() or self._poll.poll(timeout)
         now = time.monotonic()
-        usual = [flight for descriptor, _ in ready if (flight := self._take(descriptor, now))]
+        usual = self._receive(ready, now)
         # All at once: whoever is woken by the first finds the others on their way.
         for sock, transfer in usual:
-            _send(sock, transfer.ready, transfer.peer, transfer.segment)
+            _send(sock, transfer.ready, None, transfer.segment)
         for _, transfer in usual:
             events = self._engine.follow(transfer, now)
             if events:
@@ -167,23 +184,65 @@ class TftpRunner:
                 return
             self._release(self._engine.receive(data, peer, local, now), local)
 
-    def _take(self, descriptor: int, now: float) -> _Flight | None:
-        """Take one packet of a transfer; give it back when that was its usual ACK.
+    def _receive(
+        self, ready: list[tuple[int, int]], now: float
+    ) -> list[tuple[socket.socket, Transfer]]:
+        """Take one packet of each transfer; give back those whose usual ACK that was.
 
         One, for there is seldom a second, and the next turn comes soon.
         """
+        usual, direct = [], self._direct
+        for descriptor, _ in ready:
+            known = direct.get(descriptor)
+            if known is None:
+                self._receive_first(descriptor, now)
+                continue
+            sock, transfer = known
+            try:
+                data = sock.recv(_HEAD)
+            except OSError:
+                continue
+            if data == transfer.usual:
+                usual.append(known)
+            else:
+                outcome = self._engine.receive_on(transfer.number, data, transfer.peer, now)
+                self._release(outcome, None)
+        return usual
+
+    def _receive_first(self, descriptor: int, now: float) -> None:
+        """Take a packet from a socket that is connected to nobody."""
         flight = self._flights.get(descriptor)
         if flight is None:
-            return None
-        sock, transfer = flight
+            return
         try:
-            data, peer = sock.recvfrom(_LONGEST)
+            data, peer = flight.sock.recvfrom(_HEAD)
         except OSError:
-            return None
-        if data == transfer.usual and peer == transfer.peer:
-            return flight
-        self._release(self._engine.receive_on(transfer.number, data, peer, now), None)
-        return None
+            return
+        if data == flight.transfer.usual and peer == flight.transfer.peer:
+            self._connect(flight)
+        self._release(self._engine.receive_on(flight.transfer.number, data, peer, now), None)
+
+    def _connect(self, flight: _Flight) -> None:
+        """Give a client that goes on a socket of its own, where there are descriptors for it."""
+        if flight.direct is not None:
+            return
+        name = flight.sock.getsockname()
+        try:
+            sock = _udp_socket(ip_address(str(name[0]).partition("%")[0]))
+        except OSError:
+            return
+        try:
+            # Only now, or the kernel might have chosen a port of another transfer.
+            for one in (flight.sock, sock):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(name)
+            sock.connect(flight.transfer.peer)
+        except OSError:
+            sock.close()
+            return
+        flight.direct = sock
+        self._direct[sock.fileno()] = sock, flight.transfer
+        self._poll.register(sock, select.EPOLLIN)
 
     def _release(self, outcome: Outcome, local: Address | None) -> None:
         for send in outcome.sends:
@@ -193,10 +252,16 @@ class TftpRunner:
         if outcome.events:
             self._publish(outcome.events)
         for number in outcome.closed:
-            sock = self._transfers.pop(number, None)
-            if sock is not None:
-                del self._flights[sock.fileno()]
-                sock.close()
+            flight = self._transfers.pop(number, None)
+            if flight is not None:
+                self._close(flight)
+
+    def _close(self, flight: _Flight) -> None:
+        del self._flights[flight.sock.fileno()]
+        flight.sock.close()
+        if flight.direct is not None:
+            del self._direct[flight.direct.fileno()]
+            flight.direct.close()
 
     def _publish(self, events: Iterable[Event]) -> None:
         offset = time.time() - time.monotonic()
@@ -208,7 +273,7 @@ class TftpRunner:
             return self._listeners[local] if local is not None else None
         known = self._transfers.get(transfer)
         if known is not None or local is None:
-            return known
+            return None if known is None else known.sock
         begun = self._engine.transfer(transfer)
         if begun is None:
             return self._listeners[local]  # it ended with its first packet, an ERROR
@@ -217,32 +282,39 @@ class TftpRunner:
             sock.bind((str(local), 0))
         except OSError:
             return None  # out of descriptors: the engine forgets the transfer by itself
-        self._transfers[transfer] = sock
-        self._flights[sock.fileno()] = sock, begun
+        flight = _Flight(transfer=begun, sock=sock)
+        self._transfers[transfer] = self._flights[sock.fileno()] = flight
         self._poll.register(sock, select.EPOLLIN)
         return sock
 
     def close(self) -> None:
         """Close all sockets."""
-        for sock in (*self._listeners.values(), *self._transfers.values()):
+        for flight in self._transfers.values():
+            self._close(flight)
+        for sock in self._listeners.values():
             sock.close()
-        for known in (self._listeners, self._locals, self._transfers, self._flights):
+        for known in (self._listeners, self._locals, self._transfers):
             known.clear()
         self._poll.close()
 
 
-def _send(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
-    """Send packets; what is lost here (no route, a full queue) the timer repeats."""
+def _send(sock: socket.socket, data: bytes, peer: Peer | None, segment: int) -> None:
+    """Send packets, to nobody else than whom the socket is connected to where `peer` is None.
+
+    What is lost here (no route, a full queue) the timer repeats.
+    """
     try:
-        if len(data) <= segment:
-            sock.sendto(data, peer)
-        else:
+        if len(data) > segment:
             _send_window(sock, data, peer, segment)
+        elif peer is None:
+            sock.send(data)
+        else:
+            sock.sendto(data, peer)
     except OSError:
         return
 
 
-def _send_window(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> None:
+def _send_window(sock: socket.socket, data: bytes, peer: Peer | None, segment: int) -> None:
     """Let the kernel cut a window into packets: one call instead of one for each."""
     option = (socket.SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
     size = max(1, min(_MOST_SEGMENTS, _LARGEST_SEND // segment)) * segment
@@ -255,4 +327,4 @@ def _send_window(sock: socket.socket, data: bytes, peer: Peer, segment: int) -> 
         except OSError:
             # An old kernel, or a route on which each packet is cut once more.
             for at in range(0, len(part), segment):
-                sock.sendto(part[at : at + segment], peer)
+                _send(sock, part[at : at + segment], peer, segment)
