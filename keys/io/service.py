@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-from keys import ca, rules
+from keys import ca
 from keys.ca import Kind
 from keys.envelope import b64u, unb64u
 from keys.errors import KeysError, PeerError, SiteError
 from keys.io.auditing import Auditing
 from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
+from keys.io.clock import Clock
 from keys.io.explaining import Explaining
 from keys.io.handover import Desk, Request, sized
 from keys.io.hardening import harden, shortfall
@@ -71,30 +72,20 @@ ANCHORED = frozenset(
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
 
 
-class Clock:
-    """The time that leases are judged by; never behind what was seen before."""
-
-    def __init__(self, mark: float) -> None:
-        """Continue at the stored high-water mark, or at the wall clock when that is later."""
-        self.mark = rules.judged_now(time.time(), mark)
-        self._since = time.monotonic()
-        self.suspect = False
-
-    def now(self) -> float:
-        """Give the time; a wall clock that leapt ahead counts, but moves no mark."""
-        wall, elapsed = time.time(), time.monotonic() - self._since
-        self.suspect = rules.leapt(wall, self.mark, elapsed)
-        now = rules.judged_now(wall, self.mark + elapsed)
-        if not self.suspect:
-            self.mark, self._since = now, time.monotonic()
-        return now
-
-
 class Service:
     """Everything that the keys process does, without its socket."""
 
-    def __init__(self, layout: Layout) -> None:
-        """Open the store and read the site; SiteError with a sentence when one is unfit."""
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the store and read the site; SiteError with a sentence when one is unfit.
+
+        `wall` and `monotonic` give seconds.
+        """
         self._files = SiteFiles(layout)
         site_id = self._files.rules.site_id
         self._store = Store(layout.state / "keys" / "keys.db")
@@ -106,13 +97,13 @@ class Service:
         self._zones = ZoneSigning(self._store, self._vault)
         self._zones.anchors()  # drawn now: a hand-over names them in a transaction of its own
         self._leasing = Leasing(self._store, self._ring, self._vault, site_id)
-        self._clock = Clock(_float(self._store.meta(MARK)))
+        self._clock = Clock(_float(self._store.meta(MARK)), wall=wall, monotonic=monotonic)
         self._auditing = Auditing(self._store, self._ring)
         self._auditing.begin(self._clock.now())
         self._unlock()
         self._saved = 0.0
         self._trouble: str | None = None
-        self._pacing, self._swapped = Pacing(self._store, self._ring), shortfall()
+        self._pacing, self._swapped = Pacing(self._store, self._ring, monotonic), shortfall()
         self._desk = Desk(
             store=self._store,
             vault=self._vault,
@@ -368,6 +359,7 @@ class Service:
 
     def _apply(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         taken = self._leasing.apply(user, params, now)
+        self._clock.confirm(taken["lease"]["issued"])
         self._unlock()
         self._refresh(now)
         return taken
