@@ -82,7 +82,7 @@ class Shelf:
         return manifest
 
     def rehearse(self, digest: bytes, work: Path) -> RehearsalRecord:
-        """Boot a set's exact bytes in virtual boxes, by PXE and ISO; sign that they measured right.
+        """Boot a set's exact bytes in a virtual box each way; sign that they measured right.
 
         RehearsalError when they did not.
         """
