@@ -24,7 +24,7 @@ from keys.manifest import PublicKey
 from keys.policy import TpmPolicy
 from keys.rules import Tier, Withheld
 from keys.secret import Secret
-from keys.wrap import KEY_CONTEXT, MAX_FILE, WrappedSecret, approve, for_box, key_area
+from keys.wrap import KEY_CONTEXT, MAX_FILE, Label, WrappedSecret, approve, for_box, key_area
 
 MAX_SIGNATURE = 4096
 
@@ -105,14 +105,8 @@ class Wrapping:
         rule = self._files.rules.secrets.get(label.name)
         if rule is None or rule.tier is not Tier.BOX:
             raise PeerError(f"site.toml has no [[secret]] {label.name!r} of tier box")
-        own = key_area(self._vault.key_pair(WRAP_KEY).public_key()).name()
-        if one.sealed is not None and label.key_name != own:
-            raise PeerError(
-                "it was wrapped for another key than this controller's: send headquarters the key "
-                "that `doorstep wrap-key` writes, and wrap again"
-            )
-        if one.sealed is not None and now >= label.expires:
-            raise PeerError("it has ended: wrap it again at headquarters")
+        if one.sealed is not None:
+            self._check_usable(one.label, now)
         before = self._row(label.name, label.ek_name)
         kept = None if one.sealed is None else data
         if before is None or before.version < label.version:
@@ -123,6 +117,17 @@ class Wrapping:
                 f"box: wrap it again with --version {before.version + 1}"
             )
         return before
+
+    def _check_usable(self, label: Label, now: float) -> None:
+        """Check what a value needs; a revocation needs no key, so no lease, and never ends."""
+        own = key_area(self._vault.key_pair(WRAP_KEY).public_key()).name()
+        if label.key_name != own:
+            raise PeerError(
+                "it was wrapped for another key than this controller's: send headquarters the key "
+                "that `doorstep wrap-key` writes, and wrap again"
+            )
+        if now >= label.expires:
+            raise PeerError("it has ended: wrap it again at headquarters")
 
     def _about(self, one: WrappedSecret) -> dict[str, Any]:
         label, note = one.label, self._files.note
