@@ -66,6 +66,7 @@ def check_network(site: NetbootSite) -> Iterator[Problem]:
     yield from _classes(site)
     yield from _reservations(site)
     yield from _six(site)
+    yield from _always6(site)
     yield from _names(site)
 
 
@@ -258,7 +259,7 @@ def _six(site: NetbootSite) -> Iterator[Problem]:
             what = "is the name of a [[subnet]] too"
             yield wrong(f"subnet6.{subnet.name}.name", what, "choose another")
         yield from _subnet6(subnet)
-    addresses = [str(one.address) for one in site.reservations6]
+    addresses = [str(one.address) for one in site.reservations6 if one.address is not None]
     yield from twice("reservation6", "address", addresses)
     for number, one in enumerate(site.reservations6, 1):
         key = f"reservation6.{one.name or number}"
@@ -266,8 +267,24 @@ def _six(site: NetbootSite) -> Iterator[Problem]:
         if len(named) != 1:
             what = "names nobody or several"
             yield wrong(key, what, f"give exactly one of {', '.join(_KEYS6)}")
-        if not any(one.address in subnet.network for subnet in site.subnets6):
+        own = one.address
+        if own is not None and not any(own in subnet.network for subnet in site.subnets6):
             yield wrong(f"{key}.address", f"{one.address} is in no subnet6", "choose one inside")
+
+
+def _always6(site: NetbootSite) -> Iterator[Problem]:
+    """Find options that are to be sent unasked and have no value where that is said."""
+    levels = [("dhcp", "always6", site.dhcp.options6, site.dhcp.always6)]
+    levels += [(f"class.{one.name}", "always6", one.options6, one.always6) for one in site.classes]
+    levels += [(f"subnet6.{one.name}", "always", one.options, one.always) for one in site.subnets6]
+    levels += [
+        (f"reservation6.{one.name or number}", "always", one.options, one.always)
+        for number, one in enumerate(site.reservations6, 1)
+    ]
+    for key, name, said, always in levels:
+        for code in sorted(set(always) - {option.code for option in said.values()}):
+            what = f"DHCPv6 option {code} is not among the options here"
+            yield wrong(f"{key}.{name}", what, "give it a value in options of this table")
 
 
 def _subnet6(subnet: Subnet6) -> Iterator[Problem]:

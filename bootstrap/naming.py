@@ -108,7 +108,7 @@ def _keep(present: Address | None, taken: _Taken) -> Address | None:
 
 def _taken(site: Site, role: Role, given: Sequence[Given]) -> _Taken:
     own: set[Address] = {one.address for one in site.reservations if one.address is not None}
-    own |= {one.address for one in site.reservations6}
+    own |= {one.address for one in site.reservations6 if one.address is not None}
     own |= {one.appliance for one in site.subnets6}
     for subnet in site.subnets:
         own.add(subnet.appliance)

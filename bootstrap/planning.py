@@ -81,7 +81,7 @@ def make_plan(
             *(network.reservation6(one, _digests(sets)) for one in site.reservations6),
             *(one for one in reserved if isinstance(one, Reservation6)),
         ),
-        options6=tuple(site.dhcp.options6.values()),
+        options6=network.options(site.dhcp.options6, site.dhcp.always6),
         dns=_dns(site, enrols=enrols),
         zones=tuple(zones),
     )

@@ -30,7 +30,7 @@ from netboot.network import (
 def parameters(level: written.Leasing) -> Parameters:
     """Give what one level says."""
     return Parameters(
-        options=_options(level.options, level.always),
+        options=options(level.options, level.always),
         lease=level.lease,
         lease_min=level.lease_min,
         lease_max=level.lease_max,
@@ -41,7 +41,8 @@ def parameters(level: written.Leasing) -> Parameters:
     )
 
 
-def _options(said: Mapping[str, OptionValue], always: Iterable[int]) -> tuple[OptionValue, ...]:
+def options(said: Mapping[str, OptionValue], always: Iterable[int]) -> tuple[OptionValue, ...]:
+    """Give options, with a mark at those that are sent unasked."""
     codes = frozenset(always)
     return tuple(replace(one, always=one.code in codes) for one in said.values())
 
@@ -114,7 +115,7 @@ def client_class(one: written.ClientClass) -> ClientClass:
         name=one.name,
         match=_match(one),
         parameters=parameters(one),
-        options6=tuple(one.options6.values()),
+        options6=options(one.options6, one.always6),
         ignored=one.ignored,
     )
 
@@ -156,7 +157,7 @@ def subnet6(one: written.Subnet6, *, enrols: bool) -> Subnet6Plan:
         dhcp=one.dhcp,
         boot=one.boot,
         router=one.router,
-        options=tuple(one.options.values()),
+        options=options(one.options, one.always),
         enrols=enrols,
         preferred=one.preferred,
         rapid_commit=one.rapid_commit,
@@ -180,6 +181,6 @@ def reservation6(one: written.Reservation6, sets: Sequence[bytes]) -> Reservatio
         remote_id=one.remote_id,
         address=one.address,
         name=one.name,
-        options=tuple(one.options.values()),
+        options=options(one.options, one.always),
         boot_set=_boot_set(one.boot_set, sets),
     )

@@ -45,6 +45,7 @@ from netboot.network import ClientKind, OptionValue
 from netboot.option_catalogue import (
     Asked,
     OptionError,
+    code6_of,
     code_of,
     condition,
     condition6,
@@ -79,6 +80,13 @@ def _code(value: object) -> int:
         raise ValueError(str(error)) from None
 
 
+def _code6(value: object) -> int:
+    try:
+        return code6_of(value if isinstance(value, str) else str(value))
+    except OptionError as error:
+        raise ValueError(str(error)) from None
+
+
 def _kind(value: object) -> ClientKind:
     try:
         return ClientKind(str(value))
@@ -106,6 +114,7 @@ AskingRelay = Annotated[
 ]
 AnyAddress = Annotated[IPv4Address | IPv6Address, from_text(ip_address)]
 Code = Annotated[int, PlainValidator(_code)]
+OptionCode6 = Annotated[int, PlainValidator(_code6)]
 Kind = Annotated[ClientKind, PlainValidator(_kind)]
 Plain = Annotated[str, AfterValidator(_not_empty_text)]
 
@@ -170,6 +179,7 @@ class Dhcp(Leasing):
     identify: Literal["mac", "client-id"] = "mac"
     quarantine: Duration = timedelta(hours=1)
     options6: Options6 = {}
+    always6: Annotated[tuple[OptionCode6, ...], ONE_OR_MORE] = ()
 
 
 class PoolRange(Leasing):
@@ -217,6 +227,7 @@ class ClientClass(Matching, Leasing):
 
     name: Name
     options6: Options6 = {}
+    always6: Annotated[tuple[OptionCode6, ...], ONE_OR_MORE] = ()
     ignored: bool = False
 
 
@@ -271,10 +282,11 @@ class Subnet6(Table):
     circuits: Annotated[tuple[Data, ...], ONE_OR_MORE] = ()
     rapid_commit: bool = False
     options: Options6 = {}
+    always: Annotated[tuple[OptionCode6, ...], ONE_OR_MORE] = ()
 
 
 class Reservation6(Table):
-    """An IPv6 address for one client, known by exactly one of five keys."""
+    """What one IPv6 client always gets; it is known by exactly one of five keys."""
 
     name: Label | None = None
     duid: ClientId | None = None
@@ -282,9 +294,10 @@ class Reservation6(Table):
     mac: Mac | None = None
     circuit_id: Data | None = None
     remote_id: Data | None = None
-    address: Address6
+    address: Address6 | None = None
     boot_set: Plain | None = None
     options: Options6 = {}
+    always: Annotated[tuple[OptionCode6, ...], ONE_OR_MORE] = ()
 
 
 class NetbootSite(Table):

@@ -136,7 +136,7 @@ class LeaseTable6:
         check_plan6(subnets, reservations)
         self._identify = identify
         self._ours = frozenset(subnet.appliance for subnet in subnets)
-        self._reserved = {entry.address: entry for entry in reservations}
+        self._reserved = {entry.address: entry for entry in reservations if entry.address}
         never = frozenset(map(int, (*self._reserved, *self._ours)))
         self._pools = {
             subnet.name: tuple(
@@ -154,9 +154,13 @@ class LeaseTable6:
         return tuple(self._leases.values())
 
     def reservation(self, client: Client6, link: Link) -> Reservation6 | None:
-        """Find the client's reservation on this link: by DUID, UUID, MAC, then by its relay."""
+        """Find the client's reservation on this link, else one without an address.
+
+        By DUID, UUID, MAC, then by its relay.
+        """
         if not self._reservations:
             return None
+        found = None
         told = (
             (b"d", client.duid),
             (b"u", client.uuid),
@@ -167,9 +171,11 @@ class LeaseTable6:
         )
         for letter, name in told:
             for entry in self._reservations.get(letter + name, ()) if name else ():
-                if subnet_of(entry.address, link) is not None:
+                if entry.address is None:
+                    found = found or entry
+                elif subnet_of(entry.address, link) is not None:
                     return entry
-        return None
+        return found
 
     def row(self, client: Client6, iaid: int, link: Link, others: Collection[int]) -> Lease6 | None:
         """Find what this IA holds or held last, else what the same NIC did by another name.
@@ -294,7 +300,7 @@ class LeaseTable6:
         now: float,
     ) -> Iterator[IPv6Address]:
         reservation = self.reservation(client, link)
-        if reservation is not None:
+        if reservation is not None and reservation.address is not None:
             yield reservation.address
         if row is not None:
             yield row.address
@@ -363,6 +369,9 @@ class LeaseTable6:
             raise ValueError(f"{address} is not on this link")
         before = self.row(client, iaid, link, others)
         entry = self._reserved.get(address)
+        if entry is None:
+            own = self.reservation(client, link)
+            entry = own if own is not None and own.address is None else None
         lease = Lease6(
             subnet=subnet.name,
             address=address,

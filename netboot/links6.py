@@ -74,9 +74,10 @@ def check_plan6(subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservati
     addresses = {subnet.appliance for subnet in subnets}
     for entry in reservations:
         if len(identities(entry)) != 1:
-            raise SiteError(
-                f"reservation {entry.address}: one of duid, uuid, mac, circuit_id and remote_id"
-            )
+            who = entry.address or entry.name
+            raise SiteError(f"reservation {who}: one of duid, uuid, mac, circuit_id, remote_id")
+        if entry.address is None:
+            continue
         if entry.address in addresses:
             raise SiteError(f"reservation {entry.address}: the address is given twice")
         if not any(entry.address in subnet.network for subnet in subnets):
@@ -87,8 +88,8 @@ def check_plan6(subnets: Iterable[Subnet6Plan], reservations: Iterable[Reservati
 def _check_subnet(subnet: Subnet6Plan) -> None:
     if not subnet.relayed and subnet.appliance not in subnet.network:
         raise SiteError(f"subnet {subnet.name}: appliance is outside {subnet.network}")
-    if subnet.lease < timedelta(minutes=1):
-        raise SiteError(f"subnet {subnet.name}: lease is shorter than a minute")
+    if subnet.lease < timedelta(seconds=1):
+        raise SiteError(f"subnet {subnet.name}: lease is shorter than a second")
     if subnet.preferred is not None and not timedelta(0) < subnet.preferred <= subnet.lease:
         raise SiteError(f"subnet {subnet.name}: preferred is longer than the lease, or nothing")
     if subnet.dhcp == "stateless" and not subnet.relayed and subnet.network.prefixlen != 64:

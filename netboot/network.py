@@ -246,7 +246,9 @@ class Subnet6Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation6:
-    """An IPv6 address for one client, known by exactly one of the first five.
+    """What one IPv6 client always gets; it is known by exactly one of the first five.
+
+    `address` None gives name and options alone.
 
     `circuit_id` and `remote_id` are options 18 and 37 of the relay next to it, 37 without its
     enterprise number. `uuid` 16 bytes, in the order of option 97 or of RFC 6355: makers differ,
@@ -259,7 +261,7 @@ class Reservation6:
     mac: bytes | None = None
     circuit_id: bytes | None = None
     remote_id: bytes | None = None
-    address: IPv6Address
+    address: IPv6Address | None
     name: str | None
     options: tuple[OptionValue, ...] = ()
     boot_set: bytes | None = None

@@ -100,11 +100,17 @@ def _asked(key: str, code: int, kinds: tuple[Kind, ...] | None, value: object) -
 
 def option6(key: str, value: object) -> OptionValue:
     """Read one DHCPv6 option of a site file; OptionError says what was expected."""
-    known = _number_of6(key)
-    if known in OPTIONS_OF_SERVER6:
-        raise OptionError(f"option {key} cannot be set: the server says it itself")
+    known = code6_of(key)
     kind = KINDS6.get(known)
     return OptionValue(code=known, data=_read(key, None if kind is None else (kind,), value))
+
+
+def code6_of(key: str) -> int:
+    """Find the DHCPv6 option that a name or number means; OptionError, also for the server's."""
+    code = _number_of6(key)
+    if code in OPTIONS_OF_SERVER6:
+        raise OptionError(f"option {key} cannot be set: the server says it itself")
+    return code
 
 
 def _number_of6(key: str) -> int:

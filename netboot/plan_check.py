@@ -291,11 +291,13 @@ def _check_reservation(one: Reservation, where: str) -> Iterator[str]:
 
 
 def _check_reservations6(plan: Plan) -> Iterator[str]:
-    for address in _twice([str(one.address) for one in plan.reservations6]):
+    given = [str(one.address) for one in plan.reservations6 if one.address is not None]
+    for address in _twice(given):
         yield f"reservation {address}: the address is given twice"
     for one in plan.reservations6:
-        where = f"reservation {one.address}"
-        if not any(one.address in subnet.network for subnet in plan.subnets6):
+        where = f"reservation {one.address or one.name or 'of IPv6'}"
+        own = one.address
+        if own is not None and not any(own in subnet.network for subnet in plan.subnets6):
             yield f"{where}: is in no subnet"
         if any(one.address == subnet.appliance for subnet in plan.subnets6):
             yield f"{where}: is the appliance's"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from dhcp6_lab import (
     FIRST,
+    LAST,
     SERVER_DUID,
     US,
     Server6,
@@ -24,7 +25,7 @@ from dhcp6_lab import (
 from dhcp_lab import ADDRESS, Server, config, mac, message, pxe
 
 from bootstrap.check_network import check_network
-from bootstrap.planning_network import client_class
+from bootstrap.planning_network import client_class, options
 from bootstrap.planning_network import subnet6 as plan_subnet6
 from bootstrap.site import SiteFileError, decode_netboot_site
 from bootstrap.site_netboot import NetbootSite
@@ -343,6 +344,46 @@ def test_a_reservation_by_what_the_relay_says(known: dict[str, Any], told: Any) 
     assert relayed(server, told) == (wanted,)
     (other,) = relayed(server, duid=B)
     assert other != wanted
+
+
+def test_a_reservation_without_an_address_says_name_and_options() -> None:
+    own = (OptionValue(code=31, data=b"own", always=True),)
+    entry = Reservation6(duid=A, address=None, name="till-1", options=own)
+    server = Server6(config6(reservations=(entry,)))
+    reply = server.request(A)
+    (lent,) = given(reply)
+    assert FIRST <= lent.address <= LAST
+    assert reply.options.get(31) == b"own"
+    assert [lease.name for lease in server.engine.leases(server.now)] == ["till-1"]
+    assert server.request(B, source=link_local(mac(2))).options.get(31) is None
+
+
+def test_options_that_are_always_sent_are_read_and_need_a_value() -> None:
+    text = """
+[dhcp]
+options6 = { sntp-servers = "fd00::7" }
+always6 = "sntp-servers"
+[[subnet6]]
+name = "six"
+interface = "eth1"
+network = "fd00::/64"
+appliance = "fd00::1"
+pool = "fd00::10-fd00::20"
+lease = "8s"
+options = { 200 = "x" }
+always = [200, "preference"]
+[[reservation6]]
+name = "till-1"
+remote_id = "sw1"
+always = "bootfile-url"
+"""
+    read = site(text)
+    assert [one.always for one in options(read.dhcp.options6, read.dhcp.always6)] == [True]
+    assert [one.always for one in plan_subnet6(read.subnets6[0], enrols=False).options] == [True]
+    found = {problem.key: problem.what for problem in check_network(read)}
+    assert found["subnet6.six.always"] == "DHCPv6 option 7 is not among the options here"
+    assert found["reservation6.till-1.always"] == "DHCPv6 option 59 is not among the options here"
+    assert "dhcp.always6" not in found
 
 
 def test_conditions_are_flat_and_their_defaults_ask_nothing() -> None:

@@ -321,7 +321,7 @@ def sockets_follow_the_plan(database: str, interface: str, other: str) -> None:
     service.replace(config6(subnet6(interface=interface)))
     with pytest.raises(SiteError, match="no-such0"):
         service.replace(config6(subnet6(interface="no-such0")))
-    with pytest.raises(SiteError, match="shorter than a minute"):
+    with pytest.raises(SiteError, match="shorter than a second"):
         service.replace(config6(subnet6(interface=interface, preferred=None, lease=timedelta(0))))
     assert exchange(service, interface, asked) is Kind6.ADVERTISE
     service.replace(config6(subnet6(interface=other)))

@@ -177,7 +177,7 @@ def test_the_name_in_option_39_is_the_site_s_and_only_for_who_asks() -> None:
     ("make", "why"),
     [
         (lambda: config6(subnet6(appliance=FAR)), "appliance is outside"),
-        (lambda: config6(subnet6(lease=timedelta(0))), "shorter than a minute"),
+        (lambda: config6(subnet6(lease=timedelta(0))), "shorter than a second"),
         (lambda: config6(subnet6(preferred=timedelta(days=9))), "preferred"),
         (lambda: config6(subnet6(preferred=timedelta(0))), "preferred"),
         (lambda: config6(subnet6(pools=((FAR, FAR),))), "pool"),
