@@ -16,6 +16,7 @@ from attest.anchors import decode_parts
 from attest.errors import AttestSiteError
 from attest.firmwarefile import verify_baseline
 from attest.policy import Policy
+from bootstrap.check_controller import check_controller
 from bootstrap.check_network import (
     check_network,
     is_host,
@@ -47,6 +48,7 @@ class SiteFiles:
     `templates` and `anchors` by path relative to the site, `boot_sets` the digests in the store,
     `published` None when nothing was published yet. `boot_files` are the operator's own, each path
     with a slash before it, or why they cannot be read; `zones` the master files likewise.
+    `tpm_fault` says why this machine has no such TPM as the site file names.
     """
 
     templates: Mapping[str, str | None]
@@ -64,6 +66,8 @@ class SiteFiles:
     firmware_signature: bytes | None = None
     boot_files: frozenset[str] | str = frozenset()
     zones: Mapping[str, bytes | str] = field(default_factory=dict)
+    lease_public: bytes | None = None
+    tpm_fault: str | None = None
 
 
 def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
@@ -76,6 +80,7 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
         *_page(site),
         *_roles(site),
         *_secrets(site),
+        *check_controller(site, files.lease_public, files.tpm_fault),
         *_templates(site, files),
         *_trust(site, files),
         *_note(site, files),

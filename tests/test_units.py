@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 SERVICE_UNITS = {name: UNITS / f"doorstep-{name}.service" for name in SERVICES}
 EXPOSURE = {
-    "keys": 6,
+    "keys": 7,
     "control": 6,
     "enroll": 6,
     "page": 6,
@@ -146,8 +146,15 @@ def test_no_root_no_new_rights_and_none_but_those_of_doorstep_run(name):
     wanted = sorted(f"CAP_{right.upper()}" for right in RIGHTS.get(name, ()))
     assert sorted(words(path, "CapabilityBoundingSet")) == wanted
     assert sorted(words(path, "AmbientCapabilities")) == wanted
-    for key in ("NoNewPrivileges", "ProtectHome", "PrivateDevices", "RestrictSUIDSGID"):
+    for key in ("NoNewPrivileges", "ProtectHome", "RestrictSUIDSGID"):
         assert unit(path)["Service"][key] == "yes"
+    if name == "keys":
+        assert words(path, "DeviceAllow") == ["/dev/tpmrm0", "rw"]
+        assert words(path, "DevicePolicy") == ["closed"]
+        assert words(path, "SupplementaryGroups") == ["tss"]
+    else:
+        assert unit(path)["Service"]["PrivateDevices"] == "yes"
+        assert words(path, "SupplementaryGroups") == []
     assert unit(path)["Service"]["ProtectSystem"] == "strict"
 
 

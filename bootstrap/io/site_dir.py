@@ -25,8 +25,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bootstrap.check import FIRMWARE, POLICY, SiteFiles, check
+from bootstrap.check_controller import LEASE_PUB
 from bootstrap.errors import SiteError
 from bootstrap.io.plan_files import stamps
+from bootstrap.io.tpm_device import device_of, fault_of
 from bootstrap.io.zone_files import read_zones
 from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
@@ -122,7 +124,7 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
     """Read all that `check` asks about; what is missing is None."""
     sets = state / "bootsets" / "sets"
     names = [path.name for path in sets.iterdir()] if sets.is_dir() else []
-    anchors = directory / site.trust.ek_anchors
+    anchors, device = directory / site.trust.ek_anchors, device_of(site)
     return SiteFiles(
         templates={role.config: _read_text(directory / role.config) for role in site.roles},
         anchors={
@@ -142,6 +144,8 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
         firmware_signature=_read(directory / f"{FIRMWARE}.minisig"),
         boot_files=_boot_files(directory, site),
         zones=read_zones(directory, site.zones),
+        lease_public=_read(directory / LEASE_PUB),
+        tpm_fault=None if device is None else fault_of(device),
         time_zone_known=site.site.time_zone in zoneinfo.available_timezones(),
         offline_keys=tuple(
             name.rpartition("/")[2] for name in (ROOT_KEY, SIGN_KEY) if (directory / name).exists()

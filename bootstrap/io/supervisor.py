@@ -22,7 +22,8 @@ from pathlib import Path
 from types import FrameType
 
 from bootstrap.errors import SiteError
-from bootstrap.io.site_dir import check_site, errors_of
+from bootstrap.io.site_dir import check_site, errors_of, load
+from bootstrap.io.tpm_device import device_of, group_of
 from bootstrap.site import SiteFileError
 from keys.io.layout import REHEARSAL_MARK, Layout
 
@@ -40,6 +41,8 @@ STOP_SECONDS = 10.0
 _TURN = 0.1
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
+_NO_GROUPS = ("--clear-groups",)
+
 Report = Callable[[str], None]
 
 
@@ -51,13 +54,15 @@ class Job:
     command: Sequence[str]
     uid: int
     rights: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
 
     def privileged_command(self) -> list[str]:
         """Wrap the command so that it begins with this user and these rights alone."""
         drop = ",".join(("-all", *(f"+{right}" for right in self.rights)))
+        groups = ("--groups", ",".join(map(str, self.groups))) if self.groups else _NO_GROUPS
         return [
             "setpriv",
-            *("--reuid", str(self.uid), "--regid", str(gid_of(self.uid)), "--clear-groups"),
+            *("--reuid", str(self.uid), "--regid", str(gid_of(self.uid)), *groups),
             *("--inh-caps", drop, "--ambient-caps", drop, "--bounding-set", drop),
             *("--no-new-privs", "--pdeathsig", "TERM", "--"),
             *self.command,
@@ -241,9 +246,17 @@ def jobs(layout: Layout) -> list[Job]:
             command=service_command(name, [*places, "--users", users]),
             uid=layout.users[name],
             rights=RIGHTS.get(name, ()),
+            groups=_tpm_groups(layout) if name == "keys" else (),
         )
         for name in ORDER
     ]
+
+
+def _tpm_groups(layout: Layout) -> tuple[int, ...]:
+    """Give the group of the controller's TPM, which `keys` alone belongs to."""
+    device = device_of(load(layout.site))
+    group = None if device is None else group_of(device)
+    return () if group is None else (group,)
 
 
 def service_command(name: str, options: Sequence[str]) -> list[str]:
