@@ -273,6 +273,28 @@ def test_n29_without_the_wan_pinned_names_go_on_and_the_others_fail_at_once(lab:
     until(lambda: "10.9.0.2" in lab.dig("+short", "@127.0.0.1", "www.example.com"))
 
 
+def test_names_of_others_are_for_who_belongs_here(lab: Lab) -> None:
+    """A site file that says nothing makes no open resolver, wherever it listens."""
+    for address in ("192.0.2.1", "192.0.2.9", "192.0.2.10"):
+        run("ip", "-n", lab.namespace, "address", "add", f"{address}/32", "dev", "lo")
+    wan = lab.server("wan", UPSTREAM, example_com=OUTSIDE)
+    listen = '[dns]\nlisten = ["127.0.0.1", "192.0.2.1"]\n'
+    us = lab.server("us", FORWARDING.replace("[dns]\n", listen + 'allow = "192.0.2.10/32"\n'))
+    wan.start()
+    us.start()
+
+    def asked(source: str, *words: str) -> str:
+        return lab.dig("@192.0.2.1", "-b", source, "www.example.com", *words)
+
+    for source in ("127.0.0.1", "192.0.2.10"):
+        assert "10.9.0.2" in asked(source) and " ra" in asked(source)
+    for words in ((), ("+tcp",), ("+norec",)):
+        refused = asked("192.0.2.9", *words)
+        assert "status: REFUSED" in refused and "EDE: 18" in refused and " ra;" not in refused
+    own = lab.dig("@192.0.2.1", "-b", "192.0.2.9", "lab.example.net", "SOA")
+    assert "status: NOERROR" in own and " aa" in own and "ANSWER: 1" in own
+
+
 def test_an_upstream_that_makes_up_names_is_told_of(lab: Lab) -> None:
     liar = UPSTREAM.replace("example.com", "com")
     wan = lab.server("wan", liar, com=OUTSIDE + "* A 203.0.113.9\n")
