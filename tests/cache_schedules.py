@@ -340,7 +340,7 @@ class Schedule:
         wire = Wire(self.case.directory, setup=False)
         try:
             self._check(wire, self._look(wire, None))
-            for round_ in rounds(self.chance):
+            for round_ in self.rounds():
                 self._save()
                 told = self.case.work(wire, round_)
                 self.log += [round_.sql, round_.cut, told]
@@ -352,6 +352,10 @@ class Schedule:
         finally:
             wire.arm(None)
             wire.close()
+
+    def rounds(self) -> list[Round]:
+        """Draw what is done and cut."""
+        return rounds(self.chance)
 
     def _look(self, wire: Wire, cut: Cut | None) -> dict[str, Any]:
         wire.arm(cut)

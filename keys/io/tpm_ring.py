@@ -132,7 +132,7 @@ class TpmRing:
         )
         if stored is not None:
             self._restore_clock()
-            self._collect()
+            self._collect(self.epoch)
 
     @property
     def lease(self) -> SignedLease | None:
@@ -387,17 +387,18 @@ class TpmRing:
             raise RuntimeError("no next epoch was drawn")
         try:
             self._tpm.increment(Index.EPOCH)
+            epoch = self.epoch
         except SiteError:
             # It may have counted all the same: what is written now could be of an epoch that ended.
             self._wipe()
             self._why = UNSURE
             raise
         self._keys["site"], self._next = self._next, None
-        self._collect()
+        self._store.epoch = epoch
+        self._collect(epoch)
 
-    def _collect(self) -> None:
+    def _collect(self, epoch: int) -> None:
         """Forget what another epoch holds: an effect that was not finished, or one of before."""
-        epoch = self.epoch
         if self._store.slot(epoch) is None:
             raise SiteError(ROLLED_BACK)
         with self._store.transaction():

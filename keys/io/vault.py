@@ -97,7 +97,8 @@ class Vault:
             self._store.set_meta(EPOCH_DUE, following.to_bytes(8, "big"))
             is_ready = self._prepare_epoch()
         if is_ready:
-            self._end_epoch()
+            # That transaction is on the disk: from here nothing of before opens again.
+            self._ring.advance()
 
     def settle(self) -> None:
         """End the epoch, if a revocation asks for it: the cache was closed, or there was a cut."""
@@ -130,11 +131,6 @@ class Vault:
                 again = self._protect(name, self._recover(name, stored, old), new)
             self._store.set_material(name, following, again)
         return True
-
-    def _end_epoch(self) -> None:
-        """Count on, once that transaction is on the disk: nothing of before opens again."""
-        self._ring.advance()
-        self._store.epoch = self._ring.epoch
 
     # key material
 
