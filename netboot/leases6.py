@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from ipaddress import IPv6Address
@@ -187,8 +187,27 @@ class LeaseTable6:
         if row is not None or self._identify is Identify.CLIENT_ID:
             return row
         heirs = self._fitting(client, self._names_of(client), link)
-        is_free = (row for row in heirs if row.iaid not in others and self._is_heir(client, row))
-        return next(is_free, None)
+        found = {
+            row.address: row
+            for row in heirs
+            if row.iaid not in others and self._is_heir(client, row)
+        }
+        return self._nearest(client, iaid, link, found)
+
+    def _nearest(
+        self, client: Client6, iaid: int, link: Link, found: Mapping[IPv6Address, Lease6]
+    ) -> Lease6 | None:
+        """Choose among several rows the one nearest to where the client's walk begins.
+
+        Firmware that boots asks beside that as a plain host, with another IAID: what it booted with
+        is the system's, however the two were renewed and released since.
+        """
+        if len(found) > 1:
+            walk = (one for subnet in link for one in self._probe(client, iaid, subnet))
+            nearest = next((address for address in walk if address in found), None)
+            if nearest is not None:
+                return found[nearest]
+        return next(iter(found.values()), None)
 
     def _fitting(
         self, client: Client6, addresses: Iterable[IPv6Address], link: Link

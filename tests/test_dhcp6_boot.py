@@ -216,6 +216,20 @@ def test_v6_5_ias_of_a_system_are_each_their_own_and_those_of_firmware_one() -> 
     assert told[0] == told[1]
 
 
+def test_v6_5_what_firmware_booted_with_is_the_system_s_whatever_else_it_asked_for() -> None:
+    """Seen of edk2 over HTTP: its IPv6 asks as a plain host while its boot is under way."""
+    server, nic, llt = Server6(), link_local(mac(2)), duid_llt(mac(2))
+    booted = given(server.request(llt, ia(7), *firmware(), source=nic))[0].address
+    beside = server.bound(llt, 8, nic)
+    assert beside != booted
+    for kind in (Kind6.RENEW, Kind6.RELEASE):
+        server.send(message6(kind, llt, ia(7, booted), server=SERVER_DUID), nic)
+        assert server.bound(duid_ll(mac(2)), 3, nic) == booted
+        assert server.bound(llt, 8, nic) == beside
+        again = server.request(llt, ia(9), *firmware(), source=nic)
+        assert given(again)[0].address == booted
+
+
 def test_identified_by_duid_and_iaid_alone_each_is_a_client_of_its_own() -> None:
     server = Server6(config6(identify=Identify.CLIENT_ID))
     one = server.bound(FIRMWARE, 1)
