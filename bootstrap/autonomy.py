@@ -79,7 +79,7 @@ class Known:
     boxes: Sequence[tuple[str, float]] = ()
     sets: Sequence[tuple[str, str, float | None]] = ()
     lists: Sequence[tuple[str, float | None]] = ()
-    makers: Sequence[tuple[str, float]] = ()
+    makers: Sequence[tuple[str, float | None]] = ()
     note: int | None = None
 
 

@@ -215,7 +215,7 @@ def asked_words(asked: Asked, now: float) -> tuple[str, ...]:
     if abs(age) > LATE_SECONDS:
         lines.append("note: an old request, or its clock is wrong: the lease ends sooner than said")
     if not counters.safe:
-        lines.append("note: its TPM lost power; its clock may have fallen back by up to 70 minutes")
+        lines.append("note: its TPM lost power unprepared: a little of its clock may be missing")
     return tuple(lines)
 
 

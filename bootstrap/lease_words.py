@@ -33,7 +33,7 @@ def shown_words(shown: Mapping[str, Any], now: float) -> tuple[str, ...]:
         f"its starts to {counters['reset_count']}"
     )
     if not counters["safe"]:
-        lines.append("the TPM lost power: its clock may have fallen back by up to 70 minutes")
+        lines.append("the TPM lost power unprepared: a little of its clock may be missing")
     return tuple(lines)
 
 

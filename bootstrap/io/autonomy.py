@@ -13,6 +13,8 @@ from bootstrap.io.references import References
 from bootstrap.rows import BoxRow
 from bootstrap.settings import Settings
 
+NO_END = 253_402_300_799
+"""How a certificate says that it has no end (RFC 5280, 4.1.2.5)."""
 _GONE = (Stage.REVOKED, Stage.REPLACED)
 
 
@@ -45,7 +47,10 @@ def outlook(
                 for one in references.manifests
             ],
             lists=[(one.title, one.next_update) for one in settings.anchors.crls],
-            makers=[(one.title, one.not_after) for one in settings.anchors.certificates],
+            makers=[
+                (one.title, None if one.not_after >= NO_END else one.not_after)
+                for one in settings.anchors.certificates
+            ],
             note=None if settings.note is None else settings.note.floor.counter,
         ),
         now,

@@ -6,7 +6,7 @@ decides nothing, and asks the TPM for its counters alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from keys.io.rpc import Params
 from keys.io.site_files import SiteFiles
 from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TpmRing
-from keys.rules import Tier
+from keys.rules import Tier, usable_until
 
+CLOSED = frozenset({"LEASE-ENDED", "LEASE-MISSING", "CACHE-ROLLED-BACK"})
+"""Why everything is withheld at once."""
 _ENDS = ("name", "tier", "reason", "usable_until", "since")
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
 
@@ -36,7 +38,7 @@ class Explaining:
         """Give each secret with its rule and its roles, and what the cache hangs on."""
         known = self.files.rules
         listed = []
-        for one in self.secrets.listed(now):
+        for one in self._listed(now):
             rule = known.secrets[one["name"]]
             why = known.controller.why_off(rule.tier)
             listed.append(
@@ -60,6 +62,15 @@ class Explaining:
             "turned_on": Tier.SITE in known.controller.tiers,
         }
 
+    def _listed(self, now: float) -> Iterator[dict[str, Any]]:
+        """List the secrets; what a closed cache withholds has an end of its own all the same."""
+        for one in self.secrets.listed(now):
+            rule = self.files.rules.secrets[one["name"]]
+            if one["reason"] in CLOSED and "expires" in one:
+                yield {**one, "usable_until": usable_until(one["expires"], rule)}
+            else:
+                yield one
+
     def lease(self) -> Mapping[str, Any] | None:
         """Say what is left of the lease, or why the cache is closed; None without a TPM."""
         ring = self.ring
@@ -82,7 +93,7 @@ class Explaining:
         """Let a status say when each secret and the lease end; names, never values."""
 
         def serve(user: str, params: Params, now: float) -> Mapping[str, Any]:
-            ends = [{name: one.get(name) for name in _ENDS} for one in self.secrets.listed(now)]
+            ends = [{name: one.get(name) for name in _ENDS} for one in self._listed(now)]
             said = status(user, params, now)
             certificates = {**said["certificates"], **self._of_boot()}
             return {**said, "certificates": certificates, "ends": ends, "lease": self.lease()}
