@@ -23,6 +23,8 @@ CIRCUIT_ID = 1
 REMOTE_ID = 2
 LINK_SELECTION = 5
 """Sub-option of 82: the subnet to choose from, when it is not giaddr's (RFC 3527)."""
+RELAY_PORT = 19
+"""Sub-option of 82: the relay asks from another port than 67 (RFC 8357)."""
 SERVER_ID_OVERRIDE = 11
 """Sub-option of 82: what clients behind this relay must take for the server (RFC 5107)."""
 _PI_OUIS = frozenset(

@@ -341,7 +341,8 @@ class DhcpEngine:
             return _NOTHING_DONE
         settings = self._book.settings(request.client, network, None)
         server_id = request.override or settings.server_id
-        refusal = nak(request.message, settings, server_id, text, request.arrival.interface)
+        where = request.arrival.interface, request.relay_port
+        refusal = nak(request.message, settings, server_id, text, *where)
         return Outcome(
             sends=(refusal,),
             events=self._damped(request, EventKind.NAK, address, reason=reason),

@@ -129,7 +129,8 @@ def _decode_message(data: bytes) -> Message6:
 def answer_relays(relays: Sequence[Relay6]) -> tuple[Relay6, ...]:
     """Make what goes around a reply for each relay of a request (RFC 8415, 19.3).
 
-    Interface-Id returns as it came, and what a relay asked back by option 43 (RFC 4994).
+    Interface-Id and the relay's port return as they came (RFC 8357), and what a relay asked back by
+    option 43 (RFC 4994).
     """
     return tuple(
         Relay6(
@@ -144,5 +145,6 @@ def answer_relays(relays: Sequence[Relay6]) -> tuple[Relay6, ...]:
 
 
 def _echoed(options: Options6) -> tuple[tuple[int, bytes], ...]:
-    wanted = {int(Code6.INTERFACE_ID), *options.numbers(Code6.ECHO_REQUEST)}
+    always = (int(Code6.INTERFACE_ID), int(Code6.RELAY_PORT))
+    wanted = {*always, *options.numbers(Code6.ECHO_REQUEST)}
     return tuple(item for item in options.items if item[0] in wanted)

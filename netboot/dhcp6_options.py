@@ -56,6 +56,7 @@ class Code6(IntEnum):
     LINK_LAYER_ADDRESS = 79
     SOL_MAX_RT = 82
     INF_MAX_RT = 83
+    RELAY_PORT = 135
 
 
 class StatusCode(IntEnum):

@@ -37,23 +37,31 @@ _T1, _T2 = 0.5, 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival6:
-    """Where a datagram came in; `multicast` tells whether it was sent to ff02::1:2."""
+    """Where a datagram came in; `multicast` tells whether it was sent to ff02::1:2.
+
+    `asked` is the address of ours that it was sent to otherwise.
+    """
 
     interface: str
     source: IPv6Address
     port: int = CLIENT_PORT6
     multicast: bool = True
+    asked: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send6:
-    """A datagram to send from port 547 by `interface`; with `promises` only once it is durable."""
+    """A datagram to send from port 547 by `interface`; with `promises` only once it is durable.
+
+    `source` is the address to send from, None for what the kernel takes.
+    """
 
     data: bytes
     interface: str
     destination: IPv6Address
     port: int
     promises: bool
+    source: IPv6Address | None = None
 
 
 def lend(iaid: int, address: IPv6Address, subnet: Subnet6Plan) -> Association:
@@ -145,12 +153,20 @@ def reply6(
 
 
 def send6(packet: Packet6, reply: Message6, arrival: Arrival6, *, promises: bool) -> Send6:
-    """Address a reply: to the client itself, or through the relays that its request passed."""
+    """Address a reply: to the client itself, or through the relays that its request passed.
+
+    A relay that says so is answered to the port that it asked from (RFC 8357, 5.2).
+    """
     data = Packet6(message=reply, relays=answer_relays(packet.relays)).encode()
+    port = CLIENT_PORT6
+    if packet.relays:
+        names_port = packet.relays[0].options.get(Code6.RELAY_PORT) is not None
+        port = arrival.port if names_port else SERVER_PORT6
     return Send6(
         data=data,
         interface=arrival.interface,
         destination=arrival.source,
-        port=SERVER_PORT6 if packet.relays else CLIENT_PORT6,
+        port=port,
         promises=promises,
+        source=arrival.asked,
     )

@@ -186,7 +186,14 @@ def bootp_reply(request: Request, grant: Grant) -> Send:
     return _send(request, settings, data, (grant.ciaddr, address), promises=True)
 
 
-def nak(message: Message, settings: Settings, server_id: bytes, text: str, interface: str) -> Send:
+def nak(
+    message: Message,
+    settings: Settings,
+    server_id: bytes,
+    text: str,
+    interface: str,
+    relay_port: int = SERVER_PORT,
+) -> Send:
     """Build a NAK: 53, 54, 56, 61 and 82 only; through a relay it asks for broadcast."""
     said = message.options.by_code
     head = settings.head(MessageType.NAK, server_id, None)
@@ -206,7 +213,7 @@ def nak(message: Message, settings: Settings, server_id: bytes, text: str, inter
         interface=interface,
         source=settings.subnet.appliance,
         destination=message.giaddr if is_relayed else _EVERYBODY,
-        port=SERVER_PORT if is_relayed else CLIENT_PORT,
+        port=relay_port if is_relayed else CLIENT_PORT,
         mac=None,
         data=data,
         promises=False,
@@ -231,7 +238,7 @@ def _send(
     message, (ciaddr, yiaddr) = request.message, targets
     port, via, destination, mac = CLIENT_PORT, _BROADCAST, _EVERYBODY, None
     if int(message.giaddr):
-        port, via, destination = SERVER_PORT, _UNICAST, message.giaddr
+        port, via, destination = request.relay_port, _UNICAST, message.giaddr
     elif int(ciaddr):
         via, destination = _UNICAST, ciaddr
     elif not message.wants_broadcast and request.client.mac is not None:

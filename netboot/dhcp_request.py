@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from netboot.classes import classify
 from netboot.client import (
     CIRCUIT_ID,
+    RELAY_PORT,
     SERVER_ID_OVERRIDE,
     Facts,
     facts_of,
@@ -20,7 +21,7 @@ from netboot.client import (
     uuid_of,
 )
 from netboot.dhcp_config import DhcpConfig
-from netboot.dhcp_message import ETHERNET, Message
+from netboot.dhcp_message import ETHERNET, SERVER_PORT, Message
 from netboot.dhcp_options import Code
 from netboot.errors import PeerError
 from netboot.leases import Client, Lease, LeaseTable
@@ -36,10 +37,11 @@ _SERVER_ID, _REQUESTED_ADDRESS = int(Code.SERVER_ID), int(Code.REQUESTED_ADDRESS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """Where a packet came in: the interface's name and the source address of the datagram."""
+    """Where a packet came in: the interface's name, source address and port of the datagram."""
 
     interface: str
     source: IPv4Address
+    port: int = SERVER_PORT
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,7 +49,8 @@ class Request:
     """A message with what belongs to it, made once for each packet; nobody changes it.
 
     `wanted` is option 50; `server_id` and `override` are option 54 and sub-option 11 of 82, 4 bytes
-    as they came. Not frozen, its facts made when first asked for: that costs more than a reply.
+    as they came; `relay_port` is where the relay listens. Not frozen, its facts made when first
+    asked for: that costs more than a reply.
     """
 
     message: Message
@@ -57,6 +60,7 @@ class Request:
     server_id: bytes | None
     wanted: IPv4Address | None
     override: bytes | None
+    relay_port: int = SERVER_PORT
     known_facts: Facts | None = None
 
     @property
@@ -139,6 +143,8 @@ def read_request(
     if agent is not None:
         override = sub_option(agent, SERVER_ID_OVERRIDE)
         request.override = override if override is not None and len(override) == 4 else None
+        if sub_option(agent, RELAY_PORT) is not None:
+            request.relay_port = arrival.port
     if config.reservations:
         identities = _identities(message, agent)
         client.reservation = table.reservation(client.key, identities, place.link)

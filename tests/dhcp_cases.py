@@ -84,6 +84,7 @@ class Say:
     has: Mapping[str, Any] = field(default_factory=dict)
     lacks: tuple[str | int, ...] = ()
     after: float = 0.0
+    arrival: int = 67
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def converse(case: Case) -> None:
     now = NOW
     for number, say in enumerate(case.says):
         now += say.after
-        arrival = Arrival(interface="eth0", source=IPv4Address(0))
+        arrival = Arrival(interface="eth0", source=IPv4Address(0), port=say.arrival)
         sends = engine.receive(packet(say), arrival, now).sends
         where = f"{case.name}, packet {number}: {say.what}"
         if say.reply is None:

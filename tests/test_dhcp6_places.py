@@ -118,6 +118,16 @@ def test_a_link_that_is_not_in_the_plan_is_refused_to_who_asks_us_and_to_nobody_
         assert sent("fd00:6::1", kind) == ()
 
 
+def test_a_relay_that_asks_from_another_port_is_answered_there_from_the_address_asked() -> None:
+    message = Packet6.decode(message6(Kind6.SOLICIT, A, ia())).message
+    for options, port in (((135, b"\0\0"),), 5470), ((), 547):
+        packet = Packet6(message=message, relays=(relay("fd00:41:7::1", *options), relay("::")))
+        (sent,) = Server6().send(packet.encode(), FAR, port=5470, asked=US, multicast=False).sends
+        assert (sent.port, sent.source) == (port, US)
+        outer = Packet6.decode(sent.data).relays[0]
+        assert outer.options.get(135) == (b"\0\0" if options else None)
+
+
 def test_interface_id_comes_back() -> None:
     message = Packet6.decode(message6(Kind6.SOLICIT, A, ia())).message
     relays = (relay("fd00:41:7::1", (Code6.INTERFACE_ID, b"outer")), relay("::", (18, b"inner")))

@@ -254,6 +254,22 @@ RELAYING = (
         ),
     ),
     Case(
+        "a relay that asks from another port is answered there",
+        BOTH,
+        (
+            discover(OFFER, (82, b"\x13\x00"), header=VIA, arrival=6767, has={"to": (RELAY, 6767)}),
+            discover(OFFER, (82, b"\x01\x01x"), header=VIA, arrival=6767, has={"to": (RELAY, 67)}),
+            request(
+                NAK,
+                ip("requested_addr", "10.9.9.9"),
+                (82, b"\x13\x00"),
+                header=VIA,
+                arrival=6767,
+                has={"to": (RELAY, 6767)},
+            ),
+        ),
+    ),
+    Case(
         "INFORM through a relay is answered through it",
         BOTH,
         (

@@ -18,7 +18,7 @@ _RECEIVE_BUFFER = 8 << 20
 _SO_RCVBUFFORCE = 33
 _LONGEST = 65535
 _ARRIVALS_KEPT = 1024
-_MULTICAST = 0xFF
+_MULTICAST = b"\xff"
 """The first byte of such an address (RFC 4291, 2.7)."""
 
 
@@ -30,7 +30,7 @@ class Dhcp6Interface:
         self.name = name
         self.trouble: str | None = None
         self.is_closed = False
-        self._arrivals: dict[tuple[str, int, bool], Arrival6] = {}
+        self._arrivals: dict[tuple[str, int, bytes], Arrival6] = {}
         try:
             self._index = socket.if_nametoindex(name)
         except OSError as error:
@@ -63,8 +63,9 @@ class Dhcp6Interface:
         except OSError:
             return None
         targets = [value for _, kind, value in ancillary if kind == socket.IPV6_PKTINFO]
-        is_multicast = bool(targets) and targets[0][0] == _MULTICAST
-        known = peer[0], peer[1], is_multicast
+        target = targets[0][:16] if targets else b""
+        is_multicast = target[:1] == _MULTICAST
+        known = peer[0], peer[1], target
         arrival = self._arrivals.get(known)
         if arrival is None:
             if len(self._arrivals) >= _ARRIVALS_KEPT:
@@ -74,14 +75,23 @@ class Dhcp6Interface:
                 source=IPv6Address(peer[0].partition("%")[0]),
                 port=peer[1],
                 multicast=is_multicast,
+                asked=IPv6Address(target) if target and not is_multicast else None,
             )
         return data, arrival
 
     def send(self, reply: Send6) -> None:
-        """Send a reply; what cannot leave is trouble, and the client asks again."""
+        """Send a reply; what cannot leave is trouble, and the client asks again.
+
+        Who asked one of our addresses is answered from it: a firewall between knows no other.
+        """
         scope = self._index if reply.destination.is_link_local else 0
+        target = (str(reply.destination), reply.port, 0, scope)
+        pin: list[tuple[int, int, bytes]] = []
+        if reply.source is not None:
+            info = reply.source.packed + struct.pack("@I", self._index)
+            pin = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)]
         try:
-            self.socket.sendto(reply.data, (str(reply.destination), reply.port, 0, scope))
+            self.socket.sendmsg([reply.data], pin, 0, target)
         except OSError as error:
             self.trouble = f"interface {self.name}: cannot send: {error.strerror}"
         else:

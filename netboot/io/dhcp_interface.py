@@ -45,7 +45,7 @@ class DhcpInterface:
         self.mac = interface_mac(name)
         self.trouble: str | None = None
         self.is_closed = False
-        self._arrivals: dict[str, Arrival] = {}
+        self._arrivals: dict[tuple[str, int], Arrival] = {}
         self._origins: dict[bytes, Origin] = {}
         self._pins: dict[IPv4Address, list[tuple[int, int, bytes]]] = {}
         self._broadcast = Origin(interface=self, asked=None)
@@ -84,15 +84,16 @@ class DhcpInterface:
     def receive(self) -> tuple[bytes, Arrival, Origin] | None:
         """Take one datagram; None when there is none, or the interface went down."""
         try:
-            data, ancillary, _, (source, _) = self.udp.recvmsg(_LARGEST, 64)
+            data, ancillary, _, peer = self.udp.recvmsg(_LARGEST, 64)
         except OSError:
             return None
-        arrival = self._arrivals.get(source)
+        arrival = self._arrivals.get(peer)
         if arrival is None:
             if len(self._arrivals) >= _ARRIVALS_KEPT:
                 self._arrivals.clear()
-            arrival = Arrival(interface=self.name, source=IPv4Address(source))
-            self._arrivals[source] = arrival
+            source, port = peer
+            arrival = Arrival(interface=self.name, source=IPv4Address(source), port=port)
+            self._arrivals[peer] = arrival
         info = ancillary[0][2] if ancillary else b""
         origin = self._broadcast
         if info[4:8] == info[8:12]:  # ipi_spec_dst, ipi_addr: of a broadcast they differ
