@@ -32,6 +32,7 @@ MAX_HOURS = 2 * 366 * 24
 MAX_STARTS = 10_000
 LATE_SECONDS = 86_400
 _PCR_LINE = re.compile(r"\s*([0-9]{1,2})\s*:\s*(?:0x)?([0-9A-Fa-f]{64})\s*")
+_SITE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _MAKER = object()
 
 
@@ -91,6 +92,8 @@ def check_request(text: str, *, challenge: str | None = None) -> Asked:
         raise PeerError("the key that quoted is no primary key of the endorsement hierarchy")
     if challenge is not None and request.challenge != challenge:
         raise PeerError(f"the request quotes the challenge {request.challenge!r}, not yours")
+    if not _SITE.fullmatch(request.site):  # it becomes the name of a directory
+        raise PeerError(f"{request.site!r} is no site id")
     return Asked(
         request=request,
         ek_name=ek.name(),

@@ -148,6 +148,12 @@ def test_a_key_that_is_not_its_own_is_quoted_too() -> None:
         check_request(asking(signed={"ek": other}))
 
 
+@pytest.mark.parametrize("site", ["", "..", "../../etc", "a/b", "a\0b", "a\n", ".a", "a" * 64])
+def test_a_site_that_is_no_site_names_no_directory(site: str) -> None:
+    with pytest.raises(PeerError, match="is no site id"):
+        check_request(asking(site=site))
+
+
 def test_the_challenge_of_headquarters_must_be_quoted() -> None:
     with pytest.raises(PeerError, match="not yours"):
         check_request(asking(), challenge="7392")
