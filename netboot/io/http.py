@@ -148,8 +148,8 @@ class HttpRunner:
     def _sweep(self) -> None:
         self._swept = self._now
         for one in tuple(self._connections.values()):
-            if one.body is not None and not one.body.left:
-                self._drain(one, one.body)
+            if one.body is not None:
+                self._look(one, one.body)
             if one.deadline <= self._now:
                 self._drop(one)
 
@@ -283,12 +283,9 @@ class HttpRunner:
 
     def _pushed(self, connection: Connection) -> None:
         """Look at what became of an answer: go on when the client takes more, or it asks more."""
-        body = connection.body
         if connection.has_moved:
             connection.has_moved = False
             connection.deadline = self._now + STALL_SECONDS
-            if body is not None and body.left:
-                self._tell_progress(connection, body)
         if connection.is_sent and not connection.is_broken:
             self._end_answer(connection)
         if connection.is_broken:
@@ -310,24 +307,26 @@ class HttpRunner:
             except OSError:
                 connection.is_broken = True
 
-    def _drain(self, connection: Connection, body: Sending) -> None:
+    def _look(self, connection: Connection, body: Sending) -> None:
         """See how much of what was handed to the kernel has arrived; tell when all has."""
         waits = unread(connection.sock)
-        if not waits:
+        if body.left:
+            self._tell_progress(body, waits)
+        elif not waits:
             self._told(connection)
         elif waits < body.unread:
             body.unread = waits
             connection.deadline = max(connection.deadline, self._now + STALL_SECONDS)
-            self._tell_progress(connection, body)
+            self._tell_progress(body, waits)
 
-    def _tell_progress(self, connection: Connection, body: Sending) -> None:
+    def _tell_progress(self, body: Sending, waits: int) -> None:
         events = self._record.progress(
             Transport.HTTP,
             body.peer,
             body.entry,
             body.file.size,
             time.time(),
-            sent=max(0, body.sent - unread(connection.sock)),
+            sent=max(0, body.sent - waits),
             offset=body.start,
         )
         if events:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 _MOST = 4
@@ -32,20 +32,24 @@ class Senders:
         self._helpers: list[_Helper] = []
         self._work: deque[Pushing] = deque()
 
-    def push(self, work: Iterable[Pushing]) -> None:
+    def push(self, work: Sequence[Pushing]) -> None:
         """Have each push once; all have when this returns."""
+        if len(work) < 2:
+            for one in work:
+                one.push()
+            return
         waiting = self._work
         waiting.extend(work)
-        if len(waiting) > 1 and len(self._helpers) < self._wanted:
+        if len(self._helpers) < self._wanted:
             self._helpers += [_Helper(waiting) for _ in range(self._wanted)]
-        helping = self._helpers[: len(waiting) - 1]
-        for one in helping:
-            one.begin.release()
+        helping = self._helpers[: len(work) - 1]
+        for helper in helping:
+            helper.begin.release()
         _push_all(waiting)
-        for one in helping:
-            one.end.acquire()
-            if one.is_ended:
-                raise RuntimeError(f"{one.name} has ended")
+        for helper in helping:
+            helper.end.acquire()
+            if helper.is_ended:
+                raise RuntimeError(f"{helper.name} has ended")
 
     def close(self) -> None:
         """End the threads."""
