@@ -122,6 +122,10 @@ def dhcpcd(wire: Wire6, tmp_path: Path) -> Iterator[Callable[[], str]]:
             yield log.read_text
         finally:
             process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def test_dhcpcd_takes_its_address_from_a_stateful_network(
