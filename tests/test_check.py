@@ -385,6 +385,25 @@ def test_the_root_follows_a_changed_domain(tmp_path: Path) -> None:
     assert after.public_key() == before.public_key()
 
 
+def test_a_root_from_before_ipv6_is_worth_a_note_and_stops_nothing(tmp_path: Path) -> None:
+    """Boxes ask for the name: they enrol by IPv6 all the same."""
+    directory = tmp_path / "site"
+    site_dir.init(directory, NEW)
+    path = directory / "site.toml"
+    six = 'name = "six"\ninterface = "eth0"\nnetwork = "fd00:1::/64"\nappliance = "fd00:1::2"\n'
+    path.write_text(f'{path.read_text()}\n[[subnet6]]\n{six}pool = "fd00:1::100-fd00:1::1ff"\n')
+
+    def notes() -> list[str]:
+        problems = site_dir.check_site(directory, tmp_path)[1]
+        assert site_dir.errors_of(problems) == []
+        return [str(one) for one in problems if "vouch" in str(one)]
+
+    (note,) = notes()
+    assert "may not vouch for fd00:1::2 of subnet6 six: run `doorstep ca root`" in note
+    site_dir.remake_root(directory, site_dir.load(directory))
+    assert notes() == []
+
+
 def test_a_site_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="doorstep init"):
         site_dir.load(tmp_path)
