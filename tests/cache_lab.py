@@ -62,11 +62,12 @@ class ControllerTpm:
             time.sleep(0.01)
 
     def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as sock:
-            try:
-                sock.connect(str(self.sockets[1]))
-            except OSError:
-                return False
+        for path in self.sockets:
+            with socket.socket(socket.AF_UNIX) as sock:
+                try:
+                    sock.connect(str(path))
+                except OSError:
+                    return False
         return True
 
     def cut_power(self) -> None:

@@ -46,6 +46,17 @@ def test_a_leap_counts_but_is_not_kept() -> None:
     assert not again.suspect
 
 
+def test_what_begins_in_a_leap_begins_at_the_time_that_is_believed() -> None:
+    machine = Machine()
+    clock = machine.start(NOW)
+    assert clock.believed() == NOW
+    machine.passes(60)
+    clock.now()
+    machine.wall += 365 * DAY
+    assert clock.believed() == NOW + 60
+    assert clock.now() == machine.wall
+
+
 def test_a_leap_that_runs_evenly_for_a_day_is_kept() -> None:
     """A controller that lay in a store room for a month."""
     machine = Machine(NOW + 30 * DAY)

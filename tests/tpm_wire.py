@@ -174,9 +174,9 @@ class _Middle:
     def _accept(self, listener: Any, upstream: Path) -> None:
         client, _ = listener.accept()
         server = socket.socket(socket.AF_UNIX)
-        server.settimeout(WAIT)
         try:
-            server.connect(str(upstream))
+            server.connect(str(upstream))  # with a time limit a full backlog would be an error
+            server.settimeout(WAIT)
         except OSError:
             client.close()
             server.close()

@@ -47,6 +47,11 @@ class Clock:
             self.mark, self._since = now, monotonic
         return now
 
+    def believed(self) -> float:
+        """Give the time without a leap, for what begins now and must not last too long."""
+        now = self.now()
+        return self.mark + self._monotonic() - self._since if self.suspect else now
+
     def confirm(self, signed: float) -> None:
         """Take a signed time: it was not earlier than that."""
         now = self.mark + self._monotonic() - self._since

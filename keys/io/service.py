@@ -33,12 +33,12 @@ from keys.io.layout import OPERATOR, REHEARSAL_MARK, Layout
 from keys.io.leasing import Leasing
 from keys.io.pacing import Pacing
 from keys.io.ring import ClosedError, FileRing, Ring
+from keys.io.room import Room
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
 from keys.io.stored_secrets import StoredSecrets
-from keys.io.tpm_link import TpmGoneError
-from keys.io.tpm_ring import TPM_META, TpmRing, rehearsal_socket
+from keys.io.tpm_ring import TPM_GONE, TPM_META, TpmRing, rehearsal_socket
 from keys.io.vault import CHECK, Vault
 from keys.io.wrapping import Wrapping
 from keys.io.zone_signing import ZoneSigning
@@ -64,6 +64,8 @@ ADMINISTRATIVE = frozenset(
 """What is served before the authorities are signed."""
 UNDER_LEASE = frozenset({"handover", "answer"})
 """What asks the TPM first whether the lease still runs."""
+ADDING = frozenset({"secret_put", "secret_import"})
+"""What is refused on a full disk."""
 ANCHORED = frozenset(
     {"revoke", "withdraw", "secret_remove", "secret_import", "lease_apply", "lease_end"}
 )
@@ -103,6 +105,7 @@ class Service:
         self._unlock()
         self._saved = 0.0
         self._trouble: str | None = None
+        self._room = Room(layout.state / "keys")
         self._pacing, self._swapped = Pacing(self._store, self._ring, monotonic), shortfall()
         self._desk = Desk(
             store=self._store,
@@ -173,14 +176,13 @@ class Service:
         """Keep the time mark, notice changed files, issue what is due."""
         now = self._clock.now()
         changed = self._files.changed()
+        self._room.look()
         try:
             self._ring.check()  # the keys go with the lease, also while nobody asks
             self._vault.settle()
-        except ClosedError:
-            pass
-        except TpmGoneError as error:
-            self._trouble, self._saved = str(error), 0.0
-            return  # nothing is handed over; names are signed on
+        except ClosedError as error:
+            if error.code == TPM_GONE:
+                return  # nothing is handed over; names are signed on
         self._auditing.anchor(now)
         if not changed and 0 <= now - self._saved < MARK_SECONDS:
             return
@@ -232,9 +234,11 @@ class Service:
             if name not in ADMINISTRATIVE and not self._authority.ready:
                 raise Refusal("NO-CA", NO_CA)
             try:
-                now = self._clock.now()
+                now = self._clock.believed() if name in ADDING else self._clock.now()
                 if name in UNDER_LEASE:
                     self._ring.check()
+                if name in ADDING and self._room.sentence:
+                    raise Refusal("DISK-FULL", self._room.sentence)
                 reply = serve(user, params, now)
                 if name in ANCHORED:
                     self._auditing.anchor(now, at_once=True)
@@ -423,7 +427,9 @@ class Service:
             said.append(str(error))
         if self._clock.suspect:
             said.append("the clock of this controller leapt ahead: check its date")
-        said += filter(None, (self._trouble, self._pacing.sentence, self._swapped))
+        said += filter(
+            None, (self._trouble, self._room.sentence, self._pacing.sentence, self._swapped)
+        )
         return said + self._files.sentences
 
 

@@ -152,6 +152,9 @@ class Store:
             self._configure()
         except sqlite3.Error as error:
             raise SiteError(f"{path}: {error}") from error
+        except OSError as error:
+            self._db.close()
+            raise SiteError(f"{path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the database."""
@@ -473,7 +476,10 @@ class Store:
 
 def _row(found: Sequence[Any]) -> Row:
     name, _, version, tier, set_at, expires, wrapped, sealed = found
-    label = Label(name=name, version=version, tier=Tier(tier), set_at=set_at, expires=expires)
+    known = {one.value for one in Tier}
+    # A damaged word must spoil this row alone: one of tier box does not open on a controller.
+    kept = Tier(tier) if tier in known else Tier.BOX
+    label = Label(name=name, version=version, tier=kept, set_at=set_at, expires=expires)
     return Row(label=label, wrapped=wrapped, sealed=sealed)
 
 

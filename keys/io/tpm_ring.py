@@ -29,7 +29,7 @@ from keys.io.owner import ESCROW_META, own
 from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
-from keys.io.tpm_link import TpmRefusedError
+from keys.io.tpm_link import TpmGoneError, TpmRefusedError
 from keys.lease import Counters, Purpose, SignedLease, lease_policy, reference
 from keys.lease_request import QUOTED_PCRS, LeaseRequest, request_digest
 from keys.policy import pcr_digest
@@ -47,6 +47,7 @@ from keys.tpm_public import PublicArea
 TPM_META, CLOCK_META = "tpm", "tpm-clock"
 MAX_STEPS = 64
 """By how much one lease may move the lease counter."""
+TPM_GONE = "TPM-GONE"
 NO_LEASE = "this controller has no lease"
 ENDED = "the lease was ended"
 OTHER_SOFTWARE = "this controller runs other software than the lease is for"
@@ -302,6 +303,12 @@ class TpmRing:
 
     def check(self) -> None:
         """Ask the TPM whether the lease still runs; ClosedError, and no key, when it does not."""
+        try:
+            self._check()
+        except TpmGoneError as error:
+            raise ClosedError(TPM_GONE, str(error)) from None
+
+    def _check(self) -> None:
         if self._lease is None and self._why is UNSURE:
             self.open()
             return
@@ -333,7 +340,9 @@ class TpmRing:
         if lease.purpose is not Purpose.CACHE or lease.reference != self.reference:
             raise PeerError("the lease is for another appliance or another purpose")
         held = self._tpm.counter(Index.LEASE)
-        is_used = lease.terms.counter == held and self._is_due(signed)
+        # The one that runs may be given again where its row was damaged: the TPM takes it anyway.
+        is_open = self._lease is not None
+        is_used = lease.terms.counter == held and is_open and self._is_due(signed)
         if lease.terms.counter < held or is_used:
             raise PeerError("the lease was used before, or a newer one was: ask for a new one")
         if lease.terms.counter > held + MAX_STEPS:
@@ -443,8 +452,13 @@ class TpmRing:
         if stored is None or stored[8:] != bind("doorstep/v1/tpm-clock", stored[:8]):
             return  # no clock goes back: one bit that fell over would end every lease to come
         (seen,) = struct.unpack(">Q", stored[:8])
-        if self._tpm.counters().clock < seen:
+        if self._tpm.counters().clock >= seen:
+            return
+        try:
             self._tpm.advance_clock(seen)
+        except SiteError:
+            if self._tpm.counters().clock < seen:  # else it got there by itself meanwhile
+                raise
 
     def close(self) -> None:
         """Drop the keys and let go of the TPM."""
