@@ -30,29 +30,14 @@ from dhcp6_lab import (
 )
 
 from netboot.bootchoice import BootRule, BootTable, Loading
-from netboot.dhcp6_message import Kind6, Message6, Packet6, Relay6
-from netboot.dhcp6_options import Code6, Options6, Status, VendorClass
+from netboot.dhcp6_message import Kind6, Packet6, Relay6
+from netboot.dhcp6_options import Code6, Options6, VendorClass
 from netboot.errors import SiteError
 from netboot.network import ClientKind, Identify, Match, OptionValue, Reservation6
 
 A, B = duid_ll(mac(1)), duid_ll(mac(2))
-FAR = IPv6Address("fd00:99::9")
 PRIVATE = IPv6Address("fe80::abcd:1234:5678:9abc")
 """A link-local address that tells nothing of the NIC."""
-
-
-def status(reply: Message6) -> int | None:
-    data = reply.options.get(Code6.STATUS)
-    return None if data is None else Status.decode(data).code
-
-
-def ia_status(reply: Message6) -> int | None:
-    (association,) = reply.options.associations
-    return None if association.status is None else association.status.code
-
-
-def is_silent(server: Server6, data: bytes, **arrival: object) -> bool:
-    return server.send(data, **arrival).sends == ()  # type: ignore[arg-type]
 
 
 # Boot

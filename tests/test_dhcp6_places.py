@@ -30,8 +30,6 @@ from netboot.network import OptionValue, Reservation6
 
 A, B = duid_ll(mac(1)), duid_ll(mac(2))
 FAR = IPv6Address("fd00:99::9")
-PRIVATE = IPv6Address("fe80::abcd:1234:5678:9abc")
-"""A link-local address that tells nothing of the NIC."""
 
 
 def status(reply: Message6) -> int | None:

@@ -45,7 +45,6 @@ from netboot.network import ClientClass, Identify, Match, Reservation
 
 IN_POOL = subnet(pools=(pool(ONE, "192.0.2.60"),))
 UUID = bytes(range(16))
-AT_TEN = {"address": address("192.0.2.10"), "name": None}
 RESERVING = (
     *(
         Case(

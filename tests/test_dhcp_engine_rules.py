@@ -24,19 +24,16 @@ from dhcp_lab import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netboot.bootchoice import BootRule, BootTable, Loading, rules_of_set
+from netboot.bootchoice import BootTable, rules_of_set
 from netboot.dhcp import uuid_texts
 from netboot.dhcp_message import Message
 from netboot.dhcp_options import Code, MessageType
 from netboot.dhcp_reply import Via
 from netboot.errors import SiteError
 from netboot.events import EventKind
-from netboot.network import ClientKind, Match, Pool, Reservation
+from netboot.network import Pool, Reservation
 
 FIRST = ADDRESS("10.41.7.100")
-SCRIPT = BootRule(
-    match=Match(kinds=frozenset({ClientKind.IPXE})), file="boot.ipxe", loading=Loading.TFTP
-)
 OURS = (Code.SERVER_ID, ADDRESS("10.41.7.2").packed)
 
 
