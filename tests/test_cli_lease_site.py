@@ -54,6 +54,8 @@ class LeasedControlSite(ControlSite):
             process.kill()
         self.tpm.cut_power()
         self.tpm.power_on()
+        for path in (self.layout.run / "tls").iterdir():
+            path.unlink()  # it was in memory
         for name, process in self.processes.items():
             process.start()
             self.wait_for(name)
@@ -128,6 +130,10 @@ def test_boxes_wait_when_the_lease_has_ended_and_enrol_when_it_is_renewed(
     # a lease from headquarters, and all goes on: nothing is put again
     site.renew("--days", "2", "--starts", "1")
     assert boot(site, box, manifest).enrol().status == "ready"
+    assert {path.name for path in (site.layout.run / "tls").iterdir()} == {
+        "server.key",
+        "server.pem",
+    }
     site.until(lambda: "on its own until" in first_line(site))
     assert "of being switched on and 1 start more: then lease 3 ends." in first_line(site)
 

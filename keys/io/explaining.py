@@ -20,7 +20,7 @@ from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TpmRing
 from keys.rules import Tier, usable_until
 
-CLOSED = frozenset({"LEASE-ENDED", "LEASE-MISSING", "CACHE-ROLLED-BACK"})
+CLOSED = frozenset({"LEASE-ENDED", "LEASE-MISSING", "CACHE-ROLLED-BACK", "TPM-GONE"})
 """Why everything is withheld at once."""
 _ENDS = ("name", "tier", "reason", "usable_until", "since")
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
