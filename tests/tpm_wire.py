@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -52,8 +53,18 @@ class Cut:
 class Wire:
     """A software TPM behind a process that listens in; `tcti` is for the controller."""
 
-    def __init__(self, directory: Path, *, record: Path | None = None, setup: bool = True) -> None:
-        """Start both; without `setup` the state of the TPM is there already."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        record: Path | None = None,
+        setup: bool = True,
+        tpm: ControllerTpm | None = None,
+    ) -> None:
+        """Start both; without `setup` the state of the TPM is there already.
+
+        A `tpm` that somebody else starts and ends is only listened to.
+        """
         self.directory = directory
         self._path = directory / "wire.sock"
         self.tcti = f"swtpm:path={self._path}"
@@ -63,7 +74,8 @@ class Wire:
         self._pid = os.fork()
         if self._pid == 0:
             self._control.close()
-            _stand_between(directory, self._path, theirs, record, setup=setup)
+            made = tpm or (lambda: ControllerTpm(directory) if setup else _KeptTpm(directory))
+            _stand_between(made, self._path, theirs, record)
         theirs.close()
         self._answer()
 
@@ -97,17 +109,21 @@ class Wire:
 
 
 def _stand_between(
-    directory: Path, path: Path, control: socket.socket, record: Path | None, *, setup: bool
+    made: ControllerTpm | Callable[[], ControllerTpm],
+    path: Path,
+    control: socket.socket,
+    record: Path | None,
 ) -> None:
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        tpm = ControllerTpm(directory) if setup else _KeptTpm(directory)
+        tpm = made if isinstance(made, ControllerTpm) else made()
         try:
             _Middle(tpm, path, control, record).serve()
             status = 0
         finally:
-            tpm.close()
+            if tpm is not made:
+                tpm.close()
     finally:
         os._exit(status)
 
