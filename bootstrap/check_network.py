@@ -209,7 +209,7 @@ def _reservations(site: NetbootSite) -> Iterator[Problem]:
     for number, one in enumerate(site.reservations, 1):
         key = f"reservation.{one.name or number}"
         yield from _reservation(site, one, key)
-        who = one.mac or one.uuid or one.client_id or one.circuit_id or b""
+        who = next((key for name in _KEYS if (key := getattr(one, name)) is not None), b"")
         if one.name is not None and homes.setdefault(one.name, who) != who:
             yield wrong("reservation.name", f"{one.name} is there twice", "keep one of them")
     macs = [
@@ -247,7 +247,7 @@ def _reservation(site: NetbootSite, one: Reservation, key: str) -> Iterator[Prob
         yield worth(f"{key}.address", what, "it is kept for this client; outside is clearer")
 
 
-_KEYS = ("mac", "uuid", "client_id", "circuit_id")
+_KEYS = ("mac", "uuid", "client_id", "circuit_id", "remote_id")
 _KEYS6 = ("duid", "uuid", "mac", "circuit_id", "remote_id")
 
 

@@ -127,6 +127,7 @@ def reservation(one: written.Reservation, sets: Sequence[bytes]) -> Reservation:
         uuid=one.uuid,
         client_id=one.client_id,
         circuit_id=one.circuit_id,
+        remote_id=one.remote_id,
         address=one.address,
         name=one.name,
         parameters=parameters(one),

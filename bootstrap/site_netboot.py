@@ -232,13 +232,14 @@ class ClientClass(Matching, Leasing):
 
 
 class Reservation(Leasing):
-    """What one client always gets; it is known by exactly one of four keys."""
+    """What one client always gets; it is known by exactly one of five keys."""
 
     name: Label | None = None
     mac: Mac | None = None
     uuid: Uuid | None = None
     client_id: ClientId | None = None
     circuit_id: Data | None = None
+    remote_id: Data | None = None
     address: Address | None = None
     boot_set: Plain | None = None
 

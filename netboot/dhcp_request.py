@@ -14,6 +14,7 @@ from netboot.classes import classify
 from netboot.client import (
     CIRCUIT_ID,
     RELAY_PORT,
+    REMOTE_ID,
     SERVER_ID_OVERRIDE,
     Facts,
     facts_of,
@@ -171,5 +172,6 @@ def _identities(message: Message, agent: bytes | None) -> tuple[bytes, ...]:
     mac, uuid = message.mac, uuid_of(message.options)
     circuit = sub_option(agent, CIRCUIT_ID) if agent else None
     client_id = message.options.get(Code.CLIENT_ID)
-    found = ((b"m", mac), (b"u", uuid), (b"r", circuit), (b"c", client_id))
+    remote = sub_option(agent, REMOTE_ID) if agent else None
+    found = ((b"m", mac), (b"u", uuid), (b"r", circuit), (b"s", remote), (b"c", client_id))
     return tuple(letter + data for letter, data in found if data is not None)

@@ -166,7 +166,7 @@ class _Why:
         yield f"client: asks as {facts.kind.value}{said}"
         reservation = request.client.reservation
         if reservation is not None:
-            keys = ("mac", "uuid", "client_id", "circuit_id")
+            keys = ("mac", "uuid", "client_id", "circuit_id", "remote_id")
             key = next(key for key in keys if getattr(reservation, key) is not None)
             yield (
                 f"reservation: {reservation.name or reservation.address or 'without a name'}, "

@@ -241,8 +241,8 @@ def _check_interfaces(subnets: tuple[SubnetPlan, ...]) -> None:
 
 def identity_of(entry: Reservation) -> bytes:
     """Name who a reservation is for: a letter for the kind, then the bytes."""
-    who = (entry.mac, entry.uuid, entry.client_id, entry.circuit_id)
-    for letter, data in zip(b"mucr", who, strict=True):
+    who = (entry.mac, entry.uuid, entry.client_id, entry.circuit_id, entry.remote_id)
+    for letter, data in zip(b"mucrs", who, strict=True):
         if data is not None:
             return bytes((letter,)) + data
     raise SiteError(f"reservation {entry.address or entry.name}: it names no client")

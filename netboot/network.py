@@ -176,17 +176,19 @@ def swapped_uuid(uuid: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What one client always gets; it is known by exactly one of the first four.
+    """What one client always gets; it is known by exactly one of the first five.
 
     `mac` 6 bytes; `uuid` 16 bytes as in option 97, in either order of its first three fields;
-    `client_id` option 61 whole; `circuit_id` sub-option 1 of 82. `address` None gives parameters
-    alone. `boot_set` (32 bytes) is what this box boots instead of the served one.
+    `client_id` option 61 whole; `circuit_id` and `remote_id` sub-options 1 and 2 of 82. `address`
+    None gives parameters alone. `boot_set` (32 bytes) is what this box boots instead of the served
+    one.
     """
 
     mac: bytes | None = None
     uuid: bytes | None = None
     client_id: bytes | None = None
     circuit_id: bytes | None = None
+    remote_id: bytes | None = None
     address: IPv4Address | None
     name: str | None
     parameters: Parameters = NOTHING

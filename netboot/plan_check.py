@@ -242,6 +242,7 @@ def _key(one: Reservation) -> str:
             ("uuid", one.uuid),
             ("client_id", one.client_id),
             ("circuit_id", one.circuit_id),
+            ("remote_id", one.remote_id),
         )
         if data is not None
     ]
@@ -276,11 +277,10 @@ def _home(plan: Plan, address: IPv4Address) -> SubnetPlan | None:
 
 
 def _check_reservation(one: Reservation, where: str) -> Iterator[str]:
-    named = [
-        data for data in (one.mac, one.uuid, one.client_id, one.circuit_id) if data is not None
-    ]
+    keys = (one.mac, one.uuid, one.client_id, one.circuit_id, one.remote_id)
+    named = [data for data in keys if data is not None]
     if len(named) != 1 or not 0 < len(named[0]) <= 255:
-        yield f"{where}: takes exactly one of mac, uuid, client_id and circuit_id"
+        yield f"{where}: takes exactly one of mac, uuid, client_id, circuit_id and remote_id"
     if one.mac is not None and (len(one.mac) != 6 or one.mac == b"\xff" * 6 or not any(one.mac)):
         yield f"{where}: {one.mac.hex(':')} is no address of one machine"
     if one.uuid is not None and len(one.uuid) != 16:

@@ -174,7 +174,13 @@ class ProxyEngine:
 
     def _reservation(self, message: Message, facts: Facts) -> Reservation | None:
         client_id = message.options.get(Code.CLIENT_ID)
-        known = ((b"m", facts.mac), (b"u", facts.uuid), (b"r", facts.circuit_id), (b"c", client_id))
+        known = (
+            (b"m", facts.mac),
+            (b"u", facts.uuid),
+            (b"r", facts.circuit_id),
+            (b"s", facts.remote_id),
+            (b"c", client_id),
+        )
         found = (self._reservations.get(letter + data) for letter, data in known if data)
         return next((entry for entry in found if entry is not None), None)
 

@@ -66,6 +66,11 @@ RESERVING = (
                 {"circuit_id": b"port 7"},
                 ((82, b"\x01\x06port 7"),),
             ),
+            (
+                "remote-id",
+                {"remote_id": b"switch 3"},
+                ((82, b"\x01\x06port 9\x02\x08switch 3"),),
+            ),
         )
     ),
     Case(
