@@ -15,10 +15,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 
-def exposition(status: Mapping[str, Any], leases: int | None = None) -> bytes:
-    """Write metrics in the text format of Prometheus, version 0.0.4."""
+def exposition(
+    status: Mapping[str, Any],
+    leases: int | None = None,
+    ends: Iterable[Mapping[str, Any]] = (),
+) -> bytes:
+    """Write metrics in the text format of Prometheus, version 0.0.4.
+
+    `ends` are horizons of the site, as `bootstrap.autonomy` writes them.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Given(families=(*_netboot(status, leases), *_dns(status.get("dns", {})))))
+    families = (*_netboot(status, leases), *_dns(status.get("dns", {})), *_ends(ends))
+    registry.register(_Given(families=families))
     return generate_latest(registry)
 
 
@@ -53,6 +61,22 @@ def _netboot(status: Mapping[str, Any], leases: int | None) -> Iterator[Metric]:
     if "last_event" in status:
         said = "Events of DHCP, TFTP, HTTP and DNS."
         yield CounterMetricFamily("doorstep_events", said, value=status["last_event"])
+
+
+def _ends(ends: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Give each end; of things of the same name, as lists of one maker, the first one."""
+    found: dict[tuple[str, str, str], float] = {}
+    for one in ends:
+        if one["ends"] is not None:
+            found.setdefault((one["kind"], one["name"], one["renewed"]), one["ends"])
+    if found:
+        said = "When a thing of this site ends without the WAN, and who renews it."
+        family = GaugeMetricFamily(
+            "doorstep_end_timestamp_seconds", said, labels=("kind", "name", "renewed")
+        )
+        for labels, at in found.items():
+            family.add_metric(labels, at)
+        yield family
 
 
 def _count(status: Mapping[str, Any], key: str) -> int | None:

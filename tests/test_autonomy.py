@@ -10,8 +10,10 @@ import pytest
 from control_site import ControlSite
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from bootstrap.autonomy import FIRST, Horizon, Known, Renewed, first, horizons, sentence
+from bootstrap.metrics import exposition
 
 NOW = 1_795_000_000.0
 DAY = 86_400
@@ -166,6 +168,21 @@ def test_the_order_is_by_end_whatever_there_is(
     assert {one.ends for one in first(found)} <= set(ends)
 
 
+def test_prometheus_reads_each_end() -> None:
+    ends = [one.document() for one in horizons(known(), NOW)]
+    text = exposition({}, None, ends).decode()
+    found = {
+        (one.labels["kind"], one.labels["name"], one.labels["renewed"]): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+        if one.name == "doorstep_end_timestamp_seconds"
+    }
+    assert found["lease", "4", "headquarters"] == NOW + 10 * DAY
+    assert found["certificate", "server", "here"] == NOW + 60 * DAY
+    assert len(found) == sum(one["ends"] is not None for one in ends)
+    assert b"doorstep_end" not in exposition({}, None, [])
+
+
 # at a site
 
 
@@ -190,6 +207,7 @@ def test_a_running_site_says_until_when_it_runs(site: ControlSite) -> None:
     assert "doorstep secret put pos-api-token" in shown.output
     services = site.operator("control", "services")
     assert services["autonomy"]["first"][0]["name"] == "pos-api-token"
+    assert shown.output.count("secret") >= 2
     document = json.loads(site.doorstep("autonomy", "--json").output)
     assert document["all"][0]["kind"] == "secret"
 

@@ -19,14 +19,19 @@ _PATH = click.Path(path_type=Path)
     help="Write this file as a whole instead: one of node_exporter's textfile collector.",
 )
 def metrics(run: Path, out: Path | None) -> None:
-    """Ask netboot on its UNIX socket what it counted; no port is opened for it."""
+    """Ask netboot what it counted, and control what ends when; no port is opened for it."""
+    from contextlib import suppress
+
     from bootstrap.io.metrics_file import write
     from bootstrap.metrics import exposition
-    from keys.io.rpc import call
+    from keys.io.rpc import RpcUnavailableError, call
 
     socket = run.absolute() / "netboot" / "socket"
     status = call(socket, "status")
-    text = exposition(status, len(call(socket, "leases")["leases"]))
+    leases, ends = len(call(socket, "leases")["leases"]), []
+    with suppress(RpcUnavailableError):  # netboot may run alone
+        ends = call(run.absolute() / "control" / "socket", "services")["autonomy"]["all"]
+    text = exposition(status, leases, ends)
     if out is None:
         click.echo(text.decode(), nl=False)
     else:
