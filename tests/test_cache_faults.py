@@ -265,3 +265,41 @@ def test_headquarters_opens_the_passwords_of_a_set_up_that_was_cut(tmp_path: Pat
     finally:
         wire.arm(None)
         wire.close()
+
+
+def test_a_copy_put_back_uses_no_nonce_again(wired: tuple[Case, Wire], tmp_path: Path) -> None:
+    """Threat 39: the same effect on the same disk twice, as after a rollback."""
+    case, wire = wired
+    nonces: list[bytes] = []
+    copy = tmp_path / "copy"
+    shutil.copytree(case.layout.state, copy)
+    for _ in range(2):
+        store, ring, vault = _open(case, wire)
+        for name in ("a", "d"):
+            put(store, vault, name, "same")
+            row = store.secret(name)
+            assert row is not None
+            nonces += [row.wrapped[:12], row.sealed[:12]]
+        ring.close()
+        store.close()
+        shutil.rmtree(case.layout.state)
+        shutil.copytree(copy, case.layout.state)
+    assert len(set(nonces)) == len(nonces) == 8
+
+
+def test_reading_and_putting_write_nothing_in_the_tpm(wired: tuple[Case, Wire]) -> None:
+    """Threat 41: NV counts up by revocations and leases alone."""
+    case, wire = wired
+    store, ring, vault = _open(case, wire)
+    before = ring.epoch, ring.lease_counter(), ring.audit_value()
+    wire.arm(None)
+    for number in range(20):
+        ring.check()
+        put(store, vault, "a", f"a-{number}")
+        row = store.secret("a")
+        assert row is not None
+        vault.unlock(row)
+    assert wire.commands() == 2 * 20  # the clock and the number of the lease, for each check
+    assert (ring.epoch, ring.lease_counter(), ring.audit_value()) == before
+    ring.close()
+    store.close()
