@@ -55,7 +55,7 @@ from netboot.links6 import Link, subnet_of
 from netboot.network import OptionValue, Subnet6Plan
 
 _OF_OFFERS = frozenset({int(Code6.PREFERENCE), int(Code6.UNICAST)})
-_NO_CODES: frozenset[int] = frozenset()
+_OF_REPLIES = frozenset({int(Code6.UNICAST)})
 _TO_STRANGERS = {Kind6.SOLICIT: Kind6.ADVERTISE, Kind6.REQUEST: Kind6.REPLY}
 
 
@@ -379,7 +379,7 @@ class Dhcp6Engine:
             kind=request.facts.kind,
             levels=self._levels(request, subnet),
             boot=boot,
-            unasked=_OF_OFFERS if is_offer else _NO_CODES,
+            unasked=_OF_OFFERS if is_offer else _OF_REPLIES,
         )
         entry = request.reservation
         name = entry.name if entry is not None else None

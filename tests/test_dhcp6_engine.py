@@ -227,7 +227,9 @@ def test_option_12_of_the_plan_allows_unicast_to_who_must_name_us() -> None:
     server = Server6(config6(options=(OptionValue(code=12, data=US.packed),)))
     assert server.solicit(A).options.get(12) == US.packed
     asked = message6(Kind6.REQUEST, A, ia(), server=SERVER_DUID)
-    assert given(server.ask(asked, multicast=False))
+    reply = server.ask(asked, multicast=False)
+    assert given(reply)
+    assert reply.options.get(12) == US.packed
     for kind in TO_ALL:
         assert is_silent(server, message6(kind, A, ia(1, FIRST)), multicast=False)
     assert is_silent(server, message6(Kind6.INFORMATION_REQUEST, A), multicast=False)
