@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from cache_lab import HOUR, NOW, SITE, Controller
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keys.cache import Label
+from keys.envelope import bind
 from keys.errors import PeerError, SiteError
 from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
 from keys.io.tpm_link import TpmRefusedError
-from keys.io.tpm_ring import Made
+from keys.io.tpm_ring import CLOCK_META, Made
 from keys.io.vault import Vault
 from keys.lease import SignedLease
 from keys.rules import Tier
@@ -421,3 +423,14 @@ def test_power_cuts_lock_nothing(controller: Controller) -> None:
         with controller.started() as (store, ring, vault):
             ring.open()
             assert read(store, vault) == VALUE
+
+
+def test_a_clock_that_catches_up_meanwhile_is_no_fault(controller: Controller) -> None:
+    """What was seen lies milliseconds ahead: the TPM may pass it before it is told."""
+    with controller.started() as (store, ring, _):
+        for ahead in range(40):
+            clock = struct.pack(">Q", ring.counters().clock + ahead)
+            with store.transaction():
+                store.set_meta(CLOCK_META, clock + bind("doorstep/v1/tpm-clock", clock))
+            ring._restore_clock()
+            assert ring.counters().clock >= int.from_bytes(clock, "big")
