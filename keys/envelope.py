@@ -48,7 +48,9 @@ def b64u(data: bytes) -> str:
 
 
 def unb64u(text: str) -> bytes:
-    """Decode base64url without padding; ValueError for any second spelling of the same bytes."""
+    """Decode base64url without padding; ValueError for another spelling, or for what is no text."""
+    if not isinstance(text, str):
+        raise ValueError("bytes travel as text")  # noqa: TRY004 - whoever sent it did wrong
     data = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
     if b64u(data) != text:
         raise ValueError("not the one base64url spelling of these bytes")

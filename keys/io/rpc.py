@@ -153,7 +153,7 @@ class RpcServer:
             return {"ok": dict(method.handler(user, params))}
         except Refusal as refusal:
             return _error(refusal.code, str(refusal))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             return _error("MALFORMED", f"{name}: {type(error).__name__} in the parameters")
         except KeysError as error:
             return _error("FAILED", str(error))

@@ -16,7 +16,7 @@ from keys.errors import KeysError, PeerError, SiteError
 from keys.io.authority import WRAP_KEY, Authority
 from keys.io.layout import Layout
 from keys.io.ring import ClosedError
-from keys.io.rpc import Params, Refusal
+from keys.io.rpc import Params
 from keys.io.site_files import SiteFiles
 from keys.io.store import Event, Store
 from keys.io.vault import Vault
@@ -73,9 +73,9 @@ class Wrapping:
     def take(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """Take a signed file, or with `look` only say what it would change.
 
-        Refusal MALFORMED (by PeerError's sentence) when it is not for us, not newer, or ended.
+        PeerError when it is not for us, not newer, or ended.
         """
-        data, signature = _bytes(params["file"]), _bytes(params["sig"])
+        data, signature = unb64u(params["file"]), unb64u(params["sig"])
         public_key = self._read_public_key()
         one = WrappedSecret.verify(
             data, signature, public_key=public_key, site_id=self._files.rules.site_id
@@ -216,9 +216,3 @@ class Wrapping:
         query = "SELECT version, file FROM wrapped WHERE name=? AND ek_name=?"
         found = self._store.execute(query, name, ek_name).fetchone()
         return Row(version=found[0], file=found[1]) if found else None
-
-
-def _bytes(value: object) -> bytes:
-    if not isinstance(value, str):
-        raise Refusal("MALFORMED", "file and sig are base64url")
-    return unb64u(value)
