@@ -46,10 +46,10 @@ class Dance:
         self.seed = directory / "seed"
         self.wrapped: WrappedSecret | None = None
 
-    def run(self, *lies: Lie) -> Outcome:
+    def run(self, *lies: Lie, field: str = "wrapped") -> Outcome:
         """Enrol; each lie makes one item of the hand-off, without any there is one true item."""
         items: list[dict[str, Any]] = []
-        self.site.handoff = {"wrapped": items, "withheld": WITHHELD}
+        self.site.handoff = {field: items, "withheld": WITHHELD}
 
         def fill(step: str, boot: dict[str, Any]) -> None:
             if step != "boot":
@@ -142,6 +142,14 @@ def test_a_good_one_beside_a_bad_one_is_kept(dance: Dance) -> None:
     outcome = dance.run(LIES["another-name"], lambda true, now, one: true)
     assert outcome.withheld == ()
     assert (dance.seed / "secrets" / NAME).read_bytes() == VALUE
+
+
+def test_an_agent_that_does_not_know_the_field_says_that_it_was_withheld(dance: Dance) -> None:
+    """N-1: to this agent another field is what `wrapped` is to one of before."""
+    outcome = dance.run(field="of-a-later-release")
+    assert outcome.withheld == (NAME,)
+    assert f"secret {NAME} was withheld" in dance.said
+    assert set(dance.reported) == {"pos-api-token"}
 
 
 def test_what_is_no_list_of_wrapped_secrets_is_told(dance: Dance) -> None:
