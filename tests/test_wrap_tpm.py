@@ -6,21 +6,29 @@ Each lie is tried past our own checks: what refuses is the TPM, or the value's o
 from __future__ import annotations
 
 import copy
+import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cache_lab import ControllerTpm
 from cryptography.hazmat.primitives.asymmetric import ec
+from tpm2_pytss import TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE
+from tpm2_pytss.types import TPM2B_EVENT, TPMT_SYM_DEF
+from tpm_wire import Wire
 from wrap_lab import NAME, VALUE, Box, State, item, opened, state
 
 from bootstrap.agent.errors import Code, PeerError
 from bootstrap.agent.tpm import Tpm
 from bootstrap.agent.wrapped import Unwrapped
 from keys.envelope import b64u, unb64u
-from keys.wrap import Label
+from keys.secret import Secret
+from keys.wrap import Label, Randomness, wrap
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -83,9 +91,6 @@ def test_after_the_hand_over_it_opens_no_second_time(tpm: Tpm) -> None:
 def test_another_pcr_closes_it(tpm: Tpm) -> None:
     now = state(tpm)
     document = item(now.wrapped(now.label(KEY)), KEY, now.boot)
-    from tpm2_pytss.constants import ESYS_TR
-    from tpm2_pytss.types import TPM2B_EVENT
-
     tpm.esys.pcr_event(pcr_handle=ESYS_TR(8), event_data=TPM2B_EVENT(b"another kernel line"))
     assert refused(tpm, document, now) is Code.BUNDLE_OTHER_BOOT
 
@@ -203,9 +208,6 @@ def test_without_the_site_the_box_itself_cannot_open_it(tpm: Tpm) -> None:
     now = state(tpm)
     one = now.wrapped(now.label(KEY))
     assert one.sealed is not None
-    from tpm2_pytss import TSS2_Exception
-    from tpm2_pytss.constants import TPM2_SE
-
     handle = tpm._import(one.sealed.sealed_public, one.sealed.duplicate, one.sealed.seed)
     with tpm.salted(TPM2_SE.POLICY) as session, pytest.raises(TSS2_Exception, match="policy"):
         tpm.esys.unseal(item_handle=handle, session1=session)
@@ -249,3 +251,42 @@ def test_it_is_kept_from_dictionary_attacks_and_from_leaving(tpm: Tpm) -> None:
     attributes = struct.unpack_from(">I", one.sealed.sealed_public, 4)[0]
     assert attributes == 1 << 10, "noDA alone: no password opens it, three power cuts lock nothing"
     assert one.label.name == NAME
+
+
+class CarelessTpm(Tpm):
+    """An agent whose sessions are neither salted nor encrypted."""
+
+    @contextmanager
+    def salted(self, kind: Any) -> Iterator[Any]:
+        session = self.esys.start_auth_session(
+            tpm_key=ESYS_TR.NONE,
+            bind=ESYS_TR.NONE,
+            session_type=kind,
+            symmetric=TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL),
+            auth_hash=TPM2_ALG.SHA256,
+        )
+        try:
+            yield session
+        finally:
+            self.flush(session)
+
+
+@pytest.mark.parametrize(("agent", "is_shown"), [(Tpm, False), (CarelessTpm, True)])
+def test_a_probe_on_the_bus_learns_nothing(
+    tmp_path: Path, agent: type[Tpm], is_shown: bool
+) -> None:
+    """Checklist 22; the careless agent is here so that the search is seen to find."""
+    record = tmp_path / "wire"
+    wire = Wire(tmp_path, record=record)
+    try:
+        with agent(wire.tcti) as tpm:
+            tpm.load_ek()
+            now = state(tpm)
+            randomness = Randomness.cut(os.urandom(Randomness.SIZE))
+            one = wrap(now.label(KEY), Secret(VALUE), ek=now.ek, randomness=randomness)
+            assert isinstance(opened(tpm, item(one, KEY, now.boot), now.boot), Unwrapped)
+        seen = record.read_bytes()
+        assert one.sealed is not None and one.sealed.seed[2:] in seen
+        assert (randomness.share in seen) is is_shown
+    finally:
+        wire.close()
