@@ -62,11 +62,16 @@ class Site:
 
 
 def write_site(directory: Path) -> Path:
-    """Make a site whose IPv4 network lends nothing."""
+    """Make a site whose IPv4 network lends nothing and boots nobody."""
     site_dir.init(directory, DEMO)
     path = directory / SITE_FILE
     text = path.read_text()
-    for old, new in (('"server"', '"off"'), ('pool = ["10.77.0.100-10.77.0.199"]', "")):
+    changes = (
+        ('"server"', '"off"'),
+        ("boot = true", "boot = false"),
+        ('pool = ["10.77.0.100-10.77.0.199"]', ""),
+    )
+    for old, new in changes:
         assert text.count(old) == 1
         text = text.replace(old, new)
     path.write_text(text + SIX)
@@ -91,16 +96,13 @@ def site() -> Iterator[Site]:
         rehearsal.boxes[:] = boxes.values()
         rehearsal.prepare_boxes()
         publish(rehearsal, AMD64)
-        with Lan(rehearsal.place.address) as lan:
-            inside = ("-n", lan.appliance_namespace, "address", "add", f"{US}/64", "nodad")
-            subprocess.run(["ip", *inside, "dev", lan.appliance_interface], check=True)
-            with Appliance(rehearsal.place, lan.appliance_namespace) as appliance:
-                served = Served(lambda method, **params: appliance.ask("netboot", method, params))
-                try:
-                    yield Site(boxes=boxes, lan=lan, appliance=appliance, served=served)
-                finally:
-                    for box in boxes.values():
-                        box.stop()
+        with rehearsal.started() as (lan, appliance):
+            served = Served(lambda method, **params: appliance.ask("netboot", method, params))
+            try:
+                yield Site(boxes=boxes, lan=lan, appliance=appliance, served=served)
+            finally:
+                for box in boxes.values():
+                    box.stop()
 
 
 def check_enrolled(site: Site, name: str, end: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -87,6 +87,11 @@ class Lan:
         self._ip("-n", namespace, "link", "set", "lo", "up")
         self._take(namespace, self.APPLIANCE_INTERFACE, address)
         return namespace
+
+    def add_address(self, address: IPv6Interface) -> None:
+        """Give the appliance an IPv6 address too, without asking whether somebody else has it."""
+        taken = ("address", "add", str(address), "dev", self.appliance_interface, "nodad")
+        self._ip("-n", self.appliance_namespace, *taken)
 
     def appliance_command(self, command: Sequence[str]) -> list[str]:
         """Wrap a command so that it runs in the appliance's namespace (the process id stays)."""

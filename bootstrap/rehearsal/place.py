@@ -21,6 +21,7 @@ from bootstrap.build.parts import Parts, assemble
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
 from bootstrap.io.site_dir import NewSite
+from bootstrap.planning import boot_address
 from bootstrap.rehearsal.box import VirtualBox
 from bootstrap.rehearsal.controller import Controller
 from bootstrap.site import SITE_FILE, Site
@@ -68,8 +69,10 @@ def prepare(work: Path, source: Path | None) -> Place:
     SiteError for a site that cannot be rehearsed.
     """
     wanted = site_dir.load(source) if source is not None else None
-    if wanted is not None and (len(wanted.subnets) != 1 or not wanted.subnets[0].boot):
-        raise SiteError("site.toml: a site of one subnet that boots can be rehearsed so far")
+    if wanted is not None and (len(wanted.subnets) != 1 or boot_address(wanted) is None):
+        raise SiteError(
+            "site.toml: a site of one [[subnet]] that boots boxes can be rehearsed so far"
+        )
     layout = Layout(site=work / "site", state=work / "state", run=work / "run", users=USERS)
     site_dir.init(layout.site, DEMO)
     if source is not None and wanted is not None:

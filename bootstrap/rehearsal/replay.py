@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import sqlite3
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from bootstrap.errors import SiteError
@@ -17,7 +18,7 @@ from bootstrap.rehearsal.attacks import captured_bundle
 from bootstrap.rehearsal.box import Boot, Network, VirtualBox
 from bootstrap.rehearsal.lan import Lan
 from bootstrap.rehearsal.place import Place
-from bootstrap.rehearsal.serve import BootServer, measuring_plan
+from bootstrap.rehearsal.serve import BootServer, measuring_plan, measuring_subnet
 from netboot.bootset import BootSetManifest, Role, files_to_serve, grub_cfg
 from netboot.cpio import encode_cpio, file_entry, with_parents
 
@@ -43,7 +44,8 @@ def replay_bundle(
             ]
         )
     )
-    store, address = place.bootsets, place.address
+    store, subnet = place.bootsets, measuring_subnet(place.site)
+    address = IPv4Interface((subnet.appliance, subnet.network.prefixlen))
     config = grub_cfg(manifest, address.ip)
     anchor = manifest.roles[Role.ANCHOR].path.encode()
     forged = config.replace(anchor, anchor + b" " + _root(config, anchor) + OVERLAY_PATH.encode())
@@ -51,7 +53,7 @@ def replay_bundle(
     for path, data in ((OVERLAY_PATH, overlay), ("/grub/grub.cfg", forged)):
         store.add_file(data, path.rpartition("/")[2])
         names[path] = hashlib.sha256(data).digest()
-    subnet, plan = place.site.subnets[0], measuring_plan(place.site, manifest, names)
+    plan = measuring_plan(place.site, manifest, names)
     with (
         Lan(address, subnet.interface) as lan,
         BootServer(work, plan, store.directory, lan),

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,9 @@ class Rehearsal:
         """Run the appliance in a network of its own."""
         subnet = self.place.site.subnets[0]
         with Lan(self.place.address, subnet.interface) as lan:
+            for six in self.place.site.subnets6:
+                if six.interface == subnet.interface and not six.relayed:
+                    lan.add_address(IPv6Interface((six.appliance, six.network.prefixlen)))
             self.step("starting the appliance: keys, control, netboot, enroll, page, nginx")
             with Appliance(self.place, lan.appliance_namespace) as appliance:
                 self.step("it answers")
