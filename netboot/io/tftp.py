@@ -33,6 +33,8 @@ _DRAIN = 64
 """Requests in one turn: transfers under way are not kept waiting by a flood of them."""
 _LOOKS = 40
 """About 50 microseconds."""
+_CROWDED_SECONDS, _CROWDED_FOR_SECONDS = 0.001, 0.1
+"""When looking takes so long, others want the processor: for a while, do as they do and sleep."""
 _LONGEST = 2048
 """Bytes of a packet that are read; a client sends 512 at most."""
 _HEAD = 8
@@ -111,6 +113,7 @@ class TftpRunner:
         self._tell = tell
         self._poll = select.epoll()
         self._is_busy = False
+        self._crowded_until = 0.0
         self._listeners: dict[Address, socket.socket] = {}
         self._locals: dict[int, Address] = {}
         self._transfers: dict[int, _Flight] = {}
@@ -167,12 +170,18 @@ class TftpRunner:
         Others who want the processor have it in between.
         """
         ready: list[tuple[int, int]] = []
-        if self._is_busy and self._transfers:
-            for _ in range(_LOOKS):
-                ready = self._poll.poll(0)
-                if ready:
-                    break
-                os.sched_yield()
+        if not self._is_busy or not self._transfers:
+            return ready
+        began = time.monotonic()
+        if began < self._crowded_until:
+            return ready
+        for _ in range(_LOOKS):
+            ready = self._poll.poll(0)
+            if ready:
+                break
+            os.sched_yield()
+        if time.monotonic() - began > _CROWDED_SECONDS:
+            self._crowded_until = began + _CROWDED_FOR_SECONDS
         return ready
 
     def _on_listener(self, local: Address, now: float) -> None:
