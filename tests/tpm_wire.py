@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -91,6 +92,10 @@ class Wire:
         """Count the commands since it was armed last."""
         return int(self._ask("count", None))
 
+    def seconds(self) -> float:
+        """Give what the TPM took for the commands since it was armed last."""
+        return float(self._ask("seconds", None))
+
     def close(self) -> None:
         """End the TPM and the process."""
         with contextlib.suppress(OSError, AssertionError):
@@ -148,6 +153,7 @@ class _Middle:
         self._record = record
         self._cut: Cut | None = None
         self._count = 0
+        self._seconds = 0.0
         self._selector = selectors.DefaultSelector()
         for name, upstream in zip((path, Path(f"{path}.ctrl")), tpm.sockets, strict=True):
             listener = socket.socket(socket.AF_UNIX)
@@ -176,12 +182,14 @@ class _Middle:
             return False
         answer: object = True
         if what == "arm":
-            self._count = 0
+            self._count, self._seconds = 0, 0.0
             self._cut = value and Cut(
                 at=value["at"], dies=Dies(value["dies"]), when=When(value["when"])
             )
         elif what == "count":
             answer = self._count
+        elif what == "seconds":
+            answer = self._seconds
         else:
             self._tpm.power_cycle()
         self._control.sendall(json.dumps(answer).encode())
@@ -227,10 +235,12 @@ class _Middle:
         cut = self._cut if self._cut is not None and self._cut.at == self._count else None
         if cut is not None and cut.when is When.BEFORE:
             return self._kill(cut, client, server)
+        began = time.perf_counter()
         server.sendall(command)
         if cut is not None and cut.when is When.DURING:
             return self._kill(cut, client, server)
         answer = _message(server)
+        self._seconds += time.perf_counter() - began
         if cut is not None:
             return self._kill(cut, client, server)
         if answer is None:
@@ -245,25 +255,24 @@ class _Middle:
             credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
         if cut.dies is Dies.PROCESS:
-            self._let_go()
+            let_go(self._tpm)
         else:
             self._tpm.power_cycle()
         self._cut = None
         return False
 
-    def _let_go(self) -> None:
-        """Flush what a dead process has left in the TPM, as the kernel's /dev/tpmrm0 does."""
-        for kind in (0x80000000, 0x02000000, 0x03000000):  # transient objects, sessions
-            asked = struct.pack(">HIIIII", 0x8001, 22, 0x17A, 1, kind, 64)
-            answer = self._tpm.command(asked)
-            handles = struct.unpack(f">{(len(answer) - 19) // 4}I", answer[19:])
-            for handle in handles:
-                self._tpm.command(struct.pack(">HIII", 0x8001, 14, 0x165, handle))
-
     def _write_down(self, direction: bytes, data: bytes) -> None:
         if self._record is not None:
             with self._record.open("ab") as file:
                 file.write(direction + struct.pack(">I", len(data)) + data)
+
+
+def let_go(tpm: ControllerTpm) -> None:
+    """Flush what a dead process has left in the TPM, as the kernel's /dev/tpmrm0 does."""
+    for kind in (0x80000000, 0x02000000, 0x03000000):  # transient objects, sessions
+        answer = tpm.command(struct.pack(">HIIIII", 0x8001, 22, 0x17A, 1, kind, 64))
+        for handle in struct.unpack(f">{(len(answer) - 19) // 4}I", answer[19:]):
+            tpm.command(struct.pack(">HIII", 0x8001, 14, 0x165, handle))
 
 
 def _message(sock: Any) -> bytes | None:

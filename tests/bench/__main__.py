@@ -18,7 +18,7 @@ from subprocess import SubprocessError
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
-from tests.bench import dhcp, dhcp_boxes, dns, http, memory, ready, size, start, tftp, verify
+from tests.bench import cache, dhcp, dhcp_boxes, dns, http, memory, ready, size, start, tftp, verify
 from tests.bench.figure import BenchError, Figure, Measure
 from tests.bench.lab import Lab
 
@@ -33,6 +33,7 @@ FIGURES: dict[str, Measure] = {
     "dns": dns.measure,
     "verify": verify.measure,
     "http": http.measure,
+    "cache": cache.measure,
 }
 _FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError, SubprocessError)
 
