@@ -82,6 +82,9 @@ def test_no_boot_is_approved_without_a_lease(site: WrapSite) -> None:
     site.operator("lease_end")
     assert code(site.control, "handover", **request(reset_count=2)) == "LEASE-ENDED"
     assert code(site.operator, "wrap_key") == "LEASE-ENDED"
+    listed = {one["name"]: one for one in site.operator("secret_list")["secrets"]}[NAME]
+    assert (listed["reason"], listed["boxes"]) == ("LEASE-ENDED", 1)
+    assert "usable_until" not in listed
     assert code(site.operator, "secret_import", **site.params(second)) == "LEASE-ENDED"
     # what headquarters takes away is taken away at once, and stays so
     assert site.operator("secret_import", **site.params(taken_away))["taken"]

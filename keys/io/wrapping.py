@@ -187,9 +187,13 @@ class Wrapping:
             reasons = [one["reason"] for one in looked if isinstance(one, dict)]
             reason = reasons[0] if reasons else Withheld.NOT_WRAPPED.value
             return about | {"reason": reason, "since": None}
-        first = min(usable, key=lambda label: label.expires)
-        ends = {"expires": first.expires, "usable_until": first.expires}
-        return about | {"reason": None, "version": max(one.version for one in usable)} | ends
+        first = min(usable, key=lambda label: label.expires).expires
+        about |= {"version": max(one.version for one in usable), "expires": first}
+        try:
+            self._vault.key_pair(WRAP_KEY)
+        except ClosedError as error:
+            return about | {"reason": error.code, "since": None}
+        return about | {"reason": None, "usable_until": first}
 
     def _look_up(
         self, name: str, ek_name: bytes, now: float
