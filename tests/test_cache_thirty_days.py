@@ -484,3 +484,30 @@ def _mounted(site: Outage, size: str) -> Iterator[None]:
 def _run(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_ended_long_ago_is_shredded(site: Outage) -> None:
+    """Threat 34, and 2: a clock that leapt ahead shreds nothing."""
+    site.ready()
+    site.operator("lease_apply", lease=_lease(site))
+    site.seed(*NAMES)
+    site.wall += 365 * DAY
+    site.monotonic += 60
+    site.operator("status")
+    site.wall -= 365 * DAY
+    assert site.given()[0] == NAMES
+    site.passes(27)
+    assert site.given() == (["api-token", "wifi-psk"], ["`short`: SECRET-EXPIRED"])
+    epoch = site.operator("lease_show")["counters"]["epoch"]
+    kept = site.database.read_bytes()
+    site.passes(1.1)
+    assert site.given() == (["api-token", "wifi-psk"], ["`short`: SECRET-MISSING"])
+    assert site.operator("lease_show")["counters"]["epoch"] == epoch + 1
+    swept = [one for one in site.operator("events", after=0)["events"] if "swept" in one["kind"]]
+    assert [one["detail"]["names"] for one in swept] == [["short"]]
+    site.kill()
+    for leftover in site.database.parent.glob("keys.db-*"):
+        leftover.unlink()
+    site.database.write_bytes(kept)
+    with pytest.raises(KeysError, match="restored from a copy"):
+        site.start()

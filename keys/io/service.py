@@ -190,6 +190,8 @@ class Service:
             self._reload(now)
         self._save_mark()
         self._pacing.look(now)
+        if not self._clock.suspect:
+            self._secrets.sweep(now)
         self._saved = now
         self._refresh(now)
 

@@ -19,6 +19,8 @@ from keys.secret import Secret
 
 TURN_ON = 'To have it all the same: tiers = ["site"] in [controller] of site.toml'
 MAX_NAME = 64
+SWEEP_AFTER = 7 * 86400
+"""Seconds for which what ended still says that it ended; the epoch counter wears out (NV)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,21 @@ class StoredSecrets:
             done = self.store.remove_secret(name)
             self.record(now, user, "secret-removed", name=name, known=done)
         return {"removed": done}
+
+    def sweep(self, now: float) -> None:
+        """Shred what ended long ago, all at once; a clock that is not believed must not call it."""
+        ended = [row.label.name for row in self.store.secrets() if self._is_over(row.label, now)]
+        if not ended:
+            return
+        with self.vault.revoking():
+            for name in ended:
+                self.store.remove_secret(name)
+            self.record(now, "keys", "secrets-swept", names=ended)
+
+    def _is_over(self, label: Label, now: float) -> bool:
+        rule = self.files.rules.secrets.get(label.name)
+        until = label.expires if rule is None else rules.usable_until(label.expires, rule)
+        return now >= until + SWEEP_AFTER
 
     def listed(self, now: float) -> list[dict[str, Any]]:
         """Say of each secret of the site file until when it may be given, or why not."""
