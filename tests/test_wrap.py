@@ -349,13 +349,22 @@ class Keys:
         )
         (self.layout.site / "site.toml").write_text(SITE_TOML)
         (self.layout.site / "trust/root.pub").write_bytes(PUBLIC)
-        files = SiteFiles(self.layout)
+        self._open(is_new=True)
+        self.key = self.vault.key_pair(WRAP_KEY)
+
+    def _open(self, *, is_new: bool) -> None:
         self.store = Store(self.layout.state / "keys/keys.db")
-        self.vault = Vault(self.store, FileRing(self.layout, is_new=True), SITE)
-        authority = Authority(self.layout, self.store, self.vault, SITE)
+        self.vault = Vault(self.store, FileRing(self.layout, is_new=is_new), SITE)
+        authority, files = (
+            Authority(self.layout, self.store, self.vault, SITE),
+            SiteFiles(self.layout),
+        )
         authority.draw()
         self.wrapping = Wrapping(self.layout, self.store, self.vault, authority, files)
-        self.key = self.vault.key_pair(WRAP_KEY)
+
+    def restart(self) -> None:
+        self.store.close()
+        self._open(is_new=False)
 
     def wrapped(self, ek: PublicArea = EK, value: bytes = VALUE, **changes: Any) -> WrappedSecret:
         return wrapped(label(ek, self.key, **changes), value, ek)
@@ -498,8 +507,65 @@ def test_a_row_that_was_moved_is_not_given(keys: Keys) -> None:
 def test_the_key_is_the_same_after_a_revocation_and_a_restart(keys: Keys) -> None:
     with keys.vault.revoking():
         keys.store.revoke(OTHER_EK.name(), NOW)
-    again = Vault(keys.store, FileRing(keys.layout, is_new=False), SITE).key_pair(WRAP_KEY)
-    assert again.public_key() == keys.key.public_key()
+    keys.restart()
+    assert keys.vault.key_pair(WRAP_KEY).public_key() == keys.key.public_key()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["take", "revoke", "remove", "revoke-box", "restart"]),
+        st.sampled_from([0, 1]),
+        st.integers(1, 4),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS)
+def test_whatever_comes_in_whatever_order_nothing_revoked_or_older_is_given(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
+) -> None:
+    """Against a model: by box the version floor, and whether a value of it is there."""
+    keys, eks = Keys(tmp_path_factory.mktemp("keys")), (EK, OTHER_EK)
+    model: dict[int, tuple[int, bool]] = {}
+    try:
+        for step, box, version in steps:
+            floor, is_there = model.get(box, (0, False))
+            if step in ("take", "revoke"):
+                made = keys.wrapped(eks[box], version=version, serial=f"S{box}")
+                one = made if step == "take" else revoke(made.label)
+                if version > floor:
+                    assert keys.take(one)["taken"]
+                    model[box] = (version, step == "take")
+                elif (version, step, is_there) == (floor, "revoke", False):
+                    assert not keys.take(one)["taken"]
+                else:
+                    keys.refuses(one)
+            elif step == "remove":
+                with keys.vault.revoking():
+                    keys.store.remove_secret(NAME)
+                model = {each: (version, False) for each, (version, _) in model.items()}
+            elif step == "revoke-box":
+                with keys.vault.revoking():
+                    keys.store.revoke(eks[box].name(), NOW)
+                if box in model:
+                    model[box] = (floor, False)
+            else:
+                keys.restart()
+            for each, ek in enumerate(eks):
+                check_model(keys, ek, model.get(each))
+    finally:
+        keys.store.close()
+
+
+def check_model(keys: Keys, ek: PublicArea, known: tuple[int, bool] | None) -> None:
+    if known is None:
+        assert keys.why_not(ek) == "SECRET-NOT-WRAPPED"
+    elif not known[1]:
+        assert keys.why_not(ek) == "SECRET-REVOKED"
+    else:
+        assert keys.wrapping.give([NAME], ek.name(), BOOT, NOW).versions == {NAME: known[0]}
 
 
 # the box's reading
