@@ -82,7 +82,8 @@ def wrapped(one: Label, value: bytes = VALUE, ek: PublicArea = EK) -> WrappedSec
 
 
 def signed(one: WrappedSecret, **changes: Any) -> bytes:
-    how = {"trusted_comment": one.label.comment(), "context": CONTEXT, "key": SIGNER} | changes
+    how: dict[str, Any] = {"trusted_comment": one.label.comment(), "context": CONTEXT}
+    how |= {"key": SIGNER} | changes
     return sign(
         how["key"], one.encode(), trusted_comment=how["trusted_comment"], context=how["context"]
     )
@@ -291,8 +292,8 @@ def test_an_approval_is_for_one_policy_and_one_label() -> None:
 
 
 def check(one: WrappedSecret, **changes: Any) -> WrappedSecret:
-    how = {"data": one.encode(), "signature": signed(one), "public_key": PUBLIC, "site_id": SITE}
-    how |= changes
+    how: dict[str, Any] = {"data": one.encode(), "signature": signed(one)}
+    how |= {"public_key": PUBLIC, "site_id": SITE} | changes
     return WrappedSecret.verify(
         how["data"], how["signature"], public_key=how["public_key"], site_id=how["site_id"]
     )

@@ -118,8 +118,10 @@ class Handed:
         bundle = answer["bundle"]
         names = ("reset_count", "restart_count", "clock_before")
         self.counters = Counters(**{name: bundle[name] for name in names})
-        parts = (unb64u(bundle[name]) for name in ("sealed_public", "duplicate", "seed"))
-        share = tpm.open_share(*parts, self.counters)
+        public, duplicate, seed = (
+            unb64u(bundle[name]) for name in ("sealed_public", "duplicate", "seed")
+        )
+        share = tpm.open_share(public, duplicate, seed, self.counters)
         theirs = X25519PublicKey.from_public_bytes(unb64u(bundle["ephemeral"]))
         session, transcript = unb64u(params["session"]), unb64u(params["transcript"])
         self.key = content_key(share, BOX_KEY.exchange(theirs), transcript)
