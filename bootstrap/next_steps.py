@@ -145,6 +145,7 @@ NEXT_STEP: Mapping[str, str] = {
     "DISK-FULL": "Call: the disk of this site's controller is full, and it must be given room.",
     "LEASE-ENDED": "Call: headquarters must renew this site's lease before it gives secrets.",
     "LEASE-MISSING": "Call: headquarters must give this site a lease before it gives secrets.",
+    "TPM-GONE": "Call: the TPM of this site's controller does not answer.",
     "CACHE-ROLLED-BACK": "Call: this site's memory was replaced by an older copy.",
     # what the box says on its own screen
     "PCR-MOVED": _AGAIN + "call.",

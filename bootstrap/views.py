@@ -244,6 +244,8 @@ _SENTENCES = {
     "lease-requested": "a lease was asked for from headquarters",
     "lease-applied": "a lease of headquarters was taken",
     "leases-ended": "every lease of this site was ended",
+    "secrets-swept": "what had ended a week ago was shredded",
+    "tpm-clock-off": "the clock of the controller's TPM does not run as the machine's does",
     "audit-anchored": "the record of this site is anchored in its TPM",
     "audit-broken": "the record of this site was cut off, or an older copy was put back",
     "handover": "a hand-over was sealed for it",
