@@ -62,13 +62,15 @@ class ControllerTpm:
             time.sleep(0.01)
 
     def _listens(self) -> bool:
-        for path in self.sockets:
-            with socket.socket(socket.AF_UNIX) as sock:
-                try:
-                    sock.connect(str(path))
-                except OSError:
-                    return False
-        return True
+        """Talk to it: a connection that says nothing would still be in the way of the first."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            try:
+                sock.connect(str(self._socket))
+                sock.sendall(struct.pack(">HIIIII", 0x8001, 22, 0x17A, 6, 0x105, 1))
+                return len(sock.recv(4096)) >= 10
+            except OSError:
+                return False
 
     def cut_power(self) -> None:
         """End at once: nothing that the TPM holds in memory alone survives."""

@@ -88,9 +88,13 @@ class TpmLink:
 
     def _flush(self, handle: Any) -> None:
         """Let the TPM forget an object or a session; one that was lost has forgotten."""
-        if self._connection is not None:
-            with contextlib.suppress(TSS2_Exception):
-                self._connection.flush_context(flush_handle=handle)
+        if self._connection is None:
+            return
+        try:
+            self._connection.flush_context(flush_handle=handle)
+        except TSS2_Exception as error:
+            with contextlib.suppress(TpmGoneError):  # the next call connects again
+                self._check_answered(error)
 
     # errors
 
