@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,8 +14,8 @@ from bootstrap.cli.main import main
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[LeasedSite]:
-    one = LeasedSite(tmp_path)
+def site() -> Iterator[LeasedSite]:
+    one = LeasedSite()
     yield one
     one.close()
 

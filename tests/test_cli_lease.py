@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,9 +70,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def place(desk: Desk) -> Iterator[Place]:
-    # Not in tmp_path: each new pytest of this user closes its parent to the user of keys again.
-    directory = Path(tempfile.mkdtemp(prefix="doorstep-lease-"))
-    site = LeasedSite(directory)
+    site = LeasedSite()
     (site.layout.site / "trust/lease.pub").unlink()
     done = doorstep("lease", "init", *desk.options, "--site", site.layout.site)
     assert done.exit_code == 0, done.output
@@ -83,7 +79,6 @@ def place(desk: Desk) -> Iterator[Place]:
         yield Place(site.ready())
     finally:
         site.close()
-        shutil.rmtree(directory)
 
 
 def test_a_lease_is_asked_for_issued_taken_and_ends(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,13 +110,11 @@ def doorstep(site: KeysSite, *words: str) -> Result:
 
 @pytest.fixture
 def leased() -> Iterator[LeasedSite]:
-    directory = Path(tempfile.mkdtemp(prefix="doorstep-explain-"))
-    site = LeasedSite(directory)
+    site = LeasedSite()
     try:
         yield site
     finally:
         site.close()
-        shutil.rmtree(directory)
 
 
 def test_an_operator_asks_a_controller_with_a_tpm(leased: LeasedSite) -> None:

@@ -62,8 +62,8 @@ def test_memory_that_may_be_swapped_is_told(
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[LeasedSite]:
-    one = LeasedSite(tmp_path)
+def site() -> Iterator[LeasedSite]:
+    one = LeasedSite()
     yield one
     one.close()
 

@@ -23,6 +23,7 @@ from keys.envelope import answer_digest, answer_document
 from keys.errors import PeerError, SiteError
 from keys.io.files import write_file
 from keys.io.layout import Layout
+from keys.io.ring import ClosedError
 from keys.io.rpc import Refusal
 from keys.io.store import Store
 from keys.io.vault import Vault
@@ -51,8 +52,9 @@ class Authority:
 
     def draw(self) -> None:
         """Draw what is not there yet, so that no later transaction has to; ClosedError."""
-        for name in (*(f"{kind.value}-ca" for kind in Kind), "answer", "server", WRAP_KEY):
+        for name in (*(f"{kind.value}-ca" for kind in Kind), "answer", WRAP_KEY):
             self._vault.key_pair(name)
+        self._server_key()
         self._vault.key_bytes("pseudonym")
 
     @property
@@ -137,9 +139,20 @@ class Authority:
         return chain, int(leaf.not_valid_after_utc.timestamp())
 
     def refresh(self, rules: SiteRules, now: datetime) -> bool:
-        """Issue again what is missing, due or says other names; True when nginx must reload."""
+        """Issue again what is missing, due or says other names; True when nginx must reload.
+
+        Without a lease nothing is issued, and what was serves on: a page that says so is there.
+        """
         if not self.ready:
             return False
+        try:
+            self._renew(rules, now)
+        except ClosedError:
+            if self._store.certificate("server") is None:
+                raise
+        return self._write_tls()
+
+    def _renew(self, rules: SiteRules, now: datetime) -> None:
         if self._due("answer", now):
             issuer = self.issuer(Kind.APPLIANCE)
             key = self._vault.key_pair("answer").public_key()
@@ -149,14 +162,13 @@ class Authority:
         wanted = {*rules.server_names, *map(str, addresses)}
         if self._due("server", now) or self._names() != wanted:
             self._keep("server", self._issue_server(rules.server_names, addresses, now))
-        return self._write_tls()
 
     def _issue_server(
         self, names: Sequence[str], addresses: Sequence[Address], now: datetime
     ) -> Certificate:
         return ca.issue_server(
             self.issuer(Kind.APPLIANCE),
-            self._vault.key_pair("server").public_key(),
+            self._server_key().public_key(),
             names=names,
             addresses=addresses,
             issue=_issue(now),
@@ -169,9 +181,9 @@ class Authority:
 
     def _write_tls(self) -> bool:
         directory = self._layout.run / "tls"
-        chain = [self._certificate("server"), self.issuer(Kind.APPLIANCE).certificate]
+        chain = [self._certificate("server"), self._certificate(Kind.APPLIANCE.value)]
         form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        key = self._vault.key_pair("server").private_bytes(*form)
+        key = self._server_key().private_bytes(*form)
         wrote = False
         for name, content in (("server.key", key), ("server.pem", ca.pem(chain).encode())):
             path = directory / name
@@ -182,6 +194,10 @@ class Authority:
             except OSError as error:
                 raise SiteError(f"{path}: {error.strerror}") from error
         return wrote
+
+    def _server_key(self) -> ec.EllipticCurvePrivateKey:
+        """Read the key of the page and of phone-home, which answer without a lease too."""
+        return self._vault.key_pair("server", on_device=True)
 
     def _ca_key(self, kind: Kind) -> ec.EllipticCurvePrivateKey:
         return self._vault.key_pair(f"{kind.value}-ca")
@@ -197,7 +213,7 @@ class Authority:
         if text is None:
             return True
         found = ca.load_certificate(text)
-        signed_by = self.issuer(Kind.APPLIANCE).certificate
+        signed_by = self._certificate(Kind.APPLIANCE.value)
         return now >= ca.renew_at(found) or not _issued_by(found, signed_by)
 
     def _keep(self, name: str, certificate: Certificate) -> None:

@@ -66,7 +66,8 @@ MIGRATIONS: Sequence[str] = (
         name TEXT NOT NULL, epoch INTEGER NOT NULL, stored BLOB NOT NULL,
         PRIMARY KEY(name, epoch)) STRICT;
     INSERT INTO material3
-        SELECT name, CASE WHEN name LIKE 'zone-ksk-%' THEN -1 ELSE 0 END, stored FROM material;
+        SELECT name, CASE WHEN name LIKE 'zone-ksk-%' OR name='server' THEN -1 ELSE 0 END, stored
+        FROM material;
     DROP TABLE material;
     ALTER TABLE material3 RENAME TO material;
     CREATE TABLE secrets3(
