@@ -120,6 +120,9 @@ def test_boxes_wait_when_the_lease_has_ended_and_enrol_when_it_is_renewed(
     # and none beyond
     site.restart_machine()
     assert turned_away(boot(site, box, manifest)) == "LEASE-ENDED"
+    card = site.card(box.id)["box"]
+    assert card["code"] == "LEASE-ENDED"
+    assert "headquarters must renew" in card["next_step"]
     site.until(lambda: "lease of the cache has ended" in first_line(site))
     assert site.doorstep("autonomy").exit_code == 1
     assert "note: the lease has ended" in site.doorstep("services").output

@@ -211,6 +211,7 @@ class Decider:
                 return self._not_allowed(case, box)
             sentence = _KEYS_SENTENCES.get(error.code)
             if sentence is None:
+                self._must_wait(box, error)
                 raise Refusal(error.code, str(error)) from error
             finding = Finding(code=error.code, sentence=sentence, release=Release.NEVER)
             return self._turn_away(case, box, Outcome.REFUSE, (finding,))
@@ -236,6 +237,14 @@ class Decider:
                 self._store.use_approval(case.approval)
             self._event(case, box, "enrolled", {"hostname": box.hostname, "role": role.name})
         return str(given["answer"])
+
+    def _must_wait(self, box: BoxRow, error: RpcError) -> None:
+        """Show on its card why a box that proved itself gets nothing yet; no answer can be signed.
+
+        The box tries again by itself.
+        """
+        with self._store.transaction():
+            self._store.save_box(replace(box, reasons=(error.code,), sentence=f"{error}."))
 
     def _not_allowed(self, case: _Case, box: BoxRow) -> str:
         """Hold a box again whose approval keys does not know, or knows as used: a person decides.
