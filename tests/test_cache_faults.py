@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from cache_lab import NOW
-from cache_schedules import Case, Round, Schedule, Step, put, run, set_up, template
+from cache_schedules import Case, Round, Schedule, Step, lease, put, run, set_up, template
 from tpm_wire import Cut, Dies, When, Wire
 
 from keys.errors import PeerError, SiteError
@@ -25,6 +25,7 @@ from keys.io.tpm import Tpm
 from keys.io.tpm_link import TpmRefusedError
 from keys.io.tpm_ring import TpmRing
 from keys.io.vault import Vault
+from keys.lease import SignedLease
 
 EFFECTS = {
     "put": Step("put", "a", "a-new"),
@@ -301,5 +302,32 @@ def test_reading_and_putting_write_nothing_in_the_tpm(wired: tuple[Case, Wire]) 
         vault.unlock(row)
     assert wire.commands() == 2 * 20  # the clock and the number of the lease, for each check
     assert (ring.epoch, ring.lease_counter(), ring.audit_value()) == before
+    ring.close()
+    store.close()
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_ending_all_ends_what_waits_and_what_was_only_issued(
+    wired: tuple[Case, Wire], is_taken: bool
+) -> None:
+    """One count would have made the lease of the next number the one that runs."""
+    case, wire = wired
+    store, ring, _ = _open(case, wire)
+    issued = lease(ring)
+    if is_taken:  # a lease that was stored, and then the TPM did not answer
+        with store.transaction():
+            store.add_lease(SignedLease.read(issued).lease.terms.counter, issued, NOW)
+    ring.end()
+    with pytest.raises(PeerError, match="used before"):
+        ring.apply(issued, NOW)
+    for _ in range(2):
+        with pytest.raises(ClosedError, match="ended"):
+            ring.open()
+        ring.close()
+        store.close()
+        store = Store(case.database)
+        ring = TpmRing(case.layout, store, wire.tcti, "shop-0417")
+    ring.apply(lease(ring), NOW)
+    ring.check()
     ring.close()
     store.close()

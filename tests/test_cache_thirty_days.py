@@ -67,12 +67,12 @@ After each row what was broken is repaired, and all three are given again.
 class Outage(LeasedSite):
     """A leased site in this process, whose clocks are numbers."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self) -> None:
         self.service: Service | None = None
         self.lease = ""
         self.known: set[str] = set()
         self.wall, self.monotonic, self.boots = time.time(), 0.0, 0
-        super().__init__(directory)
+        super().__init__()
         table = f'[controller]\ntpm = "{self.tpm.tcti}"\nroot = "verity"\n'
         text = SITE_TOML.partition("[[secret]]")[0].replace(TIERS, table) + SECRETS
         names = '"pos-api-token", "wifi-psk"'
@@ -238,8 +238,8 @@ class Outage(LeasedSite):
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Outage]:
-    one = Outage(tmp_path)
+def site() -> Iterator[Outage]:
+    one = Outage()
     yield one
     one.close()
 

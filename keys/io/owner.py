@@ -6,11 +6,14 @@ They are in the clear in this process alone, until the TPM has both. design.md, 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from keys.cache import NONCE_SIZE, protect, recover
 from keys.cachekey import SHARE_SIZE, escrow
+from keys.errors import SiteError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
 from keys.secret import Secret
@@ -50,3 +53,19 @@ def _draw(store: Store, device: Secret, authority: ec.EllipticCurvePublicKey, si
         store.set_meta(ESCROW_META, escrow(drawn, authority, os.urandom(SHARE_SIZE), site=site))
         store.set_meta(DUE_META, due)
     return due
+
+
+def read_authority(path: Path) -> ec.EllipticCurvePublicKey:
+    """Read the lease authority's public key (PEM, P-256); SiteError when it is missing or unfit."""
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise SiteError(
+            f"{path}: {error.strerror}: make a lease authority with `doorstep lease init` "
+            "and put its public half there"
+        ) from error
+    except ValueError:
+        raise SiteError(f"{path} is no public key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise SiteError(f"{path} is no P-256 key")
+    return key

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_pem_public_key,
 )
 
 from keys.cachekey import SHARE_SIZE, combine
@@ -25,7 +24,7 @@ from keys.envelope import b64u, bind, unb64u
 from keys.errors import PeerError, SiteError
 from keys.io.files import write_file
 from keys.io.layout import Layout
-from keys.io.owner import ESCROW_META, own
+from keys.io.owner import ESCROW_META, own, read_authority
 from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
@@ -356,8 +355,17 @@ class TpmRing:
         return signed
 
     def end(self) -> None:
-        """End every lease there is, at once."""
-        self._tpm.increment(Index.LEASE)
+        """End every lease there is, at once: also one that waits, or that was issued and not taken.
+
+        Headquarters numbers a lease one after what it was shown, so none reaches beyond that.
+        """
+        known = [signed.lease.terms.counter for signed in self._store_leases()]
+        try:
+            self._step_to(max([self._tpm.counter(Index.LEASE) + 1, *known]) + 1)
+        except SiteError:
+            self._wipe()
+            self._why = UNSURE
+            raise
         self._wipe()
         self._why = ENDED
 
@@ -469,22 +477,6 @@ class TpmRing:
 def rehearsal_socket(layout: Layout) -> Path:
     """Say where a rehearsal has the TPM of its controller."""
     return layout.run / "tpm" / "socket"
-
-
-def read_authority(path: Path) -> ec.EllipticCurvePublicKey:
-    """Read the lease authority's public key (PEM, P-256); SiteError when it is missing or unfit."""
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except OSError as error:
-        raise SiteError(
-            f"{path}: {error.strerror}: make a lease authority with `doorstep lease init` "
-            "and put its public half there"
-        ) from error
-    except ValueError:
-        raise SiteError(f"{path} is no public key in PEM") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise SiteError(f"{path} is no P-256 key")
-    return key
 
 
 def _read_blob(path: Path) -> tuple[Blob, str]:

@@ -157,7 +157,7 @@ class Serving(LeasedSite):
 
     def __init__(self, place: Path) -> None:
         place.mkdir()
-        super().__init__(place)
+        super().__init__()
         self.wire = Wire(place, tpm=self.tpm)
         self.wall, self._boots = time.time(), 0
         self.service: Service | None = None
@@ -246,8 +246,7 @@ def _service_figures(lab: Lab) -> list[Figure]:
 
 def _memory(lab: Lab) -> Figure:
     """Private memory of the keys process beside Python with its libraries and nothing to do."""
-    (lab.work / "memory").mkdir()
-    site = LeasedSite(lab.work / "memory")
+    site = LeasedSite()
     libraries = "import tpm2_pytss, sqlite3, cryptography.hazmat.primitives.asymmetric.ec, time"
     try:
         site.ready()
