@@ -120,7 +120,7 @@ def test_boxes_wait_when_the_lease_has_ended_and_enrol_when_it_is_renewed(
     # and none beyond
     site.restart_machine()
     assert turned_away(boot(site, box, manifest)) == "LEASE-ENDED"
-    card = site.card(box.id)["box"]
+    card = site.card(box.id)["card"]
     assert card["code"] == "LEASE-ENDED"
     assert "headquarters must renew" in card["next_step"]
     site.until(lambda: "lease of the cache has ended" in first_line(site))
