@@ -10,7 +10,6 @@ was acknowledged stays. A schedule that fails is named by its number, which runs
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cache_lab import HOUR, NOW, SITE
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from tpm_wire import Cut, Dies, When, Wire
+from tpm_wire import Cut, Dies, When, Wire, told_by
 
 from keys.cache import Label
 from keys.errors import KeysError
@@ -96,7 +94,6 @@ class Model:
     may: dict[str, set[str | None]] = field(default_factory=dict)
     boot: set[str | None] = field(default_factory=lambda: {None})
     leased: set[bool] = field(default_factory=lambda: {True})
-    is_irrevocable: bool = False
 
 
 class Case:
@@ -117,11 +114,11 @@ class Case:
 
     def work(self, wire: Wire, round_: Round) -> list[dict[str, Any]]:
         """Do the steps in a process of its own; gives what it told before it ended."""
-        return _told(lambda tell: _steps(self, wire, round_, tell))
+        return told_by(lambda tell: _steps(self, wire, round_, tell))
 
     def look(self, wire: Wire) -> dict[str, Any] | None:
         """Start as the service does, under a new lease if need be; None when it was killed."""
-        told = _told(lambda tell: _look(self, wire, tell))
+        told = told_by(lambda tell: _look(self, wire, tell))
         return told[-1] if told else None
 
 
@@ -233,36 +230,6 @@ def _look(case: Case, wire: Wire, tell: Any) -> None:
         store.check_audit()
         ring.close()
     tell({"open": was_open, "found": found, "ca": ca})
-
-
-def _told(work: Any) -> list[dict[str, Any]]:
-    """Fork, work, and give the lines that the child told until it ended."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        status = 0
-
-        def tell(line: dict[str, Any]) -> None:
-            os.write(writer, json.dumps(line).encode() + b"\n")
-
-        try:
-            work(tell)
-        except KeysError as error:
-            tell({"error": str(error)})
-        except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent
-            traceback.print_exc()
-            status = 1
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        lines = file.read().splitlines()
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code not in (0, -signal.SIGKILL):
-        raise AssertionError(f"the process crashed with {code}")
-    return [json.loads(line) for line in lines]
 
 
 def template(directory: Path) -> None:

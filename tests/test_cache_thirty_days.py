@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 from cache_lab import HOUR, ControllerTpm
 from keys_site import SITE_TOML, request
+from small_disk import fill, mounted, run
 from test_lease_service import TIERS, LeasedSite
 
 from keys.envelope import b64u
@@ -232,6 +232,14 @@ class Outage(LeasedSite):
             shutil.rmtree(self.layout.state)
             kept.rename(self.layout.state)
 
+    @contextlib.contextmanager
+    def on_a_disk_of(self, size: str) -> Iterator[None]:
+        """Put the state on a small disk of its own for a while."""
+        self.kill()
+        with mounted(self.layout.state, self.base / "state-below", size):
+            yield
+            self.kill()
+
     def close(self) -> None:
         self.kill()
         super().close()
@@ -368,17 +376,17 @@ def _tpm(site: Outage, table: Table) -> None:
 
 
 def _disk(site: Outage, table: Table) -> None:
-    with _mounted(site, "48m"):
+    with site.on_a_disk_of("48m"):
         table.is_well()
         with table.fault("The disk is full"):
-            _fill(site.layout.state / "keys" / "fill")
+            fill(site.layout.state / "keys" / "fill")
         (site.layout.state / "keys" / "fill").unlink()
         table.is_well()
         site.kill()
-        _run("mount", "-o", "remount,ro", site.layout.state)
+        run("mount", "-o", "remount,ro", site.layout.state)
         table.rows.append(site.row("The disk is read-only when the controller starts"))
         site.kill()
-        _run("mount", "-o", "remount,rw", site.layout.state)
+        run("mount", "-o", "remount,rw", site.layout.state)
         table.is_well()
         site.kill()
     table.is_well()
@@ -404,12 +412,6 @@ def _disk(site: Outage, table: Table) -> None:
         "DELETE FROM audit WHERE n > (SELECT max(n) FROM audit) - 4",
         "DELETE FROM anchors WHERE number > (SELECT max(n) FROM audit)",
     )
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
 
 
 def _copies(site: Outage, table: Table) -> None:
@@ -459,31 +461,6 @@ def _end(site: Outage, table: Table) -> None:
         site.operator("lease_end")
     site.operator("lease_apply", lease=_lease(site))
     table.is_well()
-
-
-@contextlib.contextmanager
-def _mounted(site: Outage, size: str) -> Iterator[None]:
-    """Put the state on a small disk of its own."""
-    site.kill()
-    state, kept = site.layout.state, site.base / "state-below"
-    shutil.copytree(state, kept)
-    _run("mount", "-t", "tmpfs", "-o", f"size={size}", "doorstep-test", state)
-    try:
-        shutil.copytree(kept, state, dirs_exist_ok=True)
-        yield
-        site.kill()
-        shutil.rmtree(kept)
-        shutil.copytree(state, kept)
-    finally:
-        site.kill()
-        _run("umount", "-l", state)
-    shutil.rmtree(state)
-    kept.rename(state)
-
-
-def _run(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_ended_long_ago_is_shredded(site: Outage) -> None:

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from cache_lab import ControllerTpm
+
+from keys.errors import KeysError
 
 WAIT = 30.0
 
@@ -284,3 +287,33 @@ def _message(sock: Any) -> bytes | None:
             return None
         data += more
     return data
+
+
+def told_by(work: Callable[[Callable[[dict[str, Any]], None]], None]) -> list[dict[str, Any]]:
+    """Fork, work, and give the lines that the child told until it ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        status = 0
+
+        def tell(line: dict[str, Any]) -> None:
+            os.write(writer, json.dumps(line).encode() + b"\n")
+
+        try:
+            work(tell)
+        except KeysError as error:
+            tell({"error": str(error)})
+        except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent
+            traceback.print_exc()
+            status = 1
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        lines = file.read().splitlines()
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, -signal.SIGKILL):
+        raise AssertionError(f"the process crashed with {code}")
+    return [json.loads(line) for line in lines]
