@@ -61,7 +61,7 @@ max_stale = "0s"
 [[secret]]
 name = "wifi-psk"
 tier = "boot"
-ttl = "1s"
+ttl = "3s"
 [[secret]]
 name = "vault-key"
 tier = "box"
