@@ -2,6 +2,7 @@
 
 import base64
 import json
+import resource
 from pathlib import Path
 
 import ek_forge as make
@@ -12,6 +13,7 @@ from attest.crl import Crl
 from attest.errors import AttestSiteError
 from attest.io import trust
 from attest.io.trust import (
+    MAX_FILE,
     SOURCES,
     Entry,
     Imported,
@@ -237,20 +239,16 @@ def test_a_damaged_list_of_sources_is_named(tmp_path: Path, text: str) -> None:
     assert load_trust(tmp_path, rehearsal=False).certificates
 
 
-def test_a_power_cut_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_leaves_whole_files(tmp_path: Path) -> None:
     take(tmp_path, ROOT)
-    real = trust._write
-
-    def cut(path: Path, data: bytes) -> None:
-        if path.name != SOURCES:
-            raise OSError(28, "No space left on device")
-        real(path, data)
-
-    monkeypatch.setattr(trust, "_write", cut)
-    with pytest.raises(AttestSiteError, match="No space left"):
-        take(tmp_path, OTHER)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        with pytest.raises(AttestSiteError, match="File too large"):
+            take(tmp_path, OTHER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [entry.part.der for entry in list_trust(tmp_path)] == [ROOT]
-    monkeypatch.setattr(trust, "_write", real)
     assert take(tmp_path, OTHER)[0].outcome is Outcome.STORED
     assert not list(tmp_path.glob(".new-*"))
 
@@ -261,9 +259,10 @@ def test_a_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         take(tmp_path / "file" / "ek", ROOT)
 
 
-def test_a_file_that_is_too_large_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:
     take(tmp_path, ROOT)
-    monkeypatch.setattr(trust, "MAX_FILE", 10)
+    with next(tmp_path.glob("*.pem")).open("r+b") as file:
+        file.truncate(MAX_FILE + 1)
     with pytest.raises(AttestSiteError, match="too large"):
         load_trust(tmp_path, rehearsal=False)
 
