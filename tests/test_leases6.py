@@ -106,7 +106,8 @@ class Leases(RuleBasedStateMachine):
     def memory_is_what_the_disk_says(self) -> None:
         table = {lease.address: lease for lease in self.server.engine._table.leases()}
         assert table == self.disk
-        bound = [one.mac for one in table.values() if one.state is LeaseState.BOUND]
+        # RFC 8415, 12: an IA of a system is its own; whatever else a box calls itself, it is one
+        bound = [(row.mac, row.iaid) for row in table.values() if row.state is LeaseState.BOUND]
         assert len(set(bound)) == len(bound)
 
 

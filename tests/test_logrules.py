@@ -95,10 +95,13 @@ def checked(steps: list[Step], banks: tuple[str, ...] = ("sha256",)) -> EventChe
 
 @pytest.mark.parametrize("path", sorted(BOOTS.glob("*.bin")), ids=lambda path: path.stem)
 def test_boots_of_known_files_need_one_workaround_alone(path: Path) -> None:
+    """That of OVMF's boot variables; a BIOS has none."""
+    by_bios = path.stem.startswith("bios-")
     log = decode(path.read_bytes())
     found = check_events(log, banks_of(log))
     assert found.findings == ()
-    assert found.workarounds == ("VARIABLE_BOOT digest over the value alone",)
+    needed = () if by_bios else ("VARIABLE_BOOT digest over the value alone",)
+    assert found.workarounds == needed
     assert list(check_separators(log, "sha256")) == []
 
 

@@ -7,12 +7,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from keys_site import EK, code, request
-from test_lease_service import LeasedSite
 
 from keys.envelope import b64u, unb64u
 from keys.manifest import sign
@@ -22,11 +20,11 @@ from keys.wrap import CONTEXT, Label, Randomness, WrappedSecret, revoke, wrap
 NAME = "vault-key"
 
 
-class WrapSite(LeasedSite):
+class WrapSite:
     """A site with a TPM whose boxes have a secret of tier box."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self) -> None:
+        super().__init__()
         text = (self.layout.site / "site.toml").read_text()
         self.write("site.toml", text.replace('"pos-api-token", "wifi-psk"', f'"{NAME}"'))
 
@@ -66,8 +64,8 @@ class WrapSite(LeasedSite):
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[WrapSite]:
-    one = WrapSite(tmp_path)
+def site() -> Iterator[WrapSite]:
+    one = WrapSite()
     yield one
     one.close()
 
