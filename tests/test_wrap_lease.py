@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from keys_site import EK, code, request
+from test_lease_service import LeasedSite
 
 from keys.envelope import b64u, unb64u
 from keys.manifest import sign
@@ -20,7 +21,7 @@ from keys.wrap import CONTEXT, Label, Randomness, WrappedSecret, revoke, wrap
 NAME = "vault-key"
 
 
-class WrapSite:
+class WrapSite(LeasedSite):
     """A site with a TPM whose boxes have a secret of tier box."""
 
     def __init__(self) -> None:
