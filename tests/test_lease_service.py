@@ -127,7 +127,10 @@ def test_a_site_lives_from_lease_to_lease(site: LeasedSite) -> None:
     site.operator("revoke", ek_name=b64u(b"\0\x0b" + bytes(32)))
     site.operator("lease_apply", lease=site.issue_lease())
     assert site.given(reset_count=100)
-    kinds = [one["kind"] for one in site.operator("events", after=0)["events"]]
+    events = site.operator("events", after=0)["events"]
+    refused = [one["reason"] for one in events if one["kind"] == "handover-refused"]
+    assert refused == ["LEASE-MISSING", "LEASE-ENDED"]
+    kinds = [one["kind"] for one in events]
     assert kinds.count("lease-applied") == 2
     assert "lease-requested" in kinds
 

@@ -29,21 +29,21 @@ from keys.io.clock import Clock
 from keys.io.explaining import Explaining
 from keys.io.handover import Desk, Request, sized
 from keys.io.hardening import harden, shortfall
-from keys.io.layout import OPERATOR, REHEARSAL_MARK, Layout
+from keys.io.layout import OPERATOR, Layout
 from keys.io.leasing import Leasing
+from keys.io.open_ring import open_ring
 from keys.io.pacing import Pacing
-from keys.io.ring import ClosedError, FileRing, Ring
+from keys.io.ring import ClosedError
 from keys.io.room import Room
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
 from keys.io.stored_secrets import StoredSecrets
-from keys.io.tpm_ring import TPM_GONE, TPM_META, TpmRing, rehearsal_socket
-from keys.io.vault import CHECK, Vault
+from keys.io.tpm_ring import TpmRing
+from keys.io.vault import Vault
 from keys.io.wrapping import Wrapping
 from keys.io.zone_signing import ZoneSigning
 from keys.note import Floor
-from keys.rules import SiteRules
 
 LOG = logging.getLogger("doorstep.keys")
 TICK_SECONDS = 1.0
@@ -62,8 +62,8 @@ ADMINISTRATIVE = frozenset(
     {"status", "events", "ca_requests", "ca_install", "boot_ca", "zone_sign", "zone_anchors"}
 ) | {"lease_request", "lease_apply", "lease_end", "lease_show", "audit_verify"}
 """What is served before the authorities are signed."""
-UNDER_LEASE = frozenset({"handover", "answer"})
-"""What asks the TPM first whether the lease still runs."""
+UNDER_LEASE = frozenset({"answer"})
+"""What asks the TPM first whether the lease still runs, as a hand-over does, which notes it."""
 ADDING = frozenset({"secret_put", "secret_import"})
 """What is refused on a full disk."""
 ANCHORED = frozenset(
@@ -266,8 +266,7 @@ class Service:
         self.tick()
         request = Request.of(params)
         try:
-            with self._store.transaction():
-                return self._desk.serve(user, request, now)
+            return self._serve(user, request, now)
         except Refusal as refusal:
             with self._store.transaction():
                 detail = {"ek_name": request.ek_name.hex(), "role": request.role}
@@ -279,6 +278,14 @@ class Service:
                 )
                 self._store.record(now, user, event)
             raise
+
+    def _serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
+        try:
+            self._ring.check()
+        except ClosedError as error:
+            raise Refusal(error.code, str(error)) from None
+        with self._store.transaction():
+            return self._desk.serve(user, request, now)
 
     def _answer(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         context, payload = params["context"], params["payload"]
@@ -433,27 +440,6 @@ class Service:
             None, (self._trouble, self._room.sentence, self._pacing.sentence, self._swapped)
         )
         return said + self._files.sentences
-
-
-def open_ring(layout: Layout, store: Store, rules: SiteRules) -> Ring:
-    """Give the keys as the site file says; SiteError when the database was made otherwise.
-
-    A rehearsal never opens the machine's own TPM: it would take it for good.
-    """
-    tcti, is_new = rules.controller.tcti, store.meta(CHECK) is None
-    if tcti is not None and (layout.state / REHEARSAL_MARK).exists():
-        tcti = f"swtpm:path={rehearsal_socket(layout)}"
-    has_tpm = store.meta(TPM_META) is not None
-    if tcti is not None and not is_new and not has_tpm:
-        raise SiteError(
-            "keys.db was made without a TPM: take controller.tpm out of site.toml, "
-            "or move keys.db away and put the secrets again"
-        )
-    if tcti is None and has_tpm:
-        raise SiteError("keys.db hangs on this controller's TPM: say which in controller.tpm")
-    if tcti is None:
-        return FileRing(layout, is_new=is_new)
-    return TpmRing(layout, store, tcti, rules.site_id)
 
 
 def main(layout: Layout) -> None:
