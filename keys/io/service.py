@@ -39,7 +39,7 @@ from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
 from keys.io.store import Allowance, Event, Store
 from keys.io.stored_secrets import StoredSecrets
-from keys.io.tpm_ring import TpmRing
+from keys.io.tpm_ring import TPM_GONE, TpmRing
 from keys.io.vault import Vault
 from keys.io.wrapping import Wrapping
 from keys.io.zone_signing import ZoneSigning
