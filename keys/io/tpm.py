@@ -160,16 +160,19 @@ class Tpm(TpmLink):
 
     def make_storage_key(self) -> bytes:
         """Make the storage key persistent, or find it; gives its name."""
-        handle = self._find(STORAGE_HANDLE)
-        if handle is None:
+        if self._find(STORAGE_HANDLE) is None:
             with (
                 self._primary(ESYS_TR.OWNER, STORAGE_TEMPLATE) as (made, _),
                 self._saying("its storage key"),
             ):
-                handle = self._esys.evict_control(
+                self._esys.evict_control(
                     auth=ESYS_TR.OWNER, object_handle=made, persistent_handle=STORAGE_HANDLE
                 )
-        self._storage_name = bytes(self._esys.tr_get_name(handle))
+        # looked up anew: the connection may be another since it was made
+        handle = self._find(STORAGE_HANDLE)
+        if handle is None:
+            raise SiteError("the TPM did not keep its storage key")
+        self._storage_name = self._name(handle)
         return self._storage_name
 
     def define(self, index: Index) -> bytes:
@@ -230,7 +233,7 @@ class Tpm(TpmLink):
 
     def nv_name(self, index: Index) -> bytes:
         """Give the name of an NV index; SiteError when there is none."""
-        return bytes(self._esys.tr_get_name(self._nv(index)))
+        return self._name(self._nv(index))
 
     def counter(self, index: Index) -> int:
         """Read an NV counter."""
@@ -368,10 +371,14 @@ class Tpm(TpmLink):
 
     # objects and sessions
 
+    def _name(self, handle: Any) -> bytes:
+        with self._saying("a name"):
+            return bytes(self._esys.tr_get_name(handle))
+
     def _storage(self) -> Any:
         """Find the storage key; SiteError unless it is the one of when the cache was made."""
         handle = self._find(STORAGE_HANDLE)
-        if handle is None or bytes(self._esys.tr_get_name(handle)) != self._storage_name:
+        if handle is None or self._name(handle) != self._storage_name:
             raise SiteError(
                 "this is not the TPM that the cache was made with, or it was cleared: "
                 "what is in the cache is lost, seed this controller again"
