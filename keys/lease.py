@@ -25,7 +25,6 @@ from keys.tpm_public import HASH_IDS, Attributes, Curve, EccPublic, PublicArea, 
 HEADER = "DOORSTEP-LEASE-1:"
 MAX_TEXT = 2048
 MAX_SITE = 63
-FOREVER_RESTARTS = 0xFFFFFFFF
 SIGNATURE_SIZE = 64
 _ECDSA, _SHA256 = 0x0018, HASH_IDS["sha256"]
 _FIXED = struct.Struct("!BB3s32sQIIQQQ32sB")

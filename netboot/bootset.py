@@ -107,7 +107,6 @@ FIXED_NAMES: Mapping[Architecture, Mapping[str, Role]] = {
 """Names that firmware (option 67) and shim ask for; GRUB asks for `GRUB_CFG_PATHS`."""
 
 GRUB_CFG_PATHS = ("/grub/grub.cfg",)
-GRUB_CFG_NAME = "grub.cfg"
 IPXE_LOADER, IPXE_SCRIPT = "/enrol/ipxe.efi", "/enrol/boot.ipxe"
 """Names that the operator's boot rules may give; they are no names of the operator's own files."""
 

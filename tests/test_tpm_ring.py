@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from cache_lab import HOUR, NOW, SITE, Controller
 from cryptography.hazmat.primitives.asymmetric import ec
+from tpm2_pytss import ESAPI
+from tpm2_pytss.constants import ESYS_TR
 
 from keys.cache import Label
 from keys.envelope import bind
@@ -23,7 +25,7 @@ from keys.io.vault import Vault
 from keys.lease import SignedLease
 from keys.rules import Tier
 from keys.secret import Secret
-from keys.tpm_objects import Index
+from keys.tpm_objects import STORAGE_HANDLE, Index
 
 VALUE = Secret(b"not-a-real-value")
 
@@ -391,6 +393,16 @@ def test_another_tpm_opens_nothing(controller: Controller, tmp_path: Path) -> No
             pass
     finally:
         other.close()
+
+
+def test_a_key_that_was_put_there_before_us_seals_nothing(controller: Controller) -> None:
+    """Threat of the shipping chain: whose key it is decides who can read what is below it."""
+    esys = ESAPI(controller.tpm.tcti)
+    theirs, *_ = esys.create_primary(in_sensitive=None, in_public="ecc256:aes128cfb")
+    esys.evict_control(auth=ESYS_TR.OWNER, object_handle=theirs, persistent_handle=STORAGE_HANDLE)
+    esys.close()
+    with pytest.raises(SiteError, match="is not ours: clear the TPM"), controller.started():
+        pass
 
 
 def test_secrets_of_this_boot_end_with_it(controller: Controller) -> None:

@@ -159,21 +159,26 @@ class Tpm(TpmLink):
     # set-up, while the owner's hierarchy has no password yet
 
     def make_storage_key(self) -> bytes:
-        """Make the storage key persistent, or find it; gives its name."""
-        if self._find(STORAGE_HANDLE) is None:
-            with (
-                self._primary(ESYS_TR.OWNER, STORAGE_TEMPLATE) as (made, _),
-                self._saying("its storage key"),
-            ):
-                self._esys.evict_control(
-                    auth=ESYS_TR.OWNER, object_handle=made, persistent_handle=STORAGE_HANDLE
-                )
+        """Make the storage key persistent, or find it; gives its name.
+
+        SiteError when another key is there: who put it may know its private half, and so read
+        whatever is sealed below it. The same template makes the same primary key again.
+        """
+        with self._primary(ESYS_TR.OWNER, STORAGE_TEMPLATE) as (made, public):
+            if self._find(STORAGE_HANDLE) is None:
+                with self._saying("its storage key"):
+                    self._esys.evict_control(
+                        auth=ESYS_TR.OWNER, object_handle=made, persistent_handle=STORAGE_HANDLE
+                    )
         # looked up anew: the connection may be another since it was made
         handle = self._find(STORAGE_HANDLE)
         if handle is None:
             raise SiteError("the TPM did not keep its storage key")
-        self._storage_name = self._name(handle)
-        return self._storage_name
+        name = self._name(handle)
+        if name != PublicArea.decode(public).name():
+            raise SiteError(f"the TPM's key 0x{STORAGE_HANDLE:08x} is not ours: clear the TPM")
+        self._storage_name = name
+        return name
 
     def define(self, index: Index) -> bytes:
         """Define an NV index that nobody can set back, or find it; gives its name.
