@@ -68,8 +68,7 @@ class Terms:
             policy = policy.pcr_state(self.pcrs, self.pcr_digest)
         for field, value, comparison in self.timers():
             policy = policy.counter_timer(field, value, comparison)
-        policy = policy.nv(counter_name, self.counter.to_bytes(8, "big"), Comparison.EQUAL)
-        return policy.command_code(CommandCode.UNSEAL)
+        return policy.nv(counter_name, self.counter.to_bytes(8, "big"), Comparison.EQUAL)
 
     def timers(self) -> tuple[tuple[TimeField, int, Comparison], ...]:
         """Give the comparisons with TPMS_TIME_INFO, in the order of the policy."""
@@ -235,9 +234,44 @@ def authority_area(key: ec.EllipticCurvePublicKey) -> PublicArea:
     )
 
 
-def lease_policy(authority: ec.EllipticCurvePublicKey, policy_reference: bytes) -> TpmPolicy:
-    """Give the policy of what a lease opens: whatever the authority approves for this reference."""
-    return TpmPolicy().authorize(authority_area(authority).name(), policy_reference)
+def lease_policy(
+    authority: ec.EllipticCurvePublicKey, policy_reference: bytes, code: CommandCode
+) -> TpmPolicy:
+    """Give the policy of what a lease opens, for one command.
+
+    The approval does not name the command, so that one lease serves sealed data and signing keys;
+    each object does, so that no session for one serves the other.
+    """
+    approval = TpmPolicy().authorize(authority_area(authority).name(), policy_reference)
+    return approval.command_code(code)
+
+
+def signing_policy(
+    authority: ec.EllipticCurvePublicKey,
+    policy_reference: bytes,
+    counter_name: bytes,
+    unmoved: int,
+) -> TpmPolicy:
+    """Give the policy of an authority's key: under a lease, or before the first one was taken.
+
+    `unmoved` is the lease counter's number of then: so the key signs its own request at Day 0, and
+    never again without a lease, because nobody sets an NV counter back.
+    """
+    return TpmPolicy().any_of(signing_branches(authority, policy_reference, counter_name, unmoved))
+
+
+def signing_branches(
+    authority: ec.EllipticCurvePublicKey,
+    policy_reference: bytes,
+    counter_name: bytes,
+    unmoved: int,
+) -> tuple[TpmPolicy, TpmPolicy]:
+    """Give the two branches of `signing_policy`, in its order."""
+    held = unmoved.to_bytes(8, "big")
+    return (
+        lease_policy(authority, policy_reference, CommandCode.SIGN),
+        TpmPolicy().nv(counter_name, held, Comparison.EQUAL).command_code(CommandCode.SIGN),
+    )
 
 
 def _seal_digest(lease: Lease, approval: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from keys.lease import Counters
@@ -82,6 +82,15 @@ _KEPT = (
 )
 
 
+_SIGNING = (
+    Attributes.FIXED_TPM
+    | Attributes.FIXED_PARENT
+    | Attributes.SENSITIVE_DATA_ORIGIN
+    | Attributes.NO_DA
+    | Attributes.SIGN
+)
+
+
 def _template(
     attributes: Attributes, *, symmetric: Symmetric | None = None, scheme: Scheme | None = None
 ) -> PublicArea:
@@ -122,6 +131,12 @@ def sealed_template(policy: TpmPolicy) -> bytes:
     attributes = Attributes.FIXED_TPM | Attributes.FIXED_PARENT | Attributes.NO_DA
     head = struct.pack(">HHI", KEYEDHASH, SHA256, attributes) + sized(policy.digest)
     return head + struct.pack(">H", NULL) + sized(b"")
+
+
+def signing_template(policy: TpmPolicy) -> PublicArea:
+    """Give the template of a key that signs under `policy` alone, ECDSA with SHA-256."""
+    key = _template(_SIGNING, scheme=Scheme(algorithm=ECDSA, hash_alg=SHA256))
+    return replace(key, auth_policy=policy.digest)
 
 
 def clock_policy() -> TpmPolicy:

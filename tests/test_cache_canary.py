@@ -26,7 +26,8 @@ from keys.envelope import b64u
 from keys.io.rpc import RpcError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
-from keys.io.tpm_ring import Made, TpmRing
+from keys.io.tpm_made import Made
+from keys.io.tpm_ring import TpmRing
 from keys.io.vault import Vault
 from keys.lease import SignedLease
 from keys.lease_request import LeaseRequest

@@ -30,7 +30,7 @@ from keys.io.layout import OPERATOR
 from keys.io.rpc import Refusal, RpcError
 from keys.io.service import Service
 from keys.io.tpm import Tpm
-from keys.io.tpm_ring import Made
+from keys.io.tpm_made import Made
 
 DAY = 86_400.0
 PAGE = Path(__file__).parents[1] / "docs" / "secret-faults.md"

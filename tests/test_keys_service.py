@@ -46,9 +46,11 @@ from keys.envelope import (
     unb64u,
 )
 from keys.errors import SiteError
+from keys.io.boxes import MAX_ALLOWANCE
 from keys.io.rpc import RpcError
-from keys.io.service import MAX_ALLOWANCE, main
-from keys.io.store import MIGRATIONS, Allowance, Store
+from keys.io.schema import MIGRATIONS
+from keys.io.service import main
+from keys.io.store import Allowance, Store
 from keys.rules import HANDOVERS_PER_MINUTE
 from keys.secret import Secret
 

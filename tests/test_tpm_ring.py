@@ -20,7 +20,8 @@ from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
 from keys.io.tpm_link import TpmRefusedError
-from keys.io.tpm_ring import CLOCK_META, Made
+from keys.io.tpm_made import Made
+from keys.io.tpm_ring import CLOCK_META
 from keys.io.vault import Vault
 from keys.lease import SignedLease
 from keys.rules import Tier

@@ -52,10 +52,19 @@ class Authority:
 
     def draw(self) -> None:
         """Draw what is not there yet, so that no later transaction has to; ClosedError."""
-        for name in (*(f"{kind.value}-ca" for kind in Kind), "answer", WRAP_KEY):
+        for kind in Kind:
+            self._drop_other(kind, self._ca_key(kind).public_key())
+        for name in ("answer", WRAP_KEY):
             self._vault.key_pair(name)
         self._server_key()
         self._vault.key_bytes("pseudonym")
+
+    def _drop_other(self, kind: Kind, key: ec.EllipticCurvePublicKey) -> None:
+        """Forget an intermediate whose key is not the one of now: its TPM was another, or none."""
+        text = self._store.certificate(kind.value)
+        if text is not None and ca.load_certificate(text).public_key() != key:
+            with self._store.transaction():
+                self._store.drop_certificate(kind.value)
 
     @property
     def ready(self) -> bool:
@@ -200,7 +209,7 @@ class Authority:
         return self._vault.key_pair("server", on_device=True)
 
     def _ca_key(self, kind: Kind) -> ec.EllipticCurvePrivateKey:
-        return self._vault.key_pair(f"{kind.value}-ca")
+        return self._vault.signing_key(f"{kind.value}-ca")
 
     def _certificate(self, name: str) -> Certificate:
         text = self._store.certificate(name)

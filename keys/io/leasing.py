@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keys.envelope import b64u
+from keys.io.method_rows import OPERATOR_ALONE, MethodRow
 from keys.io.ring import ClosedError, Ring
 from keys.io.rpc import Params, Refusal
 from keys.io.store import Event, Store
@@ -26,6 +27,18 @@ class Leasing:
     def __init__(self, store: Store, ring: Ring, vault: Vault, site_id: str) -> None:
         """Hold what they need."""
         self._store, self._ring, self._vault, self._site_id = store, ring, vault, site_id
+
+    def methods(self) -> dict[str, MethodRow]:
+        """Give their rows of the socket table, but for `lease_apply`, which opens the cache too."""
+        return {
+            "lease_request": MethodRow(
+                serve=self.request, users=OPERATOR_ALONE, administrative=True
+            ),
+            "lease_end": MethodRow(
+                serve=self.end, users=OPERATOR_ALONE, administrative=True, anchored=True
+            ),
+            "lease_show": MethodRow(serve=self.show, users=OPERATOR_ALONE, administrative=True),
+        }
 
     def request(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """Give a request for headquarters; `challenge` is what it asks to be quoted."""

@@ -8,7 +8,9 @@ decides who may have a secret. design.md, "Secrets".
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NoReturn, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keys.errors import SiteError
 from keys.io.files import read_or_draw
@@ -55,6 +57,12 @@ class Ring(Protocol):
     def keep_time(self) -> None:
         """Store how far the TPM's clock is, in the caller's transaction."""
 
+    def make_signing_key(self) -> bytes | None:
+        """Make a key in the TPM and give what is stored of it; None without a TPM."""
+
+    def signing_key(self, stored: bytes) -> ec.EllipticCurvePrivateKey:
+        """Give a key that `make_signing_key` made."""
+
     def audit_value(self) -> bytes | None:
         """Read what the audit is anchored to; None without a TPM."""
 
@@ -95,6 +103,13 @@ class FileRing:
 
     def keep_time(self) -> None:
         """Have no clock of its own."""
+
+    def make_signing_key(self) -> None:
+        """Have nothing that would hold one."""
+
+    def signing_key(self, stored: bytes) -> NoReturn:
+        """Refuse: the database is of a controller with a TPM."""
+        raise SiteError("keys.db: its signing keys are in a TPM that this controller has not")
 
     def audit_value(self) -> None:
         """Have nothing that an audit could be held against."""

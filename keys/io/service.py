@@ -16,28 +16,29 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import UUID
 
 from keys import ca
 from keys.ca import Kind
-from keys.envelope import b64u, unb64u
+from keys.envelope import b64u
 from keys.errors import KeysError, PeerError, SiteError
 from keys.io.auditing import Auditing
 from keys.io.authority import NO_CA, Authority
 from keys.io.boot_tls import BootTls
+from keys.io.boxes import Boxes
 from keys.io.clock import Clock
 from keys.io.explaining import Explaining
-from keys.io.handover import Desk, Request, sized
+from keys.io.handover import Desk
 from keys.io.hardening import harden, shortfall
-from keys.io.layout import OPERATOR, Layout
+from keys.io.layout import Layout
 from keys.io.leasing import Leasing
+from keys.io.method_rows import BOTH, NETBOOT, OPERATOR_ALONE, MethodRow, Part
 from keys.io.open_ring import open_ring
 from keys.io.pacing import Pacing
 from keys.io.ring import ClosedError
 from keys.io.room import Room
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
-from keys.io.store import Allowance, Event, Store
+from keys.io.store import Event, Store
 from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TPM_GONE, TpmRing
 from keys.io.vault import Vault
@@ -51,27 +52,7 @@ MARK_SECONDS = 30.0
 MARK = "time-mark"
 FLOOR = "note-floor"
 MAX_EVENTS = 1000
-MAX_ALLOWANCE = 86400
-MAX_REASONS, MAX_CLAIM = 64, 500
-CONTROL = "control"
-NETBOOT = "netboot"
-BOTH = frozenset({CONTROL, OPERATOR})
-ANSWERS = {"answer": ("held", "refused"), "receipt": ("ready", "enrolled")}
-"""Which `status` control may have signed, by context; `enrolled` answers come from hand-overs."""
-ADMINISTRATIVE = frozenset(
-    {"status", "events", "ca_requests", "ca_install", "boot_ca", "zone_sign", "zone_anchors"}
-) | {"lease_request", "lease_apply", "lease_end", "lease_show", "audit_verify"}
-"""What is served before the authorities are signed."""
-UNDER_LEASE = frozenset({"answer"})
-"""What asks the TPM first whether the lease still runs, as a hand-over does, which notes it."""
-ADDING = frozenset({"secret_put", "secret_import"})
-"""What is refused on a full disk."""
-ANCHORED = frozenset(
-    {"revoke", "withdraw", "secret_remove", "secret_import", "lease_apply", "lease_end"}
-)
-"""What is in the audit's anchor before its reply leaves."""
-
-_Serve = Callable[[str, Params, float], Mapping[str, Any]]
+MAX_PEM = 16384
 
 
 class Service:
@@ -122,6 +103,16 @@ class Service:
             desk=self._desk,
             record=self._record,
         )
+        self._boxes = Boxes(
+            store=self._store,
+            ring=self._ring,
+            vault=self._vault,
+            authority=self._authority,
+            files=self._files,
+            desk=self._desk,
+            record=self._record,
+            tick=self.tick,
+        )
         self._explaining = Explaining(ring=self._ring, files=self._files, secrets=self._secrets)
         self.tick()
 
@@ -141,35 +132,38 @@ class Service:
 
     def methods(self) -> dict[str, Method]:
         """Give the rows of the socket table that belong to keys."""
-        table: dict[str, tuple[_Serve, frozenset[str]]] = {
-            "status": (self._explaining.beside(self._status), BOTH),
-            "events": (self._events, BOTH),
-            "handover": (self._handover, frozenset({CONTROL})),
-            "answer": (self._answer, frozenset({CONTROL})),
-            "revoke": (self._revoke, BOTH),
-            "secret_put": (self._secrets.put, frozenset({OPERATOR})),
-            "secret_list": (self._secrets.show, frozenset({OPERATOR})),
-            "secret_remove": (self._secrets.remove, frozenset({OPERATOR})),
-            "secret_import": (self._desk.wrapping.take, frozenset({OPERATOR})),
-            "wrap_key": (self._desk.wrapping.key, frozenset({OPERATOR})),
-            "allow": (self._allow, frozenset({OPERATOR})),
-            "disallow": (self._disallow, frozenset({OPERATOR})),
-            "withdraw": (self._withdraw, frozenset({OPERATOR})),
-            "ca_requests": (self._ca_requests, frozenset({OPERATOR})),
-            "ca_install": (self._ca_install, frozenset({OPERATOR})),
-            "boot_ca": (self._boot_ca, frozenset({OPERATOR})),
-            "lease_request": (self._leasing.request, frozenset({OPERATOR})),
-            "lease_apply": (self._apply, frozenset({OPERATOR})),
-            "lease_end": (self._leasing.end, frozenset({OPERATOR})),
-            "lease_show": (self._leasing.show, frozenset({OPERATOR})),
-            "keys_explain": (self._explaining.explain, frozenset({OPERATOR})),
-            "audit_verify": (self._auditing.verify, frozenset({OPERATOR})),
-            "zone_sign": (self._zone_sign, frozenset({NETBOOT})),
-            "zone_anchors": (self._zone_anchors, BOTH),
-            "zone_roll": (self._zone_roll, frozenset({OPERATOR})),
-        }
+        table = self._own_methods()
+        for part in self._parts():
+            table |= part.methods()
+        return {name: Method(self._guard(row), row.users) for name, row in table.items()}
+
+    def _parts(self) -> tuple[Part, ...]:
+        return (self._boxes, self._secrets, self._desk.wrapping, self._leasing)
+
+    def _own_methods(self) -> dict[str, MethodRow]:
+        netboot = frozenset({NETBOOT})
         return {
-            name: Method(self._guard(name, serve), users) for name, (serve, users) in table.items()
+            "status": MethodRow(
+                serve=self._explaining.beside(self._status), users=BOTH, administrative=True
+            ),
+            "events": MethodRow(serve=self._events, users=BOTH, administrative=True),
+            "ca_requests": MethodRow(
+                serve=self._ca_requests, users=OPERATOR_ALONE, administrative=True
+            ),
+            "ca_install": MethodRow(
+                serve=self._ca_install, users=OPERATOR_ALONE, administrative=True
+            ),
+            "boot_ca": MethodRow(serve=self._boot_ca, users=OPERATOR_ALONE, administrative=True),
+            "lease_apply": MethodRow(
+                serve=self._apply, users=OPERATOR_ALONE, administrative=True, anchored=True
+            ),
+            "keys_explain": MethodRow(serve=self._explaining.explain, users=OPERATOR_ALONE),
+            "audit_verify": MethodRow(
+                serve=self._auditing.verify, users=OPERATOR_ALONE, administrative=True
+            ),
+            "zone_sign": MethodRow(serve=self._zone_sign, users=netboot, administrative=True),
+            "zone_anchors": MethodRow(serve=self._zone_anchors, users=BOTH, administrative=True),
+            "zone_roll": MethodRow(serve=self._zone_roll, users=OPERATOR_ALONE),
         }
 
     def tick(self) -> None:
@@ -218,7 +212,7 @@ class Service:
                 detail = {"counter": note.floor.counter, "entries": len(note.entries)}
                 self._store.record(now, "keys", Event(kind="delivery-note", detail=detail))
             for digest in self._files.withdrawn:
-                self._remember_withdrawn("keys", digest, now)
+                self._boxes.remember_withdrawn("keys", digest, now)
 
     def _floor(self) -> Floor | None:
         stored = self._store.meta(FLOOR)
@@ -231,18 +225,18 @@ class Service:
             self._store.set_meta(MARK, struct.pack(">d", self._clock.mark))
             self._ring.keep_time()
 
-    def _guard(self, name: str, serve: _Serve) -> Callable[[str, Params], Mapping[str, Any]]:
+    def _guard(self, row: MethodRow) -> Callable[[str, Params], Mapping[str, Any]]:
         def handler(user: str, params: Params) -> Mapping[str, Any]:
-            if name not in ADMINISTRATIVE and not self._authority.ready:
+            if not row.administrative and not self._authority.ready:
                 raise Refusal("NO-CA", NO_CA)
             try:
-                now = self._clock.believed() if name in ADDING else self._clock.now()
-                if name in UNDER_LEASE:
+                now = self._clock.believed() if row.adding else self._clock.now()
+                if row.under_lease:
                     self._ring.check()
-                if name in ADDING and self._room.sentence:
+                if row.adding and self._room.sentence:
                     raise Refusal("DISK-FULL", self._room.sentence)
-                reply = serve(user, params, now)
-                if name in ANCHORED:
+                reply = row.serve(user, params, now)
+                if row.anchored:
                     self._auditing.anchor(now, at_once=True)
                 return reply
             except Refusal:
@@ -260,102 +254,13 @@ class Service:
         self._store.set_meta(MARK, struct.pack(">d", self._clock.mark))
         self._store.record(now, user, Event(kind=kind, detail=detail))
 
-    # boxes
-
-    def _handover(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        self.tick()
-        request = Request.of(params)
-        try:
-            return self._serve(user, request, now)
-        except Refusal as refusal:
-            with self._store.transaction():
-                detail = {"ek_name": request.ek_name.hex(), "role": request.role}
-                event = Event(
-                    kind="handover-refused",
-                    box=str(request.box),
-                    reason=refusal.code,
-                    detail=detail | {"sentence": str(refusal)},
-                )
-                self._store.record(now, user, event)
-            raise
-
-    def _serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
-        try:
-            self._ring.check()
-        except ClosedError as error:
-            raise Refusal(error.code, str(error)) from None
-        with self._store.transaction():
-            return self._desk.serve(user, request, now)
-
-    def _answer(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        context, payload = params["context"], params["payload"]
-        if context not in ANSWERS or not isinstance(payload, dict):
-            raise Refusal("MALFORMED", "context is answer or receipt, payload an object")
-        if payload["status"] not in ANSWERS[context]:
-            allowed = " or ".join(ANSWERS[context])
-            raise Refusal("MALFORMED", f"status of {context} may be {allowed} only")
-        session, transcript = sized(params["session"], 16), sized(params["transcript"], 32)
-        bound = (payload["session"], payload["transcript"])
-        if bound != (params["session"], params["transcript"]):
-            raise Refusal("MALFORMED", "the payload is for another session")
-        box = str(UUID(payload["box"]))
-        signed = self._authority.sign_answer(context, session, transcript, payload)
-        with self._store.transaction():
-            detail = {"status": payload["status"], "session": session.hex()}
-            event = Event(kind=f"{context}-signed", box=box, detail=detail)
-            self._store.audit(now, user, event)
-        return {"answer": signed}
-
-    def _revoke(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        ek_name = _ek_name(params)
-        with self._vault.revoking():
-            self._store.revoke(ek_name, now)
-            self._record(now, user, "revoked", ek_name=ek_name.hex())
-        return {"revoked": True}
-
-    def _allow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        ek_name, role, seconds = _ek_name(params), params["role"], params["seconds"]
-        reasons = frozenset(_named(reason) for reason in params["reasons"])
-        sealed, claim = sized(params["sealed"], 32), _named(params.get("claim", ""))
-        if not reasons or len(reasons) > MAX_REASONS or len(claim) > MAX_CLAIM:
-            raise Refusal("MALFORMED", f"1 to {MAX_REASONS} reasons, {MAX_CLAIM} letters of claim")
-        if role not in self._files.rules.roles:
-            raise Refusal("ROLE-DIFFERS", f"site.toml has no role {role!r}")
-        if not isinstance(seconds, int) or not 1 <= seconds <= MAX_ALLOWANCE:
-            raise Refusal("MALFORMED", f"seconds is a number from 1 to {MAX_ALLOWANCE}")
-        until = now + seconds
-        with self._store.transaction():
-            one = Allowance(role=role, reasons=reasons, sealed=sealed, until=until)
-            self._store.allow(ek_name, one)
-            about = {"ek_name": ek_name.hex(), "role": role, "reasons": sorted(reasons)}
-            bound = {"until": until, "sealed": sealed.hex(), "claim": claim}
-            self._record(now, user, "allowed", **about, **bound)
-        return {"until": until}
-
-    def _disallow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        ek_name = _ek_name(params)
-        with self._store.transaction():
-            done = self._store.disallow(ek_name)
-            self._record(now, user, "disallowed", ek_name=ek_name.hex(), known=done)
-        return {"disallowed": done}
-
-    def _withdraw(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        digest = sized(params["boot_set"], 32)
-        with self._vault.revoking():
-            self._remember_withdrawn(user, digest, now)
-        return {"withdrawn": True}
-
-    def _remember_withdrawn(self, user: str, digest: bytes, now: float) -> None:
-        if self._store.withdraw(digest, now):
-            self._record(now, user, "boot-set-withdrawn", boot_set=digest.hex())
-
     # authorities, status, events
 
     def _ca_requests(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         return {"requests": self._authority.requests()}
 
     def _ca_install(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        texts = {kind: _named(params[f"{kind.value}_pem"]) for kind in Kind}
+        texts = {kind: pem_text(params[f"{kind.value}_pem"]) for kind in Kind}
         checked = {
             kind: self._authority.check(kind, text, ca.at(now)) for kind, text in texts.items()
         }
@@ -468,16 +373,10 @@ def _tick(service: Service) -> None:
         LOG.error("keys: %s", error)
 
 
-def _ek_name(params: Params) -> bytes:
-    name = unb64u(params["ek_name"])
-    if len(name) not in (34, 50, 66):
-        raise Refusal("MALFORMED", "ek_name is a TPM name: algorithm and digest")
-    return name
-
-
-def _named(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 16384:
-        raise Refusal("MALFORMED", "text is expected")
+def pem_text(value: object) -> str:
+    """Take a certificate as text; Refusal MALFORMED otherwise."""
+    if not isinstance(value, str) or len(value) > MAX_PEM:
+        raise Refusal("MALFORMED", "a certificate is expected as PEM")
     return value
 
 

@@ -18,75 +18,9 @@ from typing import Any
 from keys.cache import Label, Row
 from keys.envelope import bind
 from keys.errors import SiteError
+from keys.io.schema import MIGRATIONS, SCHEMA
 from keys.rules import Tier
 from keys.tpm_objects import Blob
-
-SCHEMA = 4
-MIGRATIONS: Sequence[str] = (
-    """
-    CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-    CREATE TABLE material(name TEXT PRIMARY KEY, stored BLOB NOT NULL) STRICT;
-    CREATE TABLE certificates(name TEXT PRIMARY KEY, pem TEXT NOT NULL) STRICT;
-    CREATE TABLE versions(name TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
-    CREATE TABLE secrets(
-        name TEXT PRIMARY KEY, version INTEGER NOT NULL, tier TEXT NOT NULL,
-        set_at INTEGER NOT NULL, expires INTEGER NOT NULL,
-        wrapped BLOB NOT NULL, sealed BLOB NOT NULL) STRICT;
-    CREATE TABLE handovers(
-        session BLOB PRIMARY KEY, transcript BLOB NOT NULL, ek_name BLOB NOT NULL,
-        reset_count INTEGER NOT NULL, restart_count INTEGER NOT NULL, at REAL NOT NULL,
-        reply TEXT NOT NULL, UNIQUE(ek_name, reset_count, restart_count)) STRICT;
-    CREATE INDEX handovers_at ON handovers(at);
-    CREATE TABLE allowed(
-        ek_name BLOB PRIMARY KEY, role TEXT NOT NULL, reasons TEXT NOT NULL,
-        until REAL NOT NULL) STRICT;
-    CREATE TABLE revoked(ek_name BLOB PRIMARY KEY, at REAL NOT NULL) STRICT;
-    CREATE TABLE withdrawn(digest BLOB PRIMARY KEY, at REAL NOT NULL) STRICT;
-    CREATE TABLE consumed(serial TEXT PRIMARY KEY, ek_name BLOB NOT NULL) STRICT;
-    CREATE TABLE events(
-        n INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, box TEXT, reason TEXT,
-        detail TEXT NOT NULL) STRICT;
-    CREATE TABLE audit(
-        n INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
-    """,
-    # An allowance of before said nothing of what was measured: it is asked for again.
-    """
-    DELETE FROM allowed;
-    ALTER TABLE allowed ADD COLUMN sealed BLOB NOT NULL DEFAULT x'';
-    """,
-    # Each epoch of the cache key has rows of its own until the TPM counted on.
-    """
-    CREATE TABLE slots(
-        epoch INTEGER PRIMARY KEY, public BLOB NOT NULL, private BLOB NOT NULL) STRICT;
-    CREATE TABLE leases(counter INTEGER NOT NULL, text TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
-    CREATE TABLE anchors(
-        i INTEGER PRIMARY KEY, number INTEGER NOT NULL, head BLOB NOT NULL, value BLOB NOT NULL)
-        STRICT;
-    CREATE TABLE material3(
-        name TEXT NOT NULL, epoch INTEGER NOT NULL, stored BLOB NOT NULL,
-        PRIMARY KEY(name, epoch)) STRICT;
-    INSERT INTO material3
-        SELECT name, CASE WHEN name LIKE 'zone-ksk-%' OR name='server' THEN -1 ELSE 0 END, stored
-        FROM material;
-    DROP TABLE material;
-    ALTER TABLE material3 RENAME TO material;
-    CREATE TABLE secrets3(
-        name TEXT NOT NULL, epoch INTEGER NOT NULL, version INTEGER NOT NULL, tier TEXT NOT NULL,
-        set_at INTEGER NOT NULL, expires INTEGER NOT NULL,
-        wrapped BLOB NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY(name, epoch)) STRICT;
-    INSERT INTO secrets3
-        SELECT name, 0, version, tier, set_at, expires, wrapped, sealed FROM secrets;
-    DROP TABLE secrets;
-    ALTER TABLE secrets3 RENAME TO secrets;
-    """,
-    # What headquarters wrapped for single boxes; a row without its file keeps the version floor.
-    """
-    CREATE TABLE wrapped(
-        name TEXT NOT NULL, ek_name BLOB NOT NULL, version INTEGER NOT NULL, file BLOB,
-        PRIMARY KEY(name, ek_name)) STRICT;
-    """,
-)
-"""Number n of these brings a database from schema n to n + 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +207,10 @@ class Store:
         self._do("INSERT OR REPLACE INTO certificates VALUES(?,?)", name, pem)
 
     # secrets
+
+    def drop_certificate(self, name: str) -> None:
+        """Forget a certificate."""
+        self._do("DELETE FROM certificates WHERE name=?", name)
 
     def next_version(self, name: str) -> int:
         """Count a name's versions; a number is never used twice, also after a removal."""

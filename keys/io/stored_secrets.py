@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from keys import rules
 from keys.cache import Label
 from keys.envelope import unb64u
 from keys.io.handover import Desk
+from keys.io.method_rows import OPERATOR_ALONE, MethodRow, Record
 from keys.io.rpc import Params, Refusal
 from keys.io.site_files import SiteFiles
 from keys.io.store import Store
@@ -31,7 +32,15 @@ class StoredSecrets:
     vault: Vault
     files: SiteFiles
     desk: Desk
-    record: Callable[..., None]
+    record: Record
+
+    def methods(self) -> dict[str, MethodRow]:
+        """Give their rows of the socket table."""
+        return {
+            "secret_put": MethodRow(serve=self.put, users=OPERATOR_ALONE, adding=True),
+            "secret_list": MethodRow(serve=self.show, users=OPERATOR_ALONE),
+            "secret_remove": MethodRow(serve=self.remove, users=OPERATOR_ALONE, anchored=True),
+        }
 
     def put(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """Store a new version; its lease begins now."""

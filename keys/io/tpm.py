@@ -9,66 +9,56 @@ TPM 2.0 Library, Part 3; the traps are in docs/secrets.md.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.constants import (
     ESYS_TR,
     TPM2_ALG,
     TPM2_CAP,
     TPM2_CC,
-    TPM2_EO,
+    TPM2_RH,
     TPM2_SE,
+    TPM2_ST,
     TPMA_SESSION,
 )
 from tpm2_pytss.types import (
     TPM2B_DATA,
     TPM2B_NV_PUBLIC,
-    TPM2B_OPERAND,
     TPM2B_PRIVATE,
-    TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
     TPML_PCR_SELECTION,
     TPMS_NV_PUBLIC,
     TPMS_SENSITIVE_CREATE,
-    TPMT_PUBLIC,
     TPMT_SIG_SCHEME,
-    TPMT_SIGNATURE,
     TPMT_SYM_DEF,
+    TPMT_TK_HASHCHECK,
 )
 
 from keys.errors import SiteError
-from keys.io.tpm_link import TpmLink
-from keys.lease import Counters, SignedLease, authority_area
-from keys.policy import Comparison, TimeField, TpmPolicy, approved, pcr_selection
+from keys.io.tpm_policies import Satisfy, TpmPolicies, area_of, selection
+from keys.lease import Counters
+from keys.policy import TpmPolicy
 from keys.secret import Secret
 from keys.tpm_objects import (
     AK_TEMPLATE,
-    COUNTER_SIZE,
-    ECDSA,
     EXTEND_SIZE,
-    SHA256,
     STORAGE_HANDLE,
     STORAGE_TEMPLATE,
     Blob,
     Index,
-    boot_timers,
-    operands,
     sealed_template,
+    signing_template,
 )
-from keys.tpm_public import PublicArea, sized
+from keys.tpm_public import PublicArea
 
 _AES_128_CFB = bytes.fromhex("000600800043")
 _PERMANENT, _MANUFACTURER = 0x200, 0x105
 _OWNER_SET, _LOCKOUT_SET = 1, 4
 _ONE_SHA256 = bytes.fromhex("000000010020")
 """TPML_DIGEST of one digest of 32 bytes, before the digest."""
-
-Satisfy = Callable[[Any], None]
-"""Makes the assertions of a policy in a session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +70,7 @@ class Quoted:
     public: bytes
 
 
-class Tpm(TpmLink):
+class Tpm(TpmPolicies):
     """A connected TPM; close it, or use it as a context manager."""
 
     def __init__(self, tcti: str, *, storage_name: bytes | None = None) -> None:
@@ -129,7 +119,7 @@ class Tpm(TpmLink):
         found = {}
         for index in indices:
             with self._saying("its PCRs"):
-                answer = self._esys.pcr_read(pcr_selection_in=_selection((index,)))
+                answer = self._esys.pcr_read(pcr_selection_in=selection((index,)))
             digests = answer[2].marshal()
             if not digests.startswith(_ONE_SHA256):
                 raise SiteError("the TPM has no SHA-256 bank: switch it on in the firmware setup")
@@ -149,7 +139,7 @@ class Tpm(TpmLink):
         ):
             attest, signature = self._esys.quote(
                 sign_handle=handle,
-                pcr_select=_selection(indices),
+                pcr_select=selection(indices),
                 qualifying_data=TPM2B_DATA(extra_data),
                 in_scheme=TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
             )
@@ -265,14 +255,6 @@ class Tpm(TpmLink):
         with self._saying(f"the NV index 0x{index:08x}"):
             self._esys.nv_extend(nv_index=handle, data=data, auth_handle=handle)
 
-    def _nv(self, index: Index) -> Any:
-        handle = self._find(index)
-        if handle is None:
-            raise SiteError(
-                f"the TPM has no NV index 0x{index:08x}: it was cleared, or is another TPM"
-            )
-        return handle
-
     # sealed data
 
     def seal(self, value: Secret, policy: TpmPolicy) -> Blob:
@@ -283,7 +265,7 @@ class Tpm(TpmLink):
                 in_sensitive=TPM2B_SENSITIVE_CREATE(
                     sensitive=TPMS_SENSITIVE_CREATE(data=value.reveal())
                 ),
-                in_public=_area(sealed_template(policy)),
+                in_public=area_of(sealed_template(policy)),
                 outside_info=TPM2B_DATA(),
                 creation_pcr=TPML_PCR_SELECTION(),
                 session1=session,
@@ -301,84 +283,44 @@ class Tpm(TpmLink):
             with self._refusing("the policy does not hold"):
                 return Secret(bytes(self._esys.unseal(item_handle=item, session1=session).buffer))
 
-    def under_lease(self, signed: SignedLease, authority: ec.EllipticCurvePublicKey) -> Satisfy:
-        """Make the assertions of a lease: each is the TPM's own check, none is ours."""
-        terms, area = signed.lease.terms, authority_area(authority)
+    # signing keys
 
-        def satisfy(session: Any) -> None:
-            if terms.pcrs:
-                with self._refusing("this controller runs other software than the lease is for"):
-                    self._esys.policy_pcr(session, terms.pcr_digest, _selection(terms.pcrs))
-            self._timers(session, terms.timers())
-            self.at_counter(Index.LEASE, terms.counter)(session)
-            digest = bytes(self._esys.policy_get_digest(session))
-            with self._refusing("the lease is not approved for this appliance and purpose"):
-                self._esys.policy_authorize(
-                    policy_session=session,
-                    approved_policy=digest,
-                    policy_ref=signed.lease.reference,
-                    key_sign=area.name(),
-                    check_ticket=self._ticket(signed, area, digest),
-                )
-
-        return satisfy
-
-    def anytime(self, session: Any) -> None:
-        """Make the assertion of `device_policy`."""
-        self._esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
-
-    def in_boot(self, counters: Counters) -> Satisfy:
-        """Make the assertions of `boot_policy`."""
-
-        def satisfy(session: Any) -> None:
-            self._timers(session, boot_timers(counters))
-            self._esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
-
-        return satisfy
-
-    def at_counter(self, index: Index, value: int) -> Satisfy:
-        """Make the assertions of `counter_policy`."""
-
-        def satisfy(session: Any) -> None:
-            handle = self._nv(index)
-            with self._refusing(f"its {index.name.lower()} counter is not at {value}"):
-                self._esys.policy_nv(
-                    nv_index=handle,
-                    policy_session=session,
-                    operand_b=TPM2B_OPERAND(value.to_bytes(COUNTER_SIZE, "big")),
-                    operation=TPM2_EO(Comparison.EQUAL),
-                    auth_handle=handle,
-                )
-            self._esys.policy_command_code(policy_session=session, code=TPM2_CC.Unseal)
-
-        return satisfy
-
-    def _timers(self, session: Any, timers: Iterable[tuple[TimeField, int, Comparison]]) -> None:
-        for field, value, comparison in operands(timers):
-            with self._refusing(f"its {field.name.lower().replace('_', ' ')} is not as it must be"):
-                self._esys.policy_counter_timer(
-                    session, TPM2B_OPERAND(value), TPM2_EO(comparison), offset=field
-                )
-
-    def _ticket(self, signed: SignedLease, area: PublicArea, digest: bytes) -> Any:
-        """Let the TPM verify the approval of the policy that its session has now."""
-        r, s = signed.approval[:32], signed.approval[32:]
-        pair = struct.pack(">HH", ECDSA, SHA256) + sized(r) + sized(s)
-        key = self._esys.load_external(in_public=_area(area.encode()), hierarchy=ESYS_TR.OWNER)
-        try:
-            return self._esys.verify_signature(
-                key_handle=key,
-                digest=approved(TpmPolicy(digest=digest), signed.lease.reference),
-                signature=TPMT_SIGNATURE.unmarshal(pair)[0],
+    def make_signing_key(self, policy: TpmPolicy) -> Blob:
+        """Make a P-256 key for ECDSA with SHA-256 that never leaves this TPM."""
+        with self._salted(TPM2_SE.HMAC) as session, self._saying("a signing key"):
+            private, public, *_ = self._esys.create(
+                parent_handle=self._storage(),
+                in_sensitive=TPM2B_SENSITIVE_CREATE(),
+                in_public=area_of(signing_template(policy).encode()),
+                outside_info=TPM2B_DATA(),
+                creation_pcr=TPML_PCR_SELECTION(),
+                session1=session,
             )
-        finally:
-            self._flush(key)
+        return Blob(public=bytes(public.publicArea.marshal()), private=bytes(private.buffer))
+
+    def sign(self, blob: Blob, digest: bytes, satisfy: Satisfy) -> tuple[int, int]:
+        """Sign a SHA-256 digest; gives r and s. TpmRefusedError when the policy does not hold."""
+        with (
+            self._loaded(blob) as key,
+            self._salted(TPM2_SE.POLICY, encrypts=False) as session,
+            self._saying("a signature"),
+        ):
+            satisfy(session)
+            with self._refusing("the policy of the signing key does not hold"):
+                signature = self._esys.sign(
+                    key_handle=key,
+                    digest=digest,
+                    in_scheme=TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
+                    validation=TPMT_TK_HASHCHECK(
+                        tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL, digest=b""
+                    ),
+                    session1=session,
+                )
+        found = signature.signature.ecdsa
+        r, s = bytes(found.signatureR.buffer), bytes(found.signatureS.buffer)
+        return int.from_bytes(r, "big"), int.from_bytes(s, "big")
 
     # objects and sessions
-
-    def _name(self, handle: Any) -> bytes:
-        with self._saying("a name"):
-            return bytes(self._esys.tr_get_name(handle))
 
     def _storage(self) -> Any:
         """Find the storage key; SiteError unless it is the one of when the cache was made."""
@@ -396,7 +338,7 @@ class Tpm(TpmLink):
             handle, public, *_ = self._esys.create_primary(
                 primary_handle=hierarchy,
                 in_sensitive=TPM2B_SENSITIVE_CREATE(),
-                in_public=_area(template.encode()),
+                in_public=area_of(template.encode()),
                 outside_info=TPM2B_DATA(),
                 creation_pcr=TPML_PCR_SELECTION(),
             )
@@ -411,7 +353,7 @@ class Tpm(TpmLink):
             handle = self._esys.load(
                 parent_handle=self._storage(),
                 in_private=TPM2B_PRIVATE(buffer=blob.private),
-                in_public=_area(blob.public),
+                in_public=area_of(blob.public),
             )
         try:
             yield handle
@@ -419,8 +361,11 @@ class Tpm(TpmLink):
             self._flush(handle)
 
     @contextmanager
-    def _salted(self, kind: Any) -> Iterator[Any]:
-        """Open a session salted to the storage key; an HMAC session encrypts both ways."""
+    def _salted(self, kind: Any, *, encrypts: bool = True) -> Iterator[Any]:
+        """Open a session salted to the storage key; an HMAC session encrypts both ways.
+
+        `encrypts` is False where what comes back is no TPM2B (Part 1, 19.1.2).
+        """
         with self._saying("a session"):
             session = self._esys.start_auth_session(
                 tpm_key=self._storage(),
@@ -430,18 +375,12 @@ class Tpm(TpmLink):
                 auth_hash=TPM2_ALG.SHA256,
             )
         try:
-            wanted = TPMA_SESSION.ENCRYPT | TPMA_SESSION.CONTINUESESSION
+            wanted = TPMA_SESSION.CONTINUESESSION
+            if encrypts:
+                wanted |= TPMA_SESSION.ENCRYPT
             if kind == TPM2_SE.HMAC:
                 wanted |= TPMA_SESSION.DECRYPT
             self._esys.trsess_set_attributes(session=session, attributes=wanted, mask=0xFF)
             yield session
         finally:
             self._flush(session)
-
-
-def _selection(indices: Iterable[int]) -> Any:
-    return TPML_PCR_SELECTION.unmarshal(pcr_selection(indices))[0]
-
-
-def _area(public: bytes) -> Any:
-    return TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(public)[0])

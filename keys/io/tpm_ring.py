@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,10 +27,12 @@ from keys.io.owner import ESCROW_META, own, read_authority
 from keys.io.ring import ClosedError
 from keys.io.store import Store
 from keys.io.tpm import Tpm
+from keys.io.tpm_key import TpmKey
 from keys.io.tpm_link import TpmGoneError, TpmRefusedError
-from keys.lease import Counters, Purpose, SignedLease, lease_policy, reference
+from keys.io.tpm_made import Made, lease_reference
+from keys.lease import Counters, Purpose, SignedLease, lease_policy, signing_branches
 from keys.lease_request import QUOTED_PCRS, LeaseRequest, request_digest
-from keys.policy import pcr_digest
+from keys.policy import CommandCode, TpmPolicy, pcr_digest
 from keys.secret import Secret
 from keys.tpm_objects import (
     EK_TEMPLATE,
@@ -41,7 +42,6 @@ from keys.tpm_objects import (
     counter_policy,
     device_policy,
 )
-from keys.tpm_public import PublicArea
 
 TPM_META, CLOCK_META = "tpm", "tpm-clock"
 MAX_STEPS = 64
@@ -56,47 +56,6 @@ ROLLED_BACK = (
     "keys.db is older than the last revocation on this controller: it was restored from a copy. "
     "Put the newer one back, or set the cache up again and put its secrets anew"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What was made in a TPM when the cache was: nothing of it is secret."""
-
-    storage_name: bytes
-    ek: bytes
-    authority: bytes
-    lease_share: Blob
-    device: Blob
-
-    def document(self) -> bytes:
-        """Write it for the database."""
-        blobs = {
-            f"{name}_{half}": b64u(getattr(blob, half))
-            for name, blob in (("lease", self.lease_share), ("device", self.device))
-            for half in ("public", "private")
-        }
-        plain = {"storage_name": self.storage_name, "ek": self.ek, "authority": self.authority}
-        return json.dumps({name: b64u(value) for name, value in plain.items()} | blobs).encode()
-
-    @classmethod
-    def read(cls, stored: bytes) -> Made:
-        """Read it again; SiteError when it is damaged."""
-        try:
-            found = {name: unb64u(text) for name, text in json.loads(stored).items()}
-            return cls(
-                storage_name=found["storage_name"],
-                ek=found["ek"],
-                authority=found["authority"],
-                lease_share=Blob(public=found["lease_public"], private=found["lease_private"]),
-                device=Blob(public=found["device_public"], private=found["device_private"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise SiteError("keys.db: what it says of the TPM is damaged") from None
-
-    @property
-    def authority_key(self) -> ec.EllipticCurvePublicKey:
-        """The lease authority's key that the lease share was sealed for."""
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.authority)
 
 
 class TpmRing:
@@ -147,12 +106,7 @@ class TpmRing:
     @property
     def reference(self) -> bytes:
         """The policyRef that leases of this appliance have."""
-        return reference(
-            site=self._site_id,
-            ek_name=PublicArea.decode(self._made.ek).name(),
-            counter_name=Index.LEASE.nv_name,
-            purpose=Purpose.CACHE,
-        )
+        return self._made.reference(self._site_id)
 
     @property
     def epoch(self) -> int:
@@ -174,17 +128,12 @@ class TpmRing:
         shares = {name: Secret(os.urandom(SHARE_SIZE)) for name in ("lease", "device")}
         point = authority.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         ek = self._tpm.ek_area(EK_TEMPLATE)
-        policy_reference = reference(
-            site=self._site_id,
-            ek_name=PublicArea.decode(ek).name(),
-            counter_name=Index.LEASE.nv_name,
-            purpose=Purpose.CACHE,
-        )
+        policy = lease_policy(authority, lease_reference(ek, self._site_id), CommandCode.UNSEAL)
         made = Made(
             storage_name=storage_name,
             ek=ek,
             authority=point,
-            lease_share=self._tpm.seal(shares["lease"], lease_policy(authority, policy_reference)),
+            lease_share=self._tpm.seal(shares["lease"], policy),
             device=self._tpm.seal(shares["device"], device_policy()),
         )
         with self._store.transaction():
@@ -438,6 +387,38 @@ class TpmRing:
         write_file(path, json.dumps(content).encode(), 0o600)
         self._boot = value
         return value
+
+    # signing keys
+
+    def make_signing_key(self) -> bytes:
+        """Make a key in the TPM that signs under a lease, or before the first one was taken."""
+        unmoved = self._tpm.counter(Index.LEASE)
+        blob = self._tpm.make_signing_key(TpmPolicy().any_of(self._branches(unmoved)))
+        return TpmKey.dump(blob, unmoved)
+
+    def signing_key(self, stored: bytes) -> TpmKey:
+        """Give such a key; each of its signatures asks the TPM."""
+        return TpmKey.read(stored, self._sign)
+
+    def _branches(self, unmoved: int) -> tuple[TpmPolicy, TpmPolicy]:
+        return signing_branches(
+            self._made.authority_key, self.reference, Index.LEASE.nv_name, unmoved
+        )
+
+    def _sign(self, blob: Blob, unmoved: int, digest: bytes) -> tuple[int, int]:
+        try:
+            if self._lease is not None:
+                authority = self._made.authority_key
+                satisfy = self._tpm.under_lease(self._lease, authority, CommandCode.SIGN)
+            elif self.lease_counter() == unmoved:
+                satisfy = self._tpm.at_counter(Index.LEASE, unmoved, CommandCode.SIGN)
+            else:
+                raise self._closed()
+            return self._tpm.sign(blob, digest, self._tpm.one_of(satisfy, self._branches(unmoved)))
+        except TpmGoneError as error:
+            raise ClosedError(TPM_GONE, str(error)) from None
+        except TpmRefusedError as error:
+            raise ClosedError("LEASE-ENDED", f"{error}. {RENEW}") from None
 
     # audit and time
 

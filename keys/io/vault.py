@@ -142,6 +142,17 @@ class Vault:
             raise SiteError(f"keys.db: {name} is no P-256 key")
         return key
 
+    def signing_key(self, name: str) -> ec.EllipticCurvePrivateKey:
+        """Give the key of an authority, made at its first use: in the TPM where there is one."""
+        stored = self._store.meta(f"signing-key:{name}")
+        if stored is None:
+            stored = self._ring.make_signing_key()
+            if stored is None:
+                return self.key_pair(name)
+            with self._store.transaction():
+                self._store.set_meta(f"signing-key:{name}", stored)
+        return self._ring.signing_key(stored)
+
     def rsa_key(self, name: str, bits: int) -> rsa.RSAPrivateKey:
         """Read an RSA key pair, drawn at its first use with so many bits."""
         der = self._material(name, lambda: _draw_rsa(bits)).reveal()

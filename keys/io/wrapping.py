@@ -15,6 +15,7 @@ from keys.envelope import b64u, unb64u
 from keys.errors import KeysError, PeerError, SiteError
 from keys.io.authority import WRAP_KEY, Authority
 from keys.io.layout import Layout
+from keys.io.method_rows import OPERATOR_ALONE, MethodRow
 from keys.io.ring import ClosedError
 from keys.io.rpc import Params
 from keys.io.site_files import SiteFiles
@@ -62,6 +63,15 @@ class Wrapping:
         self._files = files
 
     # methods
+
+    def methods(self) -> dict[str, MethodRow]:
+        """Give its rows of the socket table."""
+        return {
+            "secret_import": MethodRow(
+                serve=self.take, users=OPERATOR_ALONE, adding=True, anchored=True
+            ),
+            "wrap_key": MethodRow(serve=self.key, users=OPERATOR_ALONE),
+        }
 
     def key(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """Give the public half of the wrap key, signed by this site for headquarters."""

@@ -33,7 +33,8 @@ from keys.io.rpc import RpcUnavailableError
 from keys.io.service import Service
 from keys.io.store import Store
 from keys.io.tpm import Tpm
-from keys.io.tpm_ring import Made, TpmRing
+from keys.io.tpm_made import Made
+from keys.io.tpm_ring import TpmRing
 from keys.io.vault import Vault
 from keys.rules import Tier
 from keys.secret import Secret
