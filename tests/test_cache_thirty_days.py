@@ -48,6 +48,10 @@ max_stale = "7d"
 name = "wifi-psk"
 tier = "boot"
 ttl = "40d"
+[[secret]]
+name = "probe"
+tier = "site"
+ttl = "40d"
 """
 NAMES = ["api-token", "short", "wifi-psk"]
 HEAD = """# What the secret cache does when things go wrong
@@ -169,7 +173,9 @@ class Outage(LeasedSite):
         given, refused = self.given()
         said = self._said()
         try:
-            self.seed("api-token")
+            self.seed("probe")
+            # a second version ends the epoch, and with it the disk that is put back afterwards
+            self.change("DELETE FROM secrets WHERE name='probe'")
         except RpcError as error:
             refused.append(f"new secrets: {error.code}")
         try:
@@ -186,7 +192,7 @@ class Outage(LeasedSite):
     def _said(self) -> list[str]:
         status = self.operator("status")
         said = list(status["sentences"])
-        if withheld := status["secrets"]["withheld"]:
+        if withheld := status["secrets"]["withheld"] - 1:  # the probe
             said.append(f"{withheld} of {len(NAMES)} secrets withheld")
         with contextlib.suppress(RpcError):
             closed = self.operator("lease_show")["closed"]
@@ -431,6 +437,11 @@ def _copies(site: Outage, table: Table) -> None:
     shutil.rmtree(copy)
     shutil.copytree(site.layout.state, copy)
     site.seed("short")
+    version = "A copy of the disk from before the new version of a secret is put back"
+    table.on_a_copy(version, do=put_back)
+    shutil.rmtree(copy)
+    shutil.copytree(site.layout.state, copy)
+    assert site.given()[0] == NAMES
     for _ in range(2):
         site.service.tick()  # type: ignore[union-attr]
         site.passes(0.01)

@@ -43,7 +43,7 @@ class StoredSecrets:
         }
 
     def put(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        """Store a new version; its lease begins now."""
+        """Store a new version; its lease begins now, and no copy of before gives the one before."""
         rule, value = self._rule(params), Secret(unb64u(params["value"]))
         if rule.tier is Tier.BOX:
             raise Refusal("TIER", f"{rule.name} is of tier box: wrap it at headquarters")
@@ -51,7 +51,8 @@ class StoredSecrets:
             raise Refusal(Withheld.TIER_OFF.value, f"{rule.name}: {why}. {TURN_ON}")
         if not 0 < len(value) <= rules.MAX_SECRET:
             raise Refusal("MALFORMED", f"a secret has 1 to {rules.MAX_SECRET} bytes")
-        with self.store.transaction():
+        is_rotation = self.store.secret(rule.name) is not None
+        with self.vault.revoking() if is_rotation else self.store.transaction():
             label = Label(
                 name=rule.name,
                 version=self.store.next_version(rule.name),
