@@ -53,6 +53,7 @@ MARK = "time-mark"
 FLOOR = "note-floor"
 MAX_EVENTS = 1000
 MAX_PEM = 16384
+ALTERED = "keep a copy of keys.db and show it to headquarters; boxes are served as before"
 
 
 class Service:
@@ -72,7 +73,7 @@ class Service:
         self._files = SiteFiles(layout)
         site_id = self._files.rules.site_id
         self._store = Store(layout.state / "keys" / "keys.db")
-        self._store.check_audit()
+        self._altered = next(self._store.audit_problems(), None)
         self._ring = open_ring(layout, self._store, self._files.rules)
         self._vault = Vault(self._store, self._ring, site_id)
         self._authority = Authority(layout, self._store, self._vault, site_id)
@@ -339,6 +340,8 @@ class Service:
             self._ring.check()
         except ClosedError as error:
             said.append(str(error))
+        if self._altered is not None:
+            said.append(f"{self._altered}: {ALTERED}")
         if self._clock.suspect:
             said.append("the clock of this controller leapt ahead: check its date")
         said += filter(

@@ -376,11 +376,6 @@ class Store:
         found = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
         return (found[0], found[1]) if found else (0, bytes(32))
 
-    def check_audit(self) -> None:
-        """Walk the chain; SiteError names the first entry that was changed or is missing."""
-        for problem in self.audit_problems():
-            raise SiteError(f"{self._path}: {problem}")
-
     def audit_problems(self) -> Iterator[str]:
         """Walk the chain; gives the first entry that was changed or is missing, in words."""
         previous = bytes(32)
