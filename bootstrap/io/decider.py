@@ -193,6 +193,7 @@ class Decider:
             "transcript": b64u(proved.transcript),
             "ephemeral": b64u(proved.evidence.ephemeral),
             "device_public": b64u(proved.evidence.device_public),
+            "ssh_public": b64u(proved.evidence.ssh_host_key),
             "reset_count": judgement.reset_count,
             "restart_count": judgement.restart_count,
             "clock": judgement.clock,

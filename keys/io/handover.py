@@ -60,6 +60,7 @@ class Request:
     transcript: bytes
     ephemeral: bytes
     device_key: ec.EllipticCurvePublicKey
+    ssh_public: bytes
     reset_count: int
     restart_count: int
     clock: int
@@ -89,6 +90,7 @@ class Request:
             transcript=sized(params["transcript"], 32),
             ephemeral=sized(params["ephemeral"], 32),
             device_key=device,
+            ssh_public=unb64u(params.get("ssh_public", "")),
             reset_count=_count(params["reset_count"], U32),
             restart_count=_count(params["restart_count"], U32),
             clock=_count(params["clock"], (1 << 63) - 1),
