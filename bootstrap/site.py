@@ -122,6 +122,7 @@ class Controller(Table):
     tpm: Annotated[str, Field(pattern=r"^(none|/dev/[a-z0-9]+|swtpm:path=/.+)$")] = "none"
     root: Literal["none", "verity", "encrypted"] = "none"
     tiers: Annotated[tuple[Literal["site"], ...], LIST] = ()
+    link_loss: Duration = timedelta()
 
 
 class SecretRule(Table):
@@ -129,8 +130,10 @@ class SecretRule(Table):
 
     name: SecretName
     tier: Literal["box", "site", "boot"]
-    ttl: Duration
+    kind: Literal["secret", "license", "certificate", "blob"] = "secret"
+    ttl: Duration | None = None
     max_stale: Duration = timedelta()
+    ask: Text | None = None
 
 
 class Site(NetbootSite):

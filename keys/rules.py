@@ -23,6 +23,8 @@ HANDOVERS_PER_MINUTE = 60
 CLOCK_LEAP = timedelta(days=1)
 """A wall clock that leaps further ahead of the monotonic one is not believed for good."""
 MAX_SECRET = 64 * 1024
+MAX_AHEAD = timedelta(days=30 * 366)
+"""A date further ahead is taken for a slip of the pen: no license is bought for so long."""
 ZERO = timedelta()
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -35,6 +37,20 @@ class Tier(Enum):
     BOX = "box"
     SITE = "site"
     BOOT = "boot"
+
+
+class SecretKind(Enum):
+    """What a secret is: all but a plain one end on a day of their own (`keys.dated`)."""
+
+    SECRET = "secret"
+    LICENSE = "license"
+    CERTIFICATE = "certificate"
+    BLOB = "blob"
+
+    @property
+    def is_dated(self) -> bool:
+        """Tell whether it ends on a day of its own."""
+        return self is not SecretKind.SECRET
 
 
 class Withheld(Enum):
@@ -61,11 +77,12 @@ class RootFs(Enum):
 class Controller:
     """The [controller] table: its TPM, and the tiers that are on although they promise less.
 
-    `tcti` is None without a TPM.
+    `tcti` is None without a TPM; after `link_loss` without a link the lease is ended, if it is set.
     """
 
     tcti: str | None = None
     root: RootFs = RootFs.NONE
+    link_loss: timedelta | None = None
     tiers: frozenset[Tier] = frozenset()
 
     def why_off(self, tier: Tier) -> str | None:
@@ -97,12 +114,18 @@ UNPROTECTED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretRule:
-    """One [[secret]]: its lease begins when the value is put."""
+    """One [[secret]]: its lease begins when the value is put; a dated one may end sooner.
+
+    A dated one may have no `ttl` in the site file: it is MAX_AHEAD then, beyond every date.
+    `ask` says who has a new one; it may be empty.
+    """
 
     name: str
     tier: Tier
     ttl: timedelta
     max_stale: timedelta = ZERO
+    kind: SecretKind = SecretKind.SECRET
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +151,7 @@ class SiteRules:
     delivery_note: str
     appliances6: tuple[IPv6Address, ...] = ()
     https_boot: bool = False
+    interfaces: tuple[str, ...] = ()
     controller: Controller = field(default_factory=Controller)
 
     @property
@@ -139,6 +163,10 @@ class SiteRules:
     def server_names(self) -> tuple[str, ...]:
         """DNS names in the certificate of the appliance."""
         return (f"appliance.{self.domain}",)
+
+    def roles_with(self, secret: str) -> list[str]:
+        """Name the roles that have a secret."""
+        return [name for name, role in self.roles.items() if secret in role.secrets]
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> SiteRules:
@@ -160,11 +188,16 @@ class SiteRules:
                 _address6(_text(one, "subnet6.appliance")) for one in _tables(document, "subnet6")
             ),
             https_boot=_table(document, "boot").get("https") is True,
+            interfaces=tuple(
+                _text(one, "subnet.interface") for one in subnets if "interface" in one
+            ),
             controller=_controller(_table(document, "controller")),
         )
         if len(rules.roles) != len(roles) or len(rules.secrets) != len(secrets):
             raise SiteError("site.toml: two roles or two secrets have the same name")
         _check_references(rules)
+        if rules.controller.link_loss and not rules.interfaces:
+            raise SiteError("site.toml: controller.link_loss: no [[subnet]] names its interface")
         return rules
 
 
@@ -215,18 +248,32 @@ def _role(table: Mapping[str, Any]) -> RoleRule:
 
 
 def _secret(table: Mapping[str, Any]) -> SecretRule:
-    known = {"name", "tier", "ttl", "max_stale"}
+    known = {"name", "tier", "ttl", "max_stale", "kind", "ask"}
     if unknown := set(table) - known:
         raise SiteError(f"site.toml: secret.{min(unknown)} is unknown; known: {sorted(known)}")
     name, tier = _named(table, "secret.name"), _text(table, "secret.tier")
     if tier not in {one.value for one in Tier}:
         raise SiteError(f"site.toml: secret.tier: {tier!r} is neither box, site nor boot")
+    kind = _text(table, "secret.kind", SecretKind.SECRET.value)
+    if kind not in {one.value for one in SecretKind}:
+        raise SiteError(f"site.toml: secret.kind: {kind!r}: known: {_kinds()}")
+    is_dated = SecretKind(kind).is_dated
+    has_no_ttl = is_dated and "ttl" not in table
+    stale = duration(_text(table, "secret.max_stale", "0s"), "secret.max_stale")
+    if is_dated and stale:
+        raise SiteError(f"site.toml: secret.max_stale: a {kind} that has ended is of no use: 0s")
     return SecretRule(
         name=name,
         tier=Tier(tier),
-        ttl=duration(_text(table, "secret.ttl"), "secret.ttl"),
-        max_stale=duration(_text(table, "secret.max_stale", "0s"), "secret.max_stale"),
+        ttl=MAX_AHEAD if has_no_ttl else duration(_text(table, "secret.ttl"), "secret.ttl"),
+        max_stale=stale,
+        kind=SecretKind(kind),
+        ask=_text(table, "secret.ask") if "ask" in table else "",
     )
+
+
+def _kinds() -> str:
+    return ", ".join(one.value for one in SecretKind)
 
 
 def _controller(table: Mapping[str, Any]) -> Controller:
@@ -241,8 +288,14 @@ def _controller(table: Mapping[str, Any]) -> Controller:
     return Controller(
         tcti=None if tpm == "none" else f"device:{tpm}" if tpm.startswith("/") else tpm,
         root=RootFs(root),
+        link_loss=_link_loss(table),
         tiers=frozenset(map(Tier, tiers)),
     )
+
+
+def _link_loss(table: Mapping[str, Any]) -> timedelta | None:
+    text = _text(table, "controller.link_loss", "0s")
+    return duration(text, "controller.link_loss") or None
 
 
 def _default(tables: Sequence[Mapping[str, Any]]) -> str | None:

@@ -44,7 +44,11 @@ SHOWN: dict[int, tuple[str, ...]] = {
         "test_tpm_ring::test_an_orderly_suspend_counts_too",
         "test_tpm_ring::test_other_software_gets_nothing",
     ),
-    15: ("test_tpm_ring::test_the_key_is_dropped_when_the_lease_ends", THIRTY),
+    15: (
+        "test_link_watch::test_no_link_for_two_days_ends_the_lease_for_good",
+        "test_tpm_ring::test_the_key_is_dropped_when_the_lease_ends",
+        THIRTY,
+    ),
     16: ("test_tpm_ring::test_another_tpm_opens_nothing",),
     17: (
         "test_tpm_ring::test_an_old_copy_of_the_disk_brings_back_nothing",

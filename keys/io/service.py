@@ -31,6 +31,7 @@ from keys.io.handover import Desk
 from keys.io.hardening import harden, shortfall
 from keys.io.layout import Layout
 from keys.io.leasing import Leasing
+from keys.io.link_watch import LinkWatch
 from keys.io.method_rows import BOTH, NETBOOT, OPERATOR_ALONE, MethodRow, Part
 from keys.io.open_ring import open_ring
 from keys.io.pacing import Pacing
@@ -89,6 +90,7 @@ class Service:
         self._trouble: str | None = None
         self._room = Room(layout.state / "keys")
         self._pacing, self._swapped = Pacing(self._store, self._ring, monotonic), shortfall()
+        self._links = LinkWatch(self._store, self._ring, self._files)
         self._desk = Desk(
             store=self._store,
             vault=self._vault,
@@ -185,6 +187,7 @@ class Service:
             self._reload(now)
         self._save_mark()
         self._pacing.look(now)
+        self._links.look(now)
         if not self._clock.suspect:
             self._secrets.sweep(now)
         self._saved = now
@@ -345,7 +348,14 @@ class Service:
         if self._clock.suspect:
             said.append("the clock of this controller leapt ahead: check its date")
         said += filter(
-            None, (self._trouble, self._room.sentence, self._pacing.sentence, self._swapped)
+            None,
+            (
+                self._trouble,
+                self._room.sentence,
+                self._pacing.sentence,
+                self._links.sentence,
+                self._swapped,
+            ),
         )
         return said + self._files.sentences
 
