@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from ipaddress import IPv4Interface
 
 from cryptography import x509
@@ -156,6 +157,19 @@ def _roles(site: Site) -> Iterator[Problem]:
                 key = f"role.{role.name}.addresses"
                 yield wrong(key, f"overlaps with role {other.name}", "make the ranges disjoint")
         yield from _role_addresses(site, role)
+        yield from _role_renewal(role)
+
+
+def _role_renewal(role: Role) -> Iterator[Problem]:
+    key = f"role.{role.name}.renew"
+    if role.renew is None:
+        return
+    if role.after != "stay":
+        what = "a box that goes off has nothing to renew"
+        yield wrong(key, what, 'leave it out, or write after = "stay"')
+    elif not timedelta() < role.renew < timedelta(days=role.certificate_days):
+        what = f"is not inside the {role.certificate_days} days that a certificate lasts"
+        yield wrong(key, what, "make it shorter, half of that or less")
 
 
 def _role_addresses(site: Site, role: Role) -> Iterator[Problem]:

@@ -103,7 +103,7 @@ class Requirement(Table):
 
 
 class Role(Table):
-    """What a box becomes."""
+    """What a box becomes; one that stays renews its certificate after `renew`."""
 
     name: Label
     default: bool = False
@@ -113,7 +113,15 @@ class Role(Table):
     secrets: Annotated[tuple[SecretName, ...], LIST] = ()
     certificate_days: Annotated[int, Field(ge=1, le=90)]
     after: Literal["power-off", "stay"]
+    renew: Duration | None = None
     require: Requirement = Requirement()
+
+    @property
+    def renewal(self) -> timedelta | None:
+        """After how long a box renews: half its certificate's life unless said; None for never."""
+        if self.after != "stay":
+            return None
+        return self.renew or timedelta(days=self.certificate_days) / 2
 
 
 class Controller(Table):

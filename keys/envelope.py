@@ -71,18 +71,22 @@ def sealed_digest(pcrs: Mapping[int, bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
-    """The boot that was attested: what the policy of the sealed share demands."""
+    """The boot that was attested: what the policy of the sealed share demands.
+
+    `opened` is what PCR 15 must hold: zero until the box opened its hand-over (`keys.renewal`).
+    """
 
     reset_count: int
     restart_count: int
     clock_before: int
     pcrs: Mapping[int, bytes]
+    opened: bytes = ZERO_PCR
 
     def policy(self) -> TpmPolicy:
         """Walk the policy in the order of the specification; PeerError when a PCR is missing."""
         selected = sealed_pcrs(self.pcrs)
-        if selected[OPENED_PCR] != ZERO_PCR:
-            raise PeerError("PCR 15 is not zero: this boot has opened a hand-over already")
+        if selected[OPENED_PCR] != self.opened:
+            raise PeerError("PCR 15 does not hold what this boot of the box has opened")
         return (
             TpmPolicy()
             .counter_timer(TimeField.RESET_COUNT, self.reset_count, Comparison.EQUAL)

@@ -130,11 +130,12 @@ class SecretRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleRule:
-    """What `keys` needs of one [[role]]."""
+    """What `keys` needs of one [[role]]; boxes that stay `renew` after so long, others never."""
 
     name: str
     secrets: tuple[str, ...]
     certificate_lifetime: timedelta
+    renew: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +245,19 @@ def _role(table: Mapping[str, Any]) -> RoleRule:
         name=_named(table, "role.name"),
         secrets=tuple(names),
         certificate_lifetime=timedelta(days=days),
+        renew=_renew(table, timedelta(days=days)),
     )
+
+
+def _renew(table: Mapping[str, Any], lifetime: timedelta) -> timedelta | None:
+    if table.get("after") != "stay":
+        return None
+    if "renew" not in table:
+        return lifetime / 2
+    renew = duration(_text(table, "role.renew"), "role.renew")
+    if not ZERO < renew < lifetime:
+        raise SiteError("site.toml: role.renew is shorter than certificate_days and not 0")
+    return renew
 
 
 def _secret(table: Mapping[str, Any]) -> SecretRule:

@@ -336,7 +336,7 @@ def test_a_swapped_field_does_not_open(field):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({15: b"\1" * 32}, "PCR 15 is not zero"),
+        ({15: b"\1" * 32}, "PCR 15 does not hold"),
         ({4: None}, "says nothing about PCR 4"),
     ],
 )

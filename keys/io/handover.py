@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keys import ca, rules
 from keys.envelope import (
+    ZERO_PCR,
     Binding,
     Boot,
     Bundle,
@@ -33,6 +34,7 @@ from keys.io.authority import Authority
 from keys.io.ring import ClosedError
 from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
+from keys.io.ssh_authority import Host, SshAuthority
 from keys.io.store import Allowance, Event, Handover, Store
 from keys.io.vault import Vault
 from keys.io.wrapping import Passed, Wrapping
@@ -44,7 +46,7 @@ from keys.tpm_public import PublicArea
 
 U32 = (1 << 32) - 1
 LIFETIME = int(rules.HANDOVER_LIFETIME.total_seconds())
-ADDED = frozenset({"identity", "secrets", "wrapped", "withheld", "issued", "expires"})
+ADDED = frozenset({"identity", "secrets", "wrapped", "withheld", "issued", "expires", "renew"})
 """Fields of the hand-off document that only this process writes."""
 
 
@@ -131,6 +133,7 @@ class Desk:
     authority: Authority
     files: SiteFiles
     zones: ZoneSigning
+    ssh: SshAuthority
     wrapping: Wrapping
 
     def serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
@@ -203,16 +206,37 @@ class Desk:
     def _hand_over(
         self, user: str, request: Request, role: RoleRule, now: float
     ) -> Mapping[str, Any]:
-        given = self.secrets(role, request, now)
+        given, reply = self.seal_for(request, role, now)
+        self._write(user, request, given, reply, now)
+        return reply
+
+    def seal_for(
+        self,
+        request: Request,
+        role: RoleRule,
+        now: float,
+        *,
+        status: str = "enrolled",
+        opened: bytes = ZERO_PCR,
+    ) -> tuple[Given, dict[str, Any]]:
+        """Seal all that a role has to one boot, whose PCR 15 is `opened`; gives the reply too."""
+        boot = boot_of(request, opened)
+        given = self.secrets(role, request, boot, now)
         expires = int(now) + LIFETIME
         chain, not_after = self.authority.issue_box(
-            request.device_key, request.box, role.certificate_lifetime, ca.at(now)
+            request.device_key,
+            request.box,
+            role.certificate_lifetime,
+            ca.at(now),
+            ek_name=request.ek_name,
         )
         identity = {"chain_pem": chain, "not_after": not_after}
         times = {"issued": int(now), "expires": expires}
-        bundle = _seal(request, self._document(request, given, identity, times), expires)
+        if role.renew is not None:
+            times["renew"] = int(role.renew.total_seconds())
+        bundle = _seal(request, boot, self._document(request, given, identity, times), expires)
         payload = {
-            "status": "enrolled",
+            "status": status,
             "session": b64u(request.session),
             "box": str(request.box),
             "transcript": b64u(request.transcript),
@@ -228,8 +252,7 @@ class Desk:
             "withheld": given.withheld,
             "certificate_not_after": not_after,
         }
-        self._write(user, request, given, reply, now)
-        return reply
+        return given, reply
 
     def _document(
         self,
@@ -262,12 +285,12 @@ class Desk:
             document["wrapped"] = given.passed.items
         return Secret(json.dumps(document, separators=(",", ":")).encode())
 
-    def secrets(self, role: RoleRule, request: Request, now: float) -> Given:
+    def secrets(self, role: RoleRule, request: Request, boot: Boot, now: float) -> Given:
         """Look up the secrets of a role; one that is unfit is withheld, the others are given."""
         values: dict[str, tuple[int, int, Secret]] = {}
         known = [self.files.rules.secrets[name] for name in role.secrets]
         wrapped = [rule.name for rule in known if rule.tier is Tier.BOX]
-        passed = self.wrapping.give(wrapped, request.ek_name, _boot(request).policy(), now)
+        passed = self.wrapping.give(wrapped, request.ek_name, boot.policy(), now)
         withheld: list[dict[str, Any]] = [*passed.withheld]
         for rule in (one for one in known if one.tier is not Tier.BOX):
             found = self.look_up(rule, now)
@@ -337,11 +360,11 @@ def sized(text: str, length: int) -> bytes:
     return data
 
 
-def _seal(request: Request, document: Secret, expires: int) -> Bundle:
+def _seal(request: Request, boot: Boot, document: Secret, expires: int) -> Bundle:
     return seal(
         ek=request.ek,
         box_ephemeral=request.ephemeral,
-        boot=_boot(request),
+        boot=boot,
         binding=Binding(
             box=request.box,
             session=request.session,
@@ -354,12 +377,14 @@ def _seal(request: Request, document: Secret, expires: int) -> Bundle:
     )
 
 
-def _boot(request: Request) -> Boot:
+def boot_of(request: Request, opened: bytes = ZERO_PCR) -> Boot:
+    """Give the boot that a request is about, for a PCR 15 that holds `opened`."""
     return Boot(
         reset_count=request.reset_count,
         restart_count=request.restart_count,
         clock_before=request.clock + LIFETIME * 1000,
         pcrs=request.pcrs,
+        opened=opened,
     )
 
 
