@@ -188,16 +188,19 @@ def _secret(one: Mapping[str, Any]) -> Horizon | None:
     if ends is None:
         return None
     is_wrapped = one["tier"] == "box"
+    again = "headquarters wraps it again: `doorstep wrap`"
+    if not is_wrapped:
+        again = f"put it again: `doorstep secret put {one['name']} < FILE`"
+    if one.get("dated") is not None and ends >= one["dated"]:
+        again = f"ask {one.get('ask') or 'its maker'} for a new one; {again}"
     until_restart = ", or at the next restart of this controller" if one["tier"] == "boot" else ""
     return Horizon(
-        kind="secret",
+        kind=one.get("kind") or "secret",
         name=one["name"],
         ends=ends,
         renewed=Renewed.HEADQUARTERS if is_wrapped else Renewed.OPERATOR,
         then=f"boxes are enrolled without it, and are not ready{until_restart}",
-        remedy="headquarters wraps it again: `doorstep wrap`"
-        if is_wrapped
-        else f"put it again: `doorstep secret put {one['name']} < FILE`",
+        remedy=again,
     )
 
 

@@ -198,6 +198,12 @@ def _secrets(site: Site) -> Iterator[Problem]:
                 yield wrong(key, f"there is no [[secret]] {name}", "add it, or take it out here")
     for name in sorted(known - used):
         yield worth(f"secret.{name}", "no role has it", "add it to a role, or remove it")
+    for one in site.secrets:
+        if one.kind == "secret" and one.ttl is None:
+            yield wrong(f"secret.{one.name}.ttl", "is missing", 'add it, as in ttl = "14d"')
+        if one.kind != "secret" and one.max_stale:
+            what = f"a {one.kind} that has ended is of no use"
+            yield wrong(f"secret.{one.name}.max_stale", what, "leave it out")
 
 
 def _templates(site: Site, files: SiteFiles) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ _PUT = "`doorstep secret put {name} < FILE`"
 _WHY = {
     "SECRET-MISSING": f"no value is stored: {_PUT}",
     "SECRET-EXPIRED": f"its time is over: put it again with {_PUT}",
+    "DATE-OVER": "its day is over: ask {ask} for a new one, then " + _PUT,
     "SECRET-UNREADABLE": f"its row is damaged: put it again with {_PUT}",
     "SECRET-NOT-WRAPPED": "headquarters wrapped it for no box of this site yet",
     "SECRET-REVOKED": "headquarters took it back from every box that it was wrapped for",
@@ -108,7 +109,9 @@ def _now(one: Mapping[str, Any], reason: str | None, closed: Mapping[str, Any] |
         return f"no: {one['off']}"
     if closed and reason == closed["code"]:
         return f"no: {closed['sentence']}"
-    return f"no: {_WHY.get(reason, reason).format(name=one['name'])}"
+    is_over = reason == "SECRET-EXPIRED" and one.get("dated") is not None
+    why = _WHY.get("DATE-OVER" if is_over else reason, reason)
+    return f"no: {why.format(name=one['name'], ask=one.get('ask') or 'its maker')}"
 
 
 def _time(one: Mapping[str, Any], until: float | None, now: float) -> str:
@@ -117,6 +120,8 @@ def _time(one: Mapping[str, Any], until: float | None, now: float) -> str:
     text = f"{day(until)}, in {span(until - now)}"
     if one["tier"] == "box":
         return f"{text}, for the first of {one.get('boxes', 0)} boxes that have one of their own"
+    if one.get("dated") is not None and until >= one["dated"]:
+        return f"{text}: the day of the {one['kind']} itself"
     stale = one["max_stale"]
     return f"{text}, of that {span(stale)} as stale" if stale else text
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from bootstrap.cli.common import Place, as_json, print_json, print_table, with_place
-from bootstrap.cli.value import no_value_here, read_value
+from bootstrap.cli.value import check_value, no_value_here, read_input
 from bootstrap.cli.wrap import import_
 
 _PATH = click.Path(path_type=Path, file_okay=False)
@@ -26,19 +26,28 @@ secret.add_command(import_)
 @secret.command(short_help="Store a value: doorstep secret put NAME < FILE")
 @with_place
 @click.argument("name")
+@click.option("--until", metavar="DAY", help="The day a license or blob ends on: 2027-01-31.")
 @click.option("--keep-newline", is_flag=True, help="Keep a line's end at the end of the value.")
 @click.argument("value", nargs=-1, metavar="")
-def put(place: Place, name: str, keep_newline: bool, value: tuple[str, ...]) -> None:
+def put(
+    place: Place, name: str, until: str | None, keep_newline: bool, value: tuple[str, ...]
+) -> None:
     """Store a new version of a secret; its ttl begins now.
 
-    One line's end at the end of the value is left away.
+    One line's end at the end of a plain value is left away. A license, certificate or blob is a
+    file: it is kept to the last byte, up to 64 KiB, and ends on its own day.
     """
     command = f"doorstep secret put {name}"
     no_value_here(value, command)
-    data = read_value(name, command, keep_newline=keep_newline)
+    read = read_input(name)
+    data = check_value(read, name, command, keep_newline=keep_newline)
+    listed = place.ask("keys", "secret_list")["secrets"]
+    if any(one["name"] == name and one["kind"] != "secret" for one in listed):
+        data = check_value(read, name, command, keep_newline=True)
     from keys.envelope import b64u
 
-    answer = place.ask("keys", "secret_put", {"name": name, "value": b64u(data)})
+    asked = {"name": name, "value": b64u(data)} | ({"until": until} if until else {})
+    answer = place.ask("keys", "secret_put", asked)
     click.echo(f"stored {name}, version {answer['version']}, until {_time(answer['expires'])}")
 
 
@@ -52,10 +61,11 @@ def list_(place: Place, as_json: bool) -> None:
         print_json({"secrets": secrets})
     else:
         print_table(
-            ("name", "tier", "version", "usable until", "reason"),
+            ("name", "kind", "tier", "version", "usable until", "reason"),
             [
                 (
                     one["name"],
+                    one["kind"],
                     one["tier"],
                     one.get("version"),
                     _time(one["usable_until"]) if "usable_until" in one else None,

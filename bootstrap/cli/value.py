@@ -23,7 +23,11 @@ def read_value(name: str, command: str, *, keep_newline: bool) -> bytes:
 
     One line's end at its end is left away, unless it is to be kept.
     """
-    data = _input(name)
+    return check_value(read_input(name), name, command, keep_newline=keep_newline)
+
+
+def check_value(data: bytes, name: str, command: str, *, keep_newline: bool) -> bytes:
+    """Give the value of what was read; UsageError as `read_value`."""
     if not keep_newline:
         data = data.removesuffix(b"\n").removesuffix(b"\r")
     if not data:
@@ -35,8 +39,8 @@ def read_value(name: str, command: str, *, keep_newline: bool) -> bytes:
     return data
 
 
-def _input(name: str) -> bytes:
-    """A person at a terminal types it unseen, twice."""
+def read_input(name: str) -> bytes:
+    """Read standard input; a person at a terminal types it unseen, twice."""
     if sys.stdin is not None and sys.stdin.isatty():
         typed = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True)
         return str(typed).encode()

@@ -142,6 +142,8 @@ def _ttl(site: Path, name: str, given: str | None) -> int:
         raise SiteError(f"{site}/site.toml has no [[secret]] {name!r} of tier box: add it first")
     if given is not None:
         return int(duration(given, "--ttl").total_seconds())
+    if rule.ttl is None:
+        raise SiteError(f"site.toml gives no ttl of {name}: say --ttl, until the day that it ends")
     return int(rule.ttl.total_seconds())
 
 

@@ -6,10 +6,11 @@ decides nothing, and asks the TPM for its counters alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keys import dated
 from keys.ca import load_certificate
 from keys.io.boot_tls import CA, SERVER
 from keys.io.leasing import left
@@ -18,11 +19,11 @@ from keys.io.rpc import Params
 from keys.io.site_files import SiteFiles
 from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TpmRing
-from keys.rules import Tier, usable_until
+from keys.rules import MAX_AHEAD, Tier, usable_until
 
 CLOSED = frozenset({"LEASE-ENDED", "LEASE-MISSING", "CACHE-ROLLED-BACK", "TPM-GONE"})
 """Why everything is withheld at once."""
-_ENDS = ("name", "tier", "reason", "usable_until", "since")
+_ENDS = ("name", "tier", "reason", "usable_until", "since", "kind", "ask", "dated")
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
 
 
@@ -44,12 +45,10 @@ class Explaining:
             listed.append(
                 {
                     **one,
-                    "ttl": rule.ttl.total_seconds(),
+                    "ttl": None if rule.ttl is MAX_AHEAD else rule.ttl.total_seconds(),
                     "max_stale": rule.max_stale.total_seconds(),
                     "off": why,
-                    "roles": [
-                        name for name, role in known.roles.items() if one["name"] in role.secrets
-                    ],
+                    "roles": known.roles_with(one["name"]),
                 }
             )
         return {
@@ -93,12 +92,21 @@ class Explaining:
         """Let a status say when each secret and the lease end; names, never values."""
 
         def serve(user: str, params: Params, now: float) -> Mapping[str, Any]:
-            ends = [{name: one.get(name) for name in _ENDS} for one in self._listed(now)]
+            listed = list(self._listed(now))
             said = status(user, params, now)
-            certificates = {**said["certificates"], **self._of_boot()}
-            return {**said, "certificates": certificates, "ends": ends, "lease": self.lease()}
+            return {
+                **said,
+                "sentences": [*said["sentences"], *self._alarms(listed, now)],
+                "certificates": {**said["certificates"], **self._of_boot()},
+                "ends": [{name: one.get(name) for name in _ENDS} for one in listed],
+                "lease": self.lease(),
+            }
 
         return serve
+
+    def _alarms(self, listed: Iterable[Mapping[str, Any]], now: float) -> tuple[str, ...]:
+        roles_with = self.files.rules.roles_with
+        return dated.alarms([{**one, "roles": roles_with(one["name"])} for one in listed], now)
 
     def _of_boot(self) -> Mapping[str, int]:
         """Say when the certificates of HTTPS boot end, where this site has them."""

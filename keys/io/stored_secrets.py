@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keys import rules
+from keys import dated, rules
 from keys.cache import Label
 from keys.envelope import unb64u
 from keys.io.handover import Desk
@@ -51,6 +51,7 @@ class StoredSecrets:
             raise Refusal(Withheld.TIER_OFF.value, f"{rule.name}: {why}. {TURN_ON}")
         if not 0 < len(value) <= rules.MAX_SECRET:
             raise Refusal("MALFORMED", f"a secret has 1 to {rules.MAX_SECRET} bytes")
+        expires = dated.end_of(rule, value.reveal(), _until(params), now)
         is_rotation = self.store.secret(rule.name) is not None
         with self.vault.revoking() if is_rotation else self.store.transaction():
             label = Label(
@@ -58,7 +59,7 @@ class StoredSecrets:
                 version=self.store.next_version(rule.name),
                 tier=rule.tier,
                 set_at=int(now),
-                expires=int(now) + int(rule.ttl.total_seconds()),
+                expires=expires,
             )
             self.vault.lock(value, label)
             about = {"name": rule.name, "version": label.version, "expires": label.expires}
@@ -96,12 +97,16 @@ class StoredSecrets:
         """Say of each secret of the site file until when it may be given, or why not."""
         listed = []
         for rule in self.files.rules.secrets.values():
+            kind = {"kind": rule.kind.value, "ask": rule.ask, "dated": None}
             if rule.tier is Tier.BOX:
-                listed.append(self.desk.wrapping.listed(rule.name, now))
+                wrapped = self.desk.wrapping.listed(rule.name, now)
+                listed.append(wrapped | kind | _dated(rule, wrapped.get("expires"), now))
                 continue
             found, row = self.desk.look_up(rule, now), self.store.secret(rule.name)
             one: dict[str, Any] = {"name": rule.name, "tier": rule.tier.value, "reason": None}
+            one |= kind
             if row is not None:
+                one |= _dated(rule, row.label.expires, now)
                 one |= {"version": row.label.version, "set": row.label.set_at}
                 one |= {"expires": row.label.expires}
             if isinstance(found, tuple):
@@ -117,6 +122,20 @@ class StoredSecrets:
         if rule is None:
             raise Refusal("SECRET-UNKNOWN", f"site.toml has no [[secret]] named {name!r}")
         return rule
+
+
+def _dated(rule: SecretRule, end: int | None, now: float) -> dict[str, Any]:
+    """Say on which day a dated secret ends by itself, and the days that are left."""
+    if end is None or not rule.kind.is_dated:
+        return {}
+    return {"dated": end, "days_left": dated.days_left(end, now)}
+
+
+def _until(params: Params) -> str | None:
+    until = params.get("until")
+    if until is not None and (not isinstance(until, str) or len(until) > MAX_NAME):
+        raise Refusal("MALFORMED", "until is a day, as in 2027-01-31")
+    return until
 
 
 def _named(value: object) -> str:
