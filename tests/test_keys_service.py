@@ -287,6 +287,8 @@ def check_handoff(site, handoff, given, asked):
     assert handoff["expires"] == handoff["issued"] + 600
     (secret,) = handoff["secrets"]
     assert (secret["name"], unb64u(secret["value"])) == ("pos-api-token", b"till token")
+    known = {one["name"]: one for one in site.operator("secret_list")["secrets"]}
+    assert secret["expires"] == known["pos-api-token"]["usable_until"]
     missing = [{"name": "wifi-psk", "reason": "SECRET-MISSING", "since": None}]
     assert handoff["withheld"] == given["withheld"] == missing
     leaf, middle = x509.load_pem_x509_certificates(handoff["identity"]["chain_pem"].encode())
