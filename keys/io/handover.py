@@ -230,7 +230,8 @@ class Desk:
             ca.at(now),
             ek_name=request.ek_name,
         )
-        identity = {"chain_pem": chain, "not_after": not_after}
+        identity: dict[str, Any] = {"chain_pem": chain, "not_after": not_after}
+        identity |= self._ssh_identity(request, not_after, now)
         times = {"issued": int(now), "expires": expires}
         if role.renew is not None:
             times["renew"] = int(role.renew.total_seconds())
@@ -253,6 +254,12 @@ class Desk:
             "certificate_not_after": not_after,
         }
         return given, reply
+
+    def _ssh_identity(self, request: Request, not_after: int, now: float) -> Mapping[str, str]:
+        """Certify the SSH host key that was quoted; nothing for a box that has none."""
+        host = Host(box=request.box, ek_name=request.ek_name, public=request.ssh_public)
+        line = self.ssh.certificate(host, request.handoff, not_after=not_after, now=now)
+        return {} if line is None else {"ssh": line}
 
     def _document(
         self,

@@ -39,6 +39,7 @@ from keys.io.ring import ClosedError
 from keys.io.room import Room
 from keys.io.rpc import Method, Params, Refusal, RpcServer
 from keys.io.site_files import SiteFiles
+from keys.io.ssh_authority import SshAuthority
 from keys.io.store import Event, Store
 from keys.io.stored_secrets import StoredSecrets
 from keys.io.tpm_ring import TPM_GONE, TpmRing
@@ -79,6 +80,9 @@ class Service:
         self._vault = Vault(self._store, self._ring, site_id)
         self._authority = Authority(layout, self._store, self._vault, site_id)
         self._boot_tls = BootTls(layout, self._store, self._vault, site_id)
+        self._ssh = SshAuthority(
+            store=self._store, vault=self._vault, authority=self._authority, files=self._files
+        )
         self._zones = ZoneSigning(self._store, self._vault)
         self._zones.anchors()  # drawn now: a hand-over names them in a transaction of its own
         self._leasing = Leasing(self._store, self._ring, self._vault, site_id)
@@ -97,6 +101,7 @@ class Service:
             authority=self._authority,
             files=self._files,
             zones=self._zones,
+            ssh=self._ssh,
             wrapping=Wrapping(layout, self._store, self._vault, self._authority, self._files),
         )
         self._secrets = StoredSecrets(
@@ -131,6 +136,7 @@ class Service:
                 self._ring.open()
         with contextlib.suppress(ClosedError):
             self._authority.draw()
+            self._ssh.draw()
             self._vault.settle()
 
     def methods(self) -> dict[str, Method]:
@@ -141,7 +147,7 @@ class Service:
         return {name: Method(self._guard(row), row.users) for name, row in table.items()}
 
     def _parts(self) -> tuple[Part, ...]:
-        return (self._boxes, self._secrets, self._desk.wrapping, self._leasing)
+        return (self._boxes, self._secrets, self._desk.wrapping, self._leasing, self._ssh)
 
     def _own_methods(self) -> dict[str, MethodRow]:
         netboot = frozenset({NETBOOT})
