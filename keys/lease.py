@@ -250,13 +250,16 @@ def signing_policy(
     authority: ec.EllipticCurvePublicKey,
     policy_reference: bytes,
     counter_name: bytes,
-    unmoved: int,
+    unmoved: int | None,
 ) -> TpmPolicy:
     """Give the policy of an authority's key: under a lease, or before the first one was taken.
 
     `unmoved` is the lease counter's number of then: so the key signs its own request at Day 0, and
-    never again without a lease, because nobody sets an NV counter back.
+    never again without a lease, because nobody sets an NV counter back. It is None where the first
+    lease was taken already: the counter stays where it is when a lease ends by itself.
     """
+    if unmoved is None:
+        return lease_policy(authority, policy_reference, CommandCode.SIGN)
     return TpmPolicy().any_of(signing_branches(authority, policy_reference, counter_name, unmoved))
 
 

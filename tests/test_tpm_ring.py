@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cache_lab import HOUR, NOW, SITE, Controller
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR
@@ -447,3 +448,46 @@ def test_a_clock_that_catches_up_meanwhile_is_no_fault(controller: Controller) -
                 store.set_meta(CLOCK_META, clock + bind("doorstep/v1/tpm-clock", clock))
             ring._restore_clock()
             assert ring.counters().clock >= int.from_bytes(clock, "big")
+
+
+def signs(vault: Vault, name: str) -> bool:
+    """Let an authority's key sign, and verify it; False where the lease does not allow it."""
+    key = vault.signing_key(name)
+    try:
+        signature = key.sign(b"request", ec.ECDSA(hashes.SHA256()))
+    except ClosedError:
+        return False
+    key.public_key().verify(signature, b"request", ec.ECDSA(hashes.SHA256()))
+    return True
+
+
+def test_an_authority_signs_before_the_first_lease_and_then_under_one(
+    controller: Controller,
+) -> None:
+    """However a lease ends, also one that ends by itself and so leaves its counter."""
+    with controller.started() as (_, ring, vault):
+        assert signs(vault, "day-0-ca")
+        now = controller.counters().clock
+        ring.apply(controller.lease(ring, controller.terms(clock_before=now + HOUR)), NOW)
+        assert signs(vault, "day-0-ca")
+        assert signs(vault, "later-ca")  # its counter is that of the lease that runs
+        with Tpm(controller.tpm.tcti, storage_name=ring.storage_name) as tpm:
+            tpm.advance_clock(now + 2 * HOUR)
+        assert not signs(vault, "day-0-ca")
+        with pytest.raises(ClosedError):
+            ring.check()
+        assert not signs(vault, "day-0-ca")
+        assert not signs(vault, "later-ca")
+        assert not signs(vault, "latest-ca")
+    with controller.started() as (_, ring, vault):
+        assert not any(signs(vault, f"{name}-ca") for name in ("day-0", "later", "latest"))
+        ring.apply(controller.lease(ring), NOW)
+        assert all(signs(vault, f"{name}-ca") for name in ("day-0", "later", "latest"))
+
+
+def test_the_first_lease_counts_up(controller: Controller) -> None:
+    """Else the authorities' keys would sign on after it, as before it."""
+    with controller.started() as (_, ring, _):
+        at_first = controller.lease(ring, controller.terms(counter=ring.lease_counter()))
+        with pytest.raises(PeerError, match="used before"):
+            ring.apply(at_first, NOW)

@@ -19,14 +19,14 @@ from keys.tpm_objects import Blob
 from keys.tpm_public import PublicArea
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Sign = Callable[[Blob, int, bytes], tuple[int, int]]
-"""Signs a digest with a key, given the lease counter of when it was made."""
+Sign = Callable[[Blob, int | None, bytes], tuple[int, int]]
+"""Signs a digest with a key; the number is that of `keys.lease.signing_policy`."""
 
 
 class TpmKey(ec.EllipticCurvePrivateKey):
     """A P-256 key that signs SHA-256 digests; ClosedError when its policy does not hold."""
 
-    def __init__(self, blob: Blob, unmoved: int, sign: Sign) -> None:
+    def __init__(self, blob: Blob, unmoved: int | None, sign: Sign) -> None:
         """Take its public half; SiteError when it is damaged."""
         try:
             public = PublicArea.decode(blob.public).public_key()
@@ -37,7 +37,7 @@ class TpmKey(ec.EllipticCurvePrivateKey):
         self._public, self._blob, self._unmoved, self._sign = public, blob, unmoved, sign
 
     @staticmethod
-    def dump(blob: Blob, unmoved: int) -> bytes:
+    def dump(blob: Blob, unmoved: int | None) -> bytes:
         """Write a key for the database; nothing of it is secret."""
         found = {"public": b64u(blob.public), "private": b64u(blob.private), "unmoved": unmoved}
         return json.dumps(found).encode()
@@ -48,7 +48,8 @@ class TpmKey(ec.EllipticCurvePrivateKey):
         try:
             found = json.loads(stored)
             blob = Blob(public=unb64u(found["public"]), private=unb64u(found["private"]))
-            return cls(blob, int(found["unmoved"]), sign)
+            unmoved = found["unmoved"]
+            return cls(blob, None if unmoved is None else int(unmoved), sign)
         except (ValueError, KeyError, TypeError):
             raise SiteError("keys.db: a signing key is damaged") from None
 

@@ -16,13 +16,17 @@ from keys.tpm_public import PublicArea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What was made in a TPM when the cache was: nothing of it is secret."""
+    """What was made in a TPM when the cache was: nothing of it is secret.
+
+    `first` is where the lease counter stood then.
+    """
 
     storage_name: bytes
     ek: bytes
     authority: bytes
     lease_share: Blob
     device: Blob
+    first: int
 
     def document(self) -> bytes:
         """Write it for the database."""
@@ -32,14 +36,18 @@ class Made:
             for half in ("public", "private")
         }
         plain = {"storage_name": self.storage_name, "ek": self.ek, "authority": self.authority}
-        return json.dumps({name: b64u(value) for name, value in plain.items()} | blobs).encode()
+        texts = {name: b64u(value) for name, value in plain.items()} | blobs
+        return json.dumps(texts | {"first": self.first}).encode()
 
     @classmethod
     def read(cls, stored: bytes) -> Made:
         """Read it again; SiteError when it is damaged."""
         try:
-            found = {name: unb64u(text) for name, text in json.loads(stored).items()}
+            document = json.loads(stored)
+            first = int(document.pop("first"))
+            found = {name: unb64u(text) for name, text in document.items()}
             return cls(
+                first=first,
                 storage_name=found["storage_name"],
                 ek=found["ek"],
                 authority=found["authority"],

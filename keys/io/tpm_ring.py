@@ -30,9 +30,17 @@ from keys.io.tpm import Tpm
 from keys.io.tpm_key import TpmKey
 from keys.io.tpm_link import TpmGoneError, TpmRefusedError
 from keys.io.tpm_made import Made, lease_reference
-from keys.lease import Counters, Purpose, SignedLease, lease_policy, signing_branches
+from keys.io.tpm_policies import Satisfy
+from keys.lease import (
+    Counters,
+    Purpose,
+    SignedLease,
+    lease_policy,
+    signing_branches,
+    signing_policy,
+)
 from keys.lease_request import QUOTED_PCRS, LeaseRequest, request_digest
-from keys.policy import CommandCode, TpmPolicy, pcr_digest
+from keys.policy import CommandCode, pcr_digest
 from keys.secret import Secret
 from keys.tpm_objects import (
     EK_TEMPLATE,
@@ -135,6 +143,7 @@ class TpmRing:
             authority=point,
             lease_share=self._tpm.seal(shares["lease"], policy),
             device=self._tpm.seal(shares["device"], device_policy()),
+            first=self._tpm.counter(Index.LEASE),
         )
         with self._store.transaction():
             self._store.set_meta(TPM_META, made.document())
@@ -291,7 +300,8 @@ class TpmRing:
         # The one that runs may be given again where its row was damaged: the TPM takes it anyway.
         is_open = self._lease is not None
         is_used = lease.terms.counter == held and is_open and self._is_due(signed)
-        if lease.terms.counter < held or is_used:
+        # A first lease that did not count up would leave the authorities' keys as before it.
+        if lease.terms.counter < max(held, self._made.first + 1) or is_used:
             raise PeerError("the lease was used before, or a newer one was: ask for a new one")
         if lease.terms.counter > held + MAX_STEPS:
             raise PeerError("the lease is too far ahead: ask for a new one")
@@ -392,33 +402,36 @@ class TpmRing:
 
     def make_signing_key(self) -> bytes:
         """Make a key in the TPM that signs under a lease, or before the first one was taken."""
-        unmoved = self._tpm.counter(Index.LEASE)
-        blob = self._tpm.make_signing_key(TpmPolicy().any_of(self._branches(unmoved)))
-        return TpmKey.dump(blob, unmoved)
+        unmoved = self._made.first if self.lease_counter() == self._made.first else None
+        made, index = self._made, Index.LEASE.nv_name
+        policy = signing_policy(made.authority_key, self.reference, index, unmoved)
+        return TpmKey.dump(self._tpm.make_signing_key(policy), unmoved)
 
     def signing_key(self, stored: bytes) -> TpmKey:
         """Give such a key; each of its signatures asks the TPM."""
         return TpmKey.read(stored, self._sign)
 
-    def _branches(self, unmoved: int) -> tuple[TpmPolicy, TpmPolicy]:
-        return signing_branches(
-            self._made.authority_key, self.reference, Index.LEASE.nv_name, unmoved
-        )
-
-    def _sign(self, blob: Blob, unmoved: int, digest: bytes) -> tuple[int, int]:
+    def _sign(self, blob: Blob, unmoved: int | None, digest: bytes) -> tuple[int, int]:
         try:
-            if self._lease is not None:
-                authority = self._made.authority_key
-                satisfy = self._tpm.under_lease(self._lease, authority, CommandCode.SIGN)
-            elif self.lease_counter() == unmoved:
-                satisfy = self._tpm.at_counter(Index.LEASE, unmoved, CommandCode.SIGN)
-            else:
-                raise self._closed()
-            return self._tpm.sign(blob, digest, self._tpm.one_of(satisfy, self._branches(unmoved)))
+            return self._tpm.sign(blob, digest, self._allowing(unmoved))
         except TpmGoneError as error:
             raise ClosedError(TPM_GONE, str(error)) from None
         except TpmRefusedError as error:
             raise ClosedError("LEASE-ENDED", f"{error}. {RENEW}") from None
+
+    def _allowing(self, unmoved: int | None) -> Satisfy:
+        """Make the assertions of a signing key's policy; ClosedError where there is no lease."""
+        authority = self._made.authority_key
+        if self._lease is not None:
+            satisfy = self._tpm.under_lease(self._lease, authority, CommandCode.SIGN)
+        elif unmoved is not None and self.lease_counter() == unmoved:
+            satisfy = self._tpm.at_counter(Index.LEASE, unmoved, CommandCode.SIGN)
+        else:
+            raise self._closed()
+        if unmoved is None:
+            return satisfy
+        branches = signing_branches(authority, self.reference, Index.LEASE.nv_name, unmoved)
+        return self._tpm.one_of(satisfy, branches)
 
     # audit and time
 
