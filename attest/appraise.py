@@ -78,7 +78,8 @@ def _check(
     _check_record(draft, expectation.record, policy)
     if draft.values:
         draft.findings += check_banks(draft.values, sha1_alone=policy.sha1_alone)
-    draft.boot = check_boot(evidence, draft.values, expectation, policy)
+    booted = _before_opening(draft, expectation.record)
+    draft.boot = check_boot(evidence, booted, expectation, policy)
     draft.findings += draft.boot.findings
     draft.not_checked += draft.boot.not_checked
 
@@ -103,6 +104,25 @@ def _check_quotes(draft: _Draft, evidence: Evidence) -> None:
         draft.values = join_quotes(quotes)
         draft.not_checked += _uncovered(draft.values)
     draft.quote = quotes[-1]
+
+
+def _before_opening(draft: _Draft, record: BoxRecord | None) -> Values:
+    """Give the values as they were before the box opened what it was given, if it renews.
+
+    PCR 15 alone has moved since, and only to what these bundles make of it.
+    """
+    values = draft.values
+    if record is None or not record.opened or not values:
+        return values
+    wrong = [bank for bank, given in values.items() if given.get(15) != record.opened.get(bank)]
+    if wrong:
+        detail = f"{', '.join(sorted(wrong))}: PCR 15"
+        draft.findings.append(Finding(reason=Reason.PCR_MISMATCH, detail=detail, told=_OPENED))
+        return values
+    return {bank: {**given, 15: bytes(len(given[15]))} for bank, given in values.items()}
+
+
+_OPENED = "PCR 15 does not hold what this box was given in this boot: start it again."
 
 
 def _uncovered(values: Values) -> list[str]:

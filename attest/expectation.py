@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any
@@ -80,7 +80,8 @@ class BoxRecord:
     its facts and the note or role disagree about. `replaces`: another box that has its place.
     Counters, clock (ms) and TPM firmware version are those last accepted. `firmware`: digest of the
     firmware measurements that headquarters released for this EK alone (`attest.baseline`). `role`:
-    what the signed note says it becomes, empty for a box that is not on it.
+    what the signed note says it becomes, empty for a box that is not on it. `opened`: for a box
+    that renews, by bank what PCR 15 holds after the bundles that it opened in this boot.
     """
 
     listed: bool = False
@@ -93,6 +94,7 @@ class BoxRecord:
     tpm_firmware: int | None = None
     firmware: bytes = b""
     role: str = ""
+    opened: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,13 +213,18 @@ def _record_plain(record: BoxRecord) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in _RECORD}
     if not record.role:
         del plain["role"]  # what was kept before there were roles has the same digest
+    del plain["opened"]
+    if record.opened:
+        plain["opened"] = {bank: value.hex() for bank, value in sorted(record.opened.items())}
     return {**plain, "firmware": record.firmware.hex()}
 
 
 def _record_of(plain: Mapping[str, Any]) -> BoxRecord:
     firmware = bytes.fromhex(plain.get("firmware", ""))
     differences = tuple(plain.get("differences", ()))
-    return BoxRecord(**{**plain, "differences": differences, "firmware": firmware})
+    opened = {bank: bytes.fromhex(value) for bank, value in plain.get("opened", {}).items()}
+    made = {"differences": differences, "firmware": firmware, "opened": opened}
+    return BoxRecord(**{**plain, **made})
 
 
 def _anchors_of(document: Mapping[str, Any], kind: str, *, rehearsal: bool) -> Anchors | None:

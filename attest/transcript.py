@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import struct
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from attest.errors import CheckError
 from attest.reasons import Reason
@@ -18,6 +19,13 @@ from attest.reasons import Reason
 SLOT_SECONDS = 60
 SLOTS_ACCEPTED = 3
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class Purpose(StrEnum):
+    """What a session is for; each has a context of its own in Q."""
+
+    ENROL = "enrol"
+    RENEW = "renew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +131,15 @@ def find_session(
     return found
 
 
-def enrol_data(site: SiteIdentity, session: Session, enrolment: Enrolment) -> bytes:
+def enrol_data(
+    site: SiteIdentity,
+    session: Session,
+    enrolment: Enrolment,
+    purpose: Purpose = Purpose.ENROL,
+) -> bytes:
     """Give Q, the extraData of every quote."""
     return digest(
-        "doorstep/v1/enrol",
+        f"doorstep/v1/{purpose.value}",
         site.site_id.encode(),
         site.root,
         session.session,
@@ -176,6 +189,12 @@ def bundle_data(box: bytes, session: bytes, x: bytes, boot_set: bytes, expires: 
 def opened_data(x: bytes) -> bytes:
     """Give the event that the box extends into PCR 15 after it opened its bundle."""
     return b"doorstep/v1/opened\0" + x
+
+
+def opened_value(bank: str, before: bytes, x: bytes) -> bytes:
+    """Give PCR 15 of a bank after the bundle of X was opened: TPM2_PCR_Event (Part 3, 22.3)."""
+    event = hashlib.new(bank, opened_data(x)).digest()
+    return hashlib.new(bank, before + event).digest()
 
 
 def secret_digest(content_key: bytes, name: str, value: bytes) -> bytes:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attest.transcript import Purpose
 from bootstrap.errors import PeerError
 
 MEDIA_TYPE = "application/vnd.doorstep.phone-home.v1+json"
@@ -45,6 +46,7 @@ class Hello:
     ek_certificates: tuple[bytes, ...]
     ak_public: bytes
     box_nonce: bytes
+    purpose: Purpose = Purpose.ENROL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,11 @@ def from_b64u(text: object, where: str, *, limit: int, exact: int | None = None)
 
 def decode_hello(body: bytes) -> Hello:
     """Take the body of `POST /v1/sessions` apart; raise Malformed."""
-    fields = _object(body, MAX_HELLO, {"ek_public", "ek_certificates", "ak_public", "box_nonce"})
+    names = {"ek_public", "ek_certificates", "ak_public", "box_nonce"}
+    fields = _object(body, MAX_HELLO, names, {"purpose"})
+    # What enrols says no purpose, as sites of older releases expect it.
+    if fields.get("purpose", Purpose.RENEW) != Purpose.RENEW.value:
+        raise Malformed("purpose: renew, or left out to enrol")
     certificates = _list(fields["ek_certificates"], "ek_certificates", MAX_CERTIFICATES)
     return Hello(
         ek_public=from_b64u(fields["ek_public"], "ek_public", limit=MAX_PUBLIC),
@@ -127,6 +133,7 @@ def decode_hello(body: bytes) -> Hello:
         ),
         ak_public=from_b64u(fields["ak_public"], "ak_public", limit=MAX_PUBLIC),
         box_nonce=from_b64u(fields["box_nonce"], "box_nonce", limit=32, exact=32),
+        purpose=Purpose.RENEW if "purpose" in fields else Purpose.ENROL,
     )
 
 

@@ -29,6 +29,7 @@ from attest.evidence import Evidence, Signed  # noqa: E402
 from attest.policy import Policy  # noqa: E402
 from attest.reasons import Reason  # noqa: E402
 from attest.secureboot import key_lists  # noqa: E402
+from attest.transcript import Purpose  # noqa: E402
 from attest.uefi import (  # noqa: E402
     CERT_SHA256,
     EFI_GLOBAL,
@@ -111,17 +112,18 @@ def phone_home() -> dict[str, str]:
         ),
         "opened": transcript.opened_data(x),
     }
-    found = {"session.toml": toml(good)}
+    found = {"session.toml": toml(good), "renewal.toml": toml(renewal(box, x))}
     theirs = {
         "site_id": b"shop-0418",
         "root": sha256(b"root of another site"),
         **{name: getattr(other.session(), name) for name in ("session", "server_nonce", "secret")},
         **{name: getattr(other.enrolment(), name) for name in BOX_FIELDS},
     }
-    for name, value in theirs.items():
-        found[f"swapped-{name.replace('_', '-')}.toml"] = toml(
-            {"expect": "QUOTE-NONCE", "field": name, "value": value}
-        )
+    for kind, wrong in (("swapped", Purpose.RENEW), ("renewal-swapped", Purpose.ENROL)):
+        for name, value in {**theirs, "purpose": wrong.value.encode()}.items():
+            found[f"{kind}-{name.replace('_', '-')}.toml"] = toml(
+                {"expect": "QUOTE-NONCE", "field": name, "value": value}
+            )
     found |= sessions(other)
     found |= {
         f"trouble-{reason.lower()}.toml": toml(
@@ -134,6 +136,67 @@ def phone_home() -> dict[str, str]:
     }
     found["another-body.toml"] = toml({"expect": "REPLAY", "body": body.replace(b"2", b"3")})
     return found
+
+
+def renewal(box: forge.Box, enrolled: bytes) -> dict[str, object]:
+    """Give a renewal of a box that opened the bundle of the transcript `enrolled`."""
+    hello = b'{"v":1,"purpose":"renew",' + box.hello().removeprefix(b'{"v":1,')
+    enrolment = box.enrolment(
+        hello_digest=transcript.hello_digest(hello),
+        box_nonce=sha256(b"nonce of a renewal"),
+        ephemeral=sha256(b"ephemeral of a renewal"),
+    )
+    session = transcript.make_session(
+        forge.KEY,
+        forge.SITE,
+        enrolment.ek_name,
+        enrolment.ak_name,
+        enrolment.hello_digest,
+        transcript.slot(forge.NOW),
+    )
+    q = transcript.enrol_data(forge.SITE, session, enrolment, Purpose.RENEW)
+    body = b'{"v":1,"the body of step":2,"of":"a renewal"}'
+    x = transcript.transcript(q, body)
+    values = opened_values(enrolled)
+    later = replace(forge.CLOCK, clock=forge.CLOCK.clock + 302_400_000)
+    quote = box.sign(box.attest(forge.quote_info(values), q, clock=later))
+    return {
+        "expect": "",
+        "now": int(forge.NOW),
+        "site_id": forge.SITE.site_id,
+        "root": forge.SITE.root,
+        "key": forge.KEY,
+        "hello": hello,
+        "purpose": "renew",
+        "ek_public": box.ek.encode(),
+        "ak_public": box.ak.encode(),
+        **{name: getattr(enrolment, name) for name in BOX_FIELDS},
+        "session": session.session,
+        "server_nonce": session.server_nonce,
+        "secret": session.secret,
+        "q": q,
+        "quote_attest": quote.attest,
+        "quote_signature": quote.signature,
+        "device_data": transcript.device_data(q),
+        "body": body,
+        "transcript": x,
+        "enrolled": enrolled,
+        "pcr15": {
+            bank: transcript.opened_value(bank, bytes(size), enrolled)
+            for bank, size in (("sha1", 20), ("sha256", 32), ("sha384", 48))
+        },
+        "pcr15_after": {
+            "sha256": transcript.opened_value("sha256", values["sha256"][15], x),
+        },
+    }
+
+
+def opened_values(*transcripts: bytes) -> dict[str, dict[int, bytes]]:
+    """Give the PCRs of a boot in which these bundles were opened."""
+    values = forge.values_of(BASE_LOG)
+    for x in transcripts:
+        values["sha256"][15] = transcript.opened_value("sha256", values["sha256"][15], x)
+    return values
 
 
 def sessions(other: forge.Box) -> dict[str, str]:
@@ -206,7 +269,18 @@ def attest() -> tuple[dict[str, dict], dict[str, bytes]]:
     good = forge.evidence(BASE_LOG)
     vectors = {"accepted": vector(good, "", verdict="accepted")}
     logs: dict[str, bytes] = {}
-    for group in (keys, quotes, device, banks, counters, boots, certificates, site, policies):
+    for group in (
+        keys,
+        quotes,
+        device,
+        banks,
+        counters,
+        renewals,
+        boots,
+        certificates,
+        site,
+        policies,
+    ):
         for name, (made, expect, extra) in group(good).items():
             log = made.event_log
             if log not in (BASE_LOG, b"") and extra.get("log") in (None, f"attest/{name}.bin"):
@@ -426,6 +500,27 @@ def counters(good: Evidence) -> dict:
         ),
         "reboot-after-suspend": (good, "", known(11, 9, 80_000) | accepted),
         "tpm-cleared": (good, "TPM-CLEARED", known(40, 3, 9_000_000) | {"verdict": "held"}),
+    }
+
+
+def renewals(good: Evidence) -> dict:
+    """PCR 15 of a box that renews: what it opened in this boot, and nothing else."""
+    first, second = sha256(b"transcript of a hand-over"), sha256(b"transcript of a renewal")
+    after = {"record": {"opened": {"sha256": opened_values(first)["sha256"][15]}}}
+    once = forge.evidence(BASE_LOG, values=opened_values(first))
+    other = forge.evidence(BASE_LOG, values=opened_values(second))
+    twice = forge.evidence(BASE_LOG, values=opened_values(first, second))
+    return {
+        "renewal": (once, "", after | {"verdict": "accepted"}),
+        "renewal-pcr-15-zero": (good, "PCR-MISMATCH", after),
+        "renewal-pcr-15-of-another-bundle": (other, "PCR-MISMATCH", after),
+        "renewal-pcr-15-one-too-many": (twice, "PCR-MISMATCH", after),
+        "renewal-pcr-15-of-another-bank": (
+            once,
+            "PCR-MISMATCH",
+            {"record": {"opened": {"sha384": opened_values(first)["sha256"][15]}}},
+        ),
+        "enrolment-pcr-15-opened": (once, "PCR-MISMATCH", {}),
     }
 
 

@@ -22,7 +22,7 @@ from attest.policy import Policy
 from attest.predict import Transport
 from attest.quote import check_quote
 from attest.reasons import Reason
-from attest.transcript import Enrolment, Session, SiteIdentity
+from attest.transcript import Enrolment, Purpose, Session, SiteIdentity
 from bootstrap.phonehome import decode_trouble
 from keys.tpm_public import PublicArea
 
@@ -31,6 +31,7 @@ BOOTS = tomllib.loads((VECTORS / "eventlog" / "boots.toml").read_text())
 ATTEST = sorted((VECTORS / "attest").glob("*.toml"))
 PHONE_HOME = sorted((VECTORS / "phone-home").glob("*.toml"))
 SWAPPED = [path for path in PHONE_HOME if path.stem.startswith("swapped-")]
+RENEWAL_SWAPPED = [path for path in PHONE_HOME if path.stem.startswith("renewal-swapped-")]
 UNKNOWN = [path for path in PHONE_HOME if path.stem.startswith("session-")]
 TROUBLE = [path for path in PHONE_HOME if path.stem.startswith("trouble-")]
 
@@ -81,6 +82,8 @@ def expectation_of(vector: dict) -> Expectation:
     record = {**vector["record"]}
     record["differences"] = tuple(record.get("differences", ()))
     record["firmware"] = bytes.fromhex(record.get("firmware", ""))
+    opened = record.get("opened", {})
+    record["opened"] = {bank: bytes.fromhex(value) for bank, value in opened.items()}
     return Expectation(
         sets=sets,
         anchors=decode_anchors(files, rehearsal=vector["rehearsal"]),
@@ -208,9 +211,9 @@ def test_the_vectors_are_what_the_generator_makes() -> None:
 # --- phone-home
 
 
-def session_vector() -> dict:
-    vector = dict(load(VECTORS / "phone-home" / "session.toml"))
-    texts = {"expect", "site_id", "compare_code", "secret_name"}
+def session_vector(name: str = "session") -> dict:
+    vector = dict(load(VECTORS / "phone-home" / f"{name}.toml"))
+    texts = {"expect", "site_id", "compare_code", "secret_name", "purpose"}
     return {
         name: bytes.fromhex(value) if isinstance(value, str) and name not in texts else value
         for name, value in vector.items()
@@ -257,26 +260,49 @@ def test_a_session_comes_out_byte_by_byte() -> None:
     assert transcript.secret_digest(*secret) == vector["secret_digest"]
 
 
-@pytest.mark.parametrize("path", SWAPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SWAPPED, *RENEWAL_SWAPPED], ids=lambda path: path.stem)
 def test_a_field_of_another_session_makes_another_q(path: Path) -> None:
-    swap, vector = load(path), session_vector()
+    is_renewal = path in RENEWAL_SWAPPED
+    swap, vector = load(path), session_vector("renewal" if is_renewal else "session")
+    vector.setdefault("purpose", "enrol")
     value = bytes.fromhex(swap["value"])
-    assert vector[swap["field"]] != value
-    vector[swap["field"]] = value.decode() if swap["field"] == "site_id" else value
+    is_text = swap["field"] in ("site_id", "purpose")
+    assert vector[swap["field"]] != (value.decode() if is_text else value)
+    vector[swap["field"]] = value.decode() if is_text else value
     with pytest.raises(CheckError) as refused:
         check_quote(
             attest=vector["quote_attest"],
             signature=vector["quote_signature"],
             ak=PublicArea.decode(vector["ak_public"]),
-            extra_data=transcript.enrol_data(*parts(vector)),
+            extra_data=transcript.enrol_data(*parts(vector), Purpose(vector["purpose"])),
             values={},
         )
     assert refused.value.reason.code == swap["expect"]
 
 
 def test_every_field_of_q_has_a_swapped_vector() -> None:
-    fields = {"site_id", "root", "session", "server_nonce", "secret", *make_vectors.BOX_FIELDS}
-    assert {load(path)["field"] for path in SWAPPED} == fields
+    fields = {"site_id", "root", "session", "server_nonce", "secret", "purpose"}
+    fields |= set(make_vectors.BOX_FIELDS)
+    for paths in (SWAPPED, RENEWAL_SWAPPED):
+        assert {load(path)["field"] for path in paths} == fields
+
+
+def test_a_renewal_comes_out_byte_by_byte() -> None:
+    vector = session_vector("renewal")
+    site, session, enrolment = parts(vector)
+    assert transcript.hello_digest(vector["hello"]) == enrolment.hello_digest
+    assert find(vector) == session
+    q = transcript.enrol_data(site, session, enrolment, Purpose.RENEW)
+    x = transcript.transcript(q, vector["body"])
+    assert (q, x) == (vector["q"], vector["transcript"])
+    assert transcript.device_data(q) == vector["device_data"]
+    before = {bank: bytes.fromhex(value) for bank, value in vector["pcr15"].items()}
+    for bank, value in before.items():
+        zero = bytes(len(value))
+        assert transcript.opened_value(bank, zero, vector["enrolled"]) == value
+    assert vector["enrolled"] == session_vector()["transcript"]
+    after = transcript.opened_value("sha256", before["sha256"], x)
+    assert after.hex() == vector["pcr15_after"]["sha256"]
 
 
 def find(vector: dict) -> Session:
