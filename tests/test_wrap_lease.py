@@ -92,6 +92,32 @@ def test_no_boot_is_approved_without_a_lease(site: WrapSite) -> None:
     assert code(site.operator, "secret_import", **site.params(second)) == "MALFORMED"
 
 
+def test_a_closed_cache_moves_no_end(site: WrapSite) -> None:
+    """What is stale of tier site is told of; headquarters' own day has nothing after it."""
+    text = (site.layout.site / "site.toml").read_text()
+    stale = text.replace('ttl = "1d"', 'ttl = "1d"\nmax_stale = "2d"')
+    site.write("site.toml", stale.replace('"14d"\nmax_stale = "0s"', '"14d"\nmax_stale = "3d"'))
+    site.ready()
+    site.new_lease()
+    one = site.wrapped(1)
+    site.operator("secret_import", **site.params(one))
+    site.put()
+
+    def ends() -> dict[str, float]:
+        explained = site.operator("keys_explain")["secrets"]
+        return {each["name"]: each["usable_until"] for each in explained if "expires" in each}
+
+    before = ends()
+    assert before[NAME] == one.label.expires
+    site.operator("lease_end")
+    assert site.operator("keys_explain")["lease"]["closed"]["code"] == "LEASE-ENDED"
+    assert ends() == before
+    # the operator shortens the ttl: the end moves with it, open or not
+    site.write("site.toml", stale.replace('"14d"\nmax_stale = "0s"', '"1d"\nmax_stale = "3d"'))
+    site.operator("status")
+    assert ends() == {**before, "pos-api-token": before["pos-api-token"] - 13 * 86_400}
+
+
 def test_the_key_outlives_leases_revocations_and_power_cuts(site: WrapSite) -> None:
     site.ready()
     site.new_lease()

@@ -23,7 +23,7 @@ from keys.rules import MAX_AHEAD, Tier, usable_until
 
 CLOSED = frozenset({"LEASE-ENDED", "LEASE-MISSING", "CACHE-ROLLED-BACK", "TPM-GONE"})
 """Why everything is withheld at once."""
-_ENDS = ("name", "tier", "reason", "usable_until", "since", "kind", "ask", "dated")
+_ENDS = ("name", "tier", "reason", "usable_until", "since", "kind", "ask", "dated", "source")
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
 
 
@@ -65,10 +65,13 @@ class Explaining:
         """List the secrets; what a closed cache withholds has an end of its own all the same."""
         for one in self.secrets.listed(now):
             rule = self.files.rules.secrets[one["name"]]
-            if one["reason"] in CLOSED and "expires" in one:
-                yield {**one, "usable_until": usable_until(one["expires"], rule)}
-            else:
+            if one["reason"] not in CLOSED or "expires" not in one:
                 yield one
+            elif rule.tier is Tier.BOX:  # headquarters' day: nothing of it may be stale
+                yield {**one, "usable_until": one["expires"]}
+            else:
+                ends = min(one["expires"], one["set"] + int(rule.ttl.total_seconds()))
+                yield {**one, "usable_until": usable_until(ends, rule)}
 
     def lease(self) -> Mapping[str, Any] | None:
         """Say what is left of the lease, or why the cache is closed; None without a TPM."""
