@@ -26,6 +26,8 @@ MAX_SECRET = 64 * 1024
 MAX_AHEAD = timedelta(days=30 * 366)
 """A date further ahead is taken for a slip of the pen: no license is bought for so long."""
 ZERO = timedelta()
+LOOKS = (timedelta(seconds=1), timedelta(hours=6))
+"""An upstream is asked for each secret every quarter of its ttl, within these."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
@@ -63,6 +65,7 @@ class Withheld(Enum):
     NOT_WRAPPED = "SECRET-NOT-WRAPPED"
     REVOKED = "SECRET-REVOKED"
     WRAPPED = "SECRET-WRAPPED"
+    GONE = "SECRET-GONE"
 
 
 class RootFs(Enum):
@@ -117,7 +120,8 @@ class SecretRule:
     """One [[secret]]: its lease begins when the value is put; a dated one may end sooner.
 
     A dated one may have no `ttl` in the site file: it is MAX_AHEAD then, beyond every date.
-    `ask` says who has a new one; it may be empty.
+    `ask` says who has a new one; `source` where sync fetches it, as in `hq:pos/token`; both may be
+    empty.
     """
 
     name: str
@@ -126,6 +130,7 @@ class SecretRule:
     max_stale: timedelta = ZERO
     kind: SecretKind = SecretKind.SECRET
     ask: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +158,7 @@ class SiteRules:
     appliances6: tuple[IPv6Address, ...] = ()
     https_boot: bool = False
     interfaces: tuple[str, ...] = ()
+    upstreams: frozenset[str] = frozenset()
     controller: Controller = field(default_factory=Controller)
 
     @property
@@ -192,6 +198,9 @@ class SiteRules:
             interfaces=tuple(
                 _text(one, "subnet.interface") for one in subnets if "interface" in one
             ),
+            upstreams=frozenset(
+                _named(one, "upstream.name") for one in _tables(document, "upstream")
+            ),
             controller=_controller(_table(document, "controller")),
         )
         if len(rules.roles) != len(roles) or len(rules.secrets) != len(secrets):
@@ -205,6 +214,16 @@ class SiteRules:
 def usable_until(expires: float, rule: SecretRule) -> float:
     """Give the moment at which a secret is withheld: end of its lease and of what may be stale."""
     return expires + rule.max_stale.total_seconds()
+
+
+def look_every(ttl: timedelta) -> timedelta:
+    """Say how often its upstream is asked for a secret of this ttl."""
+    return min(max(ttl / 4, LOOKS[0]), LOOKS[1])
+
+
+def may_be_stale(seen: float, rule: SecretRule, now: float) -> bool:
+    """Say whether the upstream may have another value: it did not confirm this one for too long."""
+    return now - seen > 2 * look_every(rule.ttl).total_seconds()
 
 
 def judged_now(wall: float, mark: float) -> float:
@@ -230,6 +249,12 @@ def _check_references(rules: SiteRules) -> None:
         for name in role.secrets:
             if name not in rules.secrets:
                 raise SiteError(f"site.toml: role {role.name}: there is no [[secret]] {name!r}")
+    for secret in rules.secrets.values():
+        upstream = secret.source.partition(":")[0]
+        if secret.source and upstream not in rules.upstreams:
+            raise SiteError(f"site.toml: secret.source: there is no [[upstream]] {upstream!r}")
+        if secret.source and secret.tier is Tier.BOX:
+            raise SiteError("site.toml: secret.source: tier box is wrapped at headquarters")
 
 
 def _role(table: Mapping[str, Any]) -> RoleRule:
@@ -261,7 +286,7 @@ def _renew(table: Mapping[str, Any], lifetime: timedelta) -> timedelta | None:
 
 
 def _secret(table: Mapping[str, Any]) -> SecretRule:
-    known = {"name", "tier", "ttl", "max_stale", "kind", "ask"}
+    known = {"name", "tier", "ttl", "max_stale", "kind", "ask", "source"}
     if unknown := set(table) - known:
         raise SiteError(f"site.toml: secret.{min(unknown)} is unknown; known: {sorted(known)}")
     name, tier = _named(table, "secret.name"), _text(table, "secret.tier")
@@ -282,6 +307,7 @@ def _secret(table: Mapping[str, Any]) -> SecretRule:
         max_stale=stale,
         kind=SecretKind(kind),
         ask=_text(table, "secret.ask") if "ask" in table else "",
+        source=_text(table, "secret.source") if "source" in table else "",
     )
 
 

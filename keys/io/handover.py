@@ -31,6 +31,7 @@ from keys.envelope import (
 )
 from keys.errors import PeerError, SiteError
 from keys.io.authority import Authority
+from keys.io.origins import Origins
 from keys.io.ring import ClosedError
 from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
@@ -313,7 +314,7 @@ class Desk:
             return {"name": rule.name, "reason": Withheld.TIER_OFF.value, "since": None}
         row = self.store.secret(rule.name)
         if row is None:
-            return {"name": rule.name, "reason": Withheld.MISSING.value, "since": None}
+            return self._absent(rule)
         label = row.label
         expires = min(label.expires, label.set_at + int(rule.ttl.total_seconds()))
         if now >= rules.usable_until(expires, rule):
@@ -325,6 +326,14 @@ class Desk:
         except SiteError:
             reason = Withheld.UNREADABLE.value
             return {"name": rule.name, "reason": reason, "since": label.set_at}
+
+    def _absent(self, rule: SecretRule) -> dict[str, Any]:
+        """Say why there is no value: none was put, or its upstream withdrew it."""
+        origin = Origins(store=self.store).of(rule.name, rule.source) if rule.source else None
+        if origin is None or origin.gone is None:
+            return {"name": rule.name, "reason": Withheld.MISSING.value, "since": None}
+        since = int(origin.gone_since or 0)
+        return {"name": rule.name, "reason": Withheld.GONE.value, "since": since}
 
     def _write(
         self,

@@ -81,8 +81,9 @@ MIGRATIONS: Sequence[str] = (
         session BLOB PRIMARY KEY, transcript BLOB NOT NULL, ek_name BLOB NOT NULL,
         at REAL NOT NULL, reply TEXT NOT NULL) STRICT;
     CREATE TABLE upstream(
-        name TEXT PRIMARY KEY, source TEXT NOT NULL, version INTEGER NOT NULL,
-        seen REAL NOT NULL, gone TEXT) STRICT;
+        name TEXT NOT NULL, source TEXT NOT NULL, version INTEGER NOT NULL, digest BLOB,
+        held INTEGER NOT NULL, seen REAL NOT NULL, gone INTEGER, gone_since REAL,
+        PRIMARY KEY(name, source)) STRICT;
     """,
 )
 """Number n of these brings a database from schema n to n + 1."""

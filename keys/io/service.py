@@ -42,6 +42,7 @@ from keys.io.site_files import SiteFiles
 from keys.io.ssh_authority import SshAuthority
 from keys.io.store import Event, Store
 from keys.io.stored_secrets import StoredSecrets
+from keys.io.syncing import Syncing
 from keys.io.tpm_ring import TPM_GONE, TpmRing
 from keys.io.vault import Vault
 from keys.io.wrapping import Wrapping
@@ -111,6 +112,13 @@ class Service:
             desk=self._desk,
             record=self._record,
         )
+        self._syncing = Syncing(
+            store=self._store,
+            vault=self._vault,
+            files=self._files,
+            desk=self._desk,
+            record=self._record,
+        )
         self._boxes = Boxes(
             store=self._store,
             ring=self._ring,
@@ -147,7 +155,14 @@ class Service:
         return {name: Method(self._guard(row), row.users) for name, row in table.items()}
 
     def _parts(self) -> tuple[Part, ...]:
-        return (self._boxes, self._secrets, self._desk.wrapping, self._leasing, self._ssh)
+        return (
+            self._boxes,
+            self._secrets,
+            self._desk.wrapping,
+            self._leasing,
+            self._ssh,
+            self._syncing,
+        )
 
     def _own_methods(self) -> dict[str, MethodRow]:
         netboot = frozenset({NETBOOT})

@@ -11,6 +11,7 @@ from keys.cache import Label
 from keys.envelope import unb64u
 from keys.io.handover import Desk
 from keys.io.method_rows import OPERATOR_ALONE, MethodRow, Record
+from keys.io.origins import Origins
 from keys.io.rpc import Params, Refusal
 from keys.io.site_files import SiteFiles
 from keys.io.store import Store
@@ -19,7 +20,7 @@ from keys.rules import SecretRule, Tier, Withheld
 from keys.secret import Secret
 
 TURN_ON = 'To have it all the same: tiers = ["site"] in [controller] of site.toml'
-MAX_NAME = 64
+MAX_NAME = 80
 SWEEP_AFTER = 7 * 86400
 """Seconds for which what ended still says that it ended; the epoch counter wears out (NV)."""
 
@@ -64,19 +65,21 @@ class StoredSecrets:
             self.vault.lock(value, label)
             about = {"name": rule.name, "version": label.version, "expires": label.expires}
             self.record(now, user, "secret-put", **about)
-        return about
+        return {**about, "source": rule.source or None}
 
     def show(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """List them as `listed` does."""
         return {"secrets": self.listed(now)}
 
     def remove(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        """Forget a secret for good: no copy of before brings it back."""
+        """Forget a secret for good: no copy of before brings it back, but its upstream may."""
         name = _named(params["name"])
         with self.vault.revoking():
             done = self.store.remove_secret(name)
-            self.record(now, user, "secret-removed", name=name, known=done)
-        return {"removed": done}
+            lifted = Origins(store=self.store).lift(name)
+            self.record(now, user, "secret-removed", name=name, known=done, lifted=lifted)
+        rule = self.files.rules.secrets.get(name)
+        return {"removed": done, "lifted": lifted, "source": (rule and rule.source) or None}
 
     def sweep(self, now: float) -> None:
         """Shred what ended long ago, all at once; a clock that is not believed must not call it."""
@@ -95,9 +98,10 @@ class StoredSecrets:
 
     def listed(self, now: float) -> list[dict[str, Any]]:
         """Say of each secret of the site file until when it may be given, or why not."""
-        listed = []
+        listed, origins = [], Origins(store=self.store)
         for rule in self.files.rules.secrets.values():
             kind = {"kind": rule.kind.value, "ask": rule.ask, "dated": None}
+            kind |= origins.about(rule, now)
             if rule.tier is Tier.BOX:
                 wrapped = self.desk.wrapping.listed(rule.name, now)
                 listed.append(wrapped | kind | _dated(rule, wrapped.get("expires"), now))

@@ -1,0 +1,351 @@
+"""What sync may do here: ask what is wanted, get its logins, hand in versions, report withdrawals.
+
+It never gives a secret's value to anybody, takes no version below the one that it had from the same
+source, and no other value under the same version. One call takes many secrets and ends the epoch
+once at most: renewing a lease ends none. architecture.md, "Who may call whom"; checklist 9 and 17.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from keys import dated, rules
+from keys.cache import Label
+from keys.envelope import b64u, bind, unb64u
+from keys.errors import PeerError
+from keys.io.handover import Desk
+from keys.io.method_rows import OPERATOR_ALONE, SYNC, MethodRow, Record
+from keys.io.origins import Origin, Origins
+from keys.io.rpc import Params, Refusal
+from keys.io.site_files import SiteFiles
+from keys.io.store import Store
+from keys.io.vault import Vault
+from keys.rules import SecretKind, SecretRule, Tier, Withheld
+from keys.secret import Secret
+
+LOGIN = "upstream/"
+"""A login lies in the cache under this and the upstream's name: no [[secret]] has a slash."""
+MAX_LOGIN = 16 * 1024
+MAX_BATCH = 64
+NO_END = 253_402_300_799
+VALUES_KEY = "upstream-values"
+GONE = frozenset({403, 404})
+_MAX_TOLD = 4096
+
+
+class Outcome(Enum):
+    """What became of one secret of a call."""
+
+    NEW = "new"
+    RENEWED = "renewed"
+    GONE = "gone"
+    KNOWN = "known"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One secret that sync hands in; `not_after` in unix seconds, None when nobody says."""
+
+    name: str
+    source: str
+    version: int
+    value: Secret
+    not_after: int | None
+
+    @classmethod
+    def of(cls, one: Mapping[str, Any]) -> Offer:
+        """Read it; KeyError, TypeError or PeerError when it is no such thing."""
+        version, end = one["version"], one.get("not_after")
+        if type(version) is not int or not 0 < version < 1 << 63:
+            raise PeerError("version is a number of 63 bits from 1 on")
+        if end is not None and (type(end) is not int or not 0 <= end <= NO_END):
+            raise PeerError("not_after is in unix seconds")
+        name, source = _texts(one)
+        value = Secret(unb64u(one["value"]))
+        return cls(name=name, source=source, version=version, value=value, not_after=end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What is done about one offer: `label` None where it is refused."""
+
+    outcome: Outcome
+    offer: Offer
+    label: Label | None = None
+    origin: Origin | None = None
+    code: str = ""
+    sentence: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Give it as sync reads it."""
+        return {
+            "name": self.offer.name,
+            "outcome": self.outcome.value,
+            "code": self.code or None,
+            "sentence": self.sentence or None,
+            "expires": self.label and self.label.expires,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Syncing:
+    """The methods of user sync, and the operator's one that lets it log in."""
+
+    store: Store
+    vault: Vault
+    files: SiteFiles
+    desk: Desk
+    record: Record
+    told: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """What was refused last of each secret: an upstream that insists fills no audit."""
+
+    def methods(self) -> dict[str, MethodRow]:
+        """Give their rows of the socket table."""
+        alone = frozenset({SYNC})
+        return {
+            "sync_wanted": MethodRow(serve=self.wanted, users=alone),
+            "sync_credential": MethodRow(serve=self.credential, users=alone, under_lease=True),
+            "sync_put": MethodRow(serve=self.put, users=alone, adding=True, under_lease=True),
+            "sync_gone": MethodRow(serve=self.gone, users=alone, anchored=True),
+            "upstream_login": MethodRow(
+                serve=self.login, users=OPERATOR_ALONE, adding=True, anchored=True
+            ),
+        }
+
+    @property
+    def origins(self) -> Origins:
+        """The rows about upstreams."""
+        return Origins(store=self.store)
+
+    # what sync asks
+
+    def wanted(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Name each secret that has a source, with what is here of it; never a value."""
+        known = [rule for rule in self.files.rules.secrets.values() if rule.source]
+        logins = {}
+        for name in sorted(self.files.rules.upstreams):
+            row = self.store.secret(LOGIN + name)
+            logins[name] = row and row.label.version
+        return {
+            "now": now,
+            "secrets": [self._wanted(rule, now) for rule in known],
+            "upstreams": logins,
+        }
+
+    def _wanted(self, rule: SecretRule, now: float) -> dict[str, Any]:
+        found = self.desk.look_up(rule, now)
+        about = self.origins.about(rule, now)
+        usable = isinstance(found, tuple)
+        return {
+            "name": rule.name,
+            "source": rule.source,
+            "version": about["upstream_version"],
+            "usable": usable,
+            "expires": found[1] if isinstance(found, tuple) else None,
+            "reason": None if isinstance(found, tuple) else found["reason"],
+            "ttl": int(rule.ttl.total_seconds()),
+            "gone": about["gone"],
+        }
+
+    def credential(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Give the login of one upstream; only while the lease of the cache runs."""
+        row = self.store.secret(LOGIN + self._upstream(params))
+        if row is None:
+            raise Refusal("NO-LOGIN", "the operator gave no login: `doorstep upstream login`")
+        return {"login": b64u(self.vault.unlock(row).reveal()), "version": row.label.version}
+
+    def login(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Store the login of an upstream; no copy of before gives the one before."""
+        name, login = self._upstream(params), Secret(unb64u(params["login"]))
+        if not 0 < len(login) <= MAX_LOGIN:
+            raise Refusal("MALFORMED", f"a login has 1 to {MAX_LOGIN} bytes")
+        if (why := self.files.rules.controller.why_off(Tier.SITE)) is not None:
+            raise Refusal(
+                Withheld.TIER_OFF.value, f"a login is kept as a secret of tier site: {why}"
+            )
+        with self._changing(self.store.secret(LOGIN + name) is not None):
+            version = self.store.next_version(LOGIN + name)
+            self.vault.lock(login, _label(LOGIN + name, version, Tier.SITE, now, NO_END))
+            self.record(now, user, "upstream-login", upstream=name, version=version)
+        return {"upstream": name, "version": version}
+
+    def _upstream(self, params: Params) -> str:
+        name = params["upstream"]
+        if not isinstance(name, str) or name not in self.files.rules.upstreams:
+            raise Refusal("UPSTREAM-UNKNOWN", "site.toml has no [[upstream]] of this name")
+        return name
+
+    # what sync hands in
+
+    def put(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Take versions; each is answered for itself, all of them are on the disk before that."""
+        offers = [Offer.of(one) for one in _batch(params)]
+        if len({one.name for one in offers}) < len(offers):
+            raise PeerError("a secret is there twice")
+        key = self.vault.key_bytes(VALUES_KEY)  # drawn outside of the transaction
+        steps = [self._decide(one, key, now) for one in offers]
+        replaces = any(
+            step.outcome is Outcome.NEW and self.store.secret(step.offer.name) is not None
+            for step in steps
+        )
+        with self._changing(replaces):
+            done = [self._take(user, step, now) for step in steps]
+            if renewed := [one.offer.name for one in done if one.outcome is Outcome.RENEWED]:
+                self.record(now, user, "secrets-renewed", names=renewed)
+        return {"done": [one.document() for one in done]}
+
+    def _changing(self, is_revocation: bool) -> AbstractContextManager[None]:
+        return self.vault.revoking() if is_revocation else self.store.transaction()
+
+    def _decide(self, offer: Offer, key: Secret, now: float) -> _Step:
+        rule, refused = self._rule(offer.name, offer.source)
+        if rule is None:
+            return _Step(outcome=Outcome.REFUSED, offer=offer, code=refused[0], sentence=refused[1])
+        known = self.origins.of(offer.name, offer.source) or Origin()
+        digest = _digest(key, offer)
+        code, sentence = self._objection(rule, offer, known, digest)
+        try:
+            expires = _end(rule, offer, now)
+        except PeerError as error:
+            code, sentence = code or "DATE", sentence or str(error)
+            expires = 0
+        if code:
+            return _Step(outcome=Outcome.REFUSED, offer=offer, code=code, sentence=sentence)
+        row = self.store.secret(offer.name)
+        is_same = (
+            offer.version == known.version and row is not None and row.label.version == known.held
+        )
+        # the number is drawn in the transaction; 0 until then
+        held = known.held if is_same else 0
+        return _Step(
+            outcome=Outcome.RENEWED if is_same else Outcome.NEW,
+            offer=offer,
+            label=_label(offer.name, held, rule.tier, now, expires),
+            origin=Origin(version=offer.version, digest=digest, held=held, seen=now),
+        )
+
+    def _objection(
+        self, rule: SecretRule, offer: Offer, known: Origin, digest: bytes
+    ) -> tuple[str, str]:
+        """Say why an offer is not taken; two empty texts when it is."""
+        upstream = offer.source.partition(":")[0]
+        if (why := self.files.rules.controller.why_off(rule.tier)) is not None:
+            return Withheld.TIER_OFF.value, f"{rule.name}: {why}"
+        if not 0 < len(offer.value) <= rules.MAX_SECRET:
+            return "SIZE", f"{rule.name}: a secret has 1 to {rules.MAX_SECRET} bytes"
+        if offer.version < known.version:
+            return "VERSION-LOWER", (
+                f"{rule.name}: {upstream} offers version {offer.version} after {known.version}: "
+                "ask whether it was restored from a backup, or store a new version there"
+            )
+        if known.gone is not None and offer.version == known.version:
+            return Withheld.GONE.value, (
+                f"{rule.name}: {upstream} withdrew version {offer.version} and offers it again: "
+                f"store a new version there, or say `doorstep secret remove {rule.name}` to take it"
+            )
+        is_same = offer.version == known.version and known.digest is not None
+        if is_same and not hmac.compare_digest(known.digest or b"", digest):
+            return "VALUE-DIFFERS", (
+                f"{rule.name}: {upstream} gives another value under version {offer.version}: "
+                "store it there as a new version, and find out who changed it"
+            )
+        return "", ""
+
+    def _take(self, user: str, step: _Step, now: float) -> _Step:
+        """Write one step, in the caller's transaction."""
+        offer, label, origin = step.offer, step.label, step.origin
+        about = {"name": offer.name, "source": offer.source, "upstream_version": offer.version}
+        if label is None or origin is None:
+            if self.told.get(offer.name) != (step.code, offer.version):
+                self._tell(offer.name, (step.code, offer.version))
+                self.record(now, user, "upstream-refused", code=step.code, **about)
+            return step
+        self.told.pop(offer.name, None)
+        if step.outcome is Outcome.NEW:
+            number = self.store.next_version(offer.name)
+            label, origin = replace(label, version=number), replace(origin, held=number)
+            detail = {**about, "version": number, "expires": label.expires}
+            self.record(now, user, "secret-fetched", **detail)
+        self.vault.lock(offer.value, label)
+        self.origins.keep(offer.name, offer.source, origin)
+        return replace(step, label=label, origin=origin)
+
+    def _tell(self, name: str, what: tuple[str, int]) -> None:
+        if len(self.told) >= _MAX_TOLD:
+            self.told.clear()
+        self.told[name] = what
+
+    # what sync reports
+
+    def gone(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
+        """Purge what its upstream does not give any more; no copy of before brings it back."""
+        reports = [(*_texts(one), one["status"]) for one in _batch(params)]
+        if any(type(status) is not int or status not in GONE for _, _, status in reports):
+            raise PeerError("status is 403 or 404")
+        fit = [one for one in reports if self._rule(one[0], one[1])[0] is not None]
+        known = {one: self.origins.of(one[0], one[1]) or Origin() for one in fit}
+        news = [one for one in fit if known[one].gone is None]
+        if news:
+            with self._changing(any(self.store.secret(one[0]) for one in news)):
+                for one in news:
+                    self._withdraw(user, one, known[one], now)
+        outcomes = {
+            one: Outcome.GONE if one in news else Outcome.KNOWN if one in fit else Outcome.REFUSED
+            for one in reports
+        }
+        return {"done": [{"name": one[0], "outcome": kind.value} for one, kind in outcomes.items()]}
+
+    def _withdraw(self, user: str, one: tuple[str, str, int], known: Origin, now: float) -> None:
+        name, source, status = one
+        self.store.remove_secret(name)
+        self.origins.keep(name, source, replace(known, gone=status, gone_since=now))
+        self.record(now, user, "secret-gone", name=name, source=source, status=status)
+
+    def _rule(self, name: str, source: str) -> tuple[SecretRule | None, tuple[str, str]]:
+        rule = self.files.rules.secrets.get(name)
+        if rule is None:
+            return None, ("SECRET-UNKNOWN", "site.toml has no [[secret]] of this name")
+        if not rule.source or rule.source != source:
+            return None, ("SOURCE-DIFFERS", f"{name} has another source in site.toml")
+        return rule, ("", "")
+
+
+def _batch(params: Params) -> list[Mapping[str, Any]]:
+    batch = params["secrets"]
+    if not isinstance(batch, list) or not 0 < len(batch) <= MAX_BATCH:
+        raise PeerError(f"secrets is a list of 1 to {MAX_BATCH}")
+    return batch
+
+
+def _texts(one: Mapping[str, Any]) -> tuple[str, str]:
+    name, source = one["name"], one["source"]
+    if not isinstance(name, str) or not isinstance(source, str):
+        raise PeerError("name and source are texts")
+    return name, source
+
+
+def _label(name: str, version: int, tier: Tier, now: float, expires: int) -> Label:
+    return Label(name=name, version=version, tier=tier, set_at=int(now), expires=expires)
+
+
+def _digest(key: Secret, offer: Offer) -> bytes:
+    """Bind a value to its place, so that equal values of two secrets do not show."""
+    place = bind("doorstep/v1/upstream-value", offer.name, offer.source, offer.version)
+    return hmac.digest(key.reveal(), place + offer.value.reveal(), "sha256")
+
+
+def _end(rule: SecretRule, offer: Offer, now: float) -> int:
+    """Say when a value ends: with its ttl, its own day, or when its upstream says."""
+    until = None
+    if rule.kind in (SecretKind.LICENSE, SecretKind.BLOB) and offer.not_after is not None:
+        until = datetime.fromtimestamp(offer.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    end = dated.end_of(rule, offer.value.reveal(), until, now)
+    ends = [end, int(now) + int(rule.ttl.total_seconds()), offer.not_after]
+    return min(one for one in ends if one is not None)
