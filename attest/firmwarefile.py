@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 from attest.baseline import Baseline, FirmwareEntry, Machine, machine_text
 from attest.errors import AttestSiteError
 from keys.errors import KeysError
-from keys.manifest import verify
+from keys.signed import FIRMWARE, Floor, check_either
 
 BASELINE_FILE = "trust/firmware.toml"
 BASELINE_TYPE = "doorstep/firmware/v1"
-CONTEXT = "doorstep/v1/firmware-baseline"
-MAX_BASELINE = 4 << 20
+CONTEXT = FIRMWARE.context
+MAX_BASELINE = FIRMWARE.max_bytes
 MAX_ENTRIES = 4096
 MAX_SOURCE = 200
 BANKS: Mapping[str, int] = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
@@ -33,7 +33,6 @@ INDICES = (0, 1, 2, 3, 6)
 GATED = (0, 2, 3, 6)
 """Those of them that imports take along; PCR 1 is another at each boot of most machines."""
 
-_COMMENT = re.compile(r"firmware counter=([0-9]{1,18})", re.ASCII)
 _HEX = re.compile(r"(?:[0-9a-f]{2})+", re.ASCII)
 _TEXTS = ("vendor", "model", "version")
 _Read = TypeVar("_Read")
@@ -53,36 +52,31 @@ def verify_baseline(
     signature: bytes,
     *,
     public_key: bytes,
-    floor: SignedBaseline | None = None,
+    floor: SignedBaseline | Floor | None = None,
     name: str = BASELINE_FILE,
+    further: Sequence[bytes] = (),
 ) -> SignedBaseline:
     """Check signature and counter, then read the entries; AttestSiteError otherwise.
 
-    `public_key` is the site's, as a file of minisign. `floor` is the newest one that was accepted.
+    `public_key` is the site's, as a file of minisign. `floor` is the newest one that was accepted,
+    `further` what else lies beside the file as a signature.
     """
+    seen = None if floor is None else Floor(counter=floor.counter, digest=floor.digest)
     try:
-        said = verify(public_key, data, signature, context=CONTEXT)
+        found = check_either(
+            FIRMWARE,
+            data,
+            (signature, *further),
+            public_key=public_key,
+            site_id="*",
+            floors=lambda kind, subject: seen,
+        )
     except KeysError as error:
-        raise AttestSiteError(f"{name}: {error}: sign it with `doorstep firmware sign`") from None
-    found = _COMMENT.fullmatch(said)
-    if not found:
-        raise AttestSiteError(f"{name}: its trusted comment is not `firmware counter=…`")
-    counter, digest = int(found[1]), sha256(data).digest()
-    if floor is not None:
-        _check_floor(counter, digest, floor, name)
-    return SignedBaseline(baseline=decode_baseline(data, name), counter=counter, digest=digest)
-
-
-def _check_floor(counter: int, digest: bytes, floor: SignedBaseline, name: str) -> None:
-    if counter < floor.counter:
-        raise AttestSiteError(
-            f"{name}: it has counter {counter}, this site has seen {floor.counter}: put the newer"
-            " one back"
-        )
-    if counter == floor.counter and digest != floor.digest:
-        raise AttestSiteError(
-            f"{name}: another one with counter {counter} was seen before: sign it again"
-        )
+        raise AttestSiteError(f"{name}: {error} (with `doorstep firmware sign`)") from None
+    own = found.floor
+    return SignedBaseline(
+        baseline=decode_baseline(data, name), counter=own.counter, digest=own.digest
+    )
 
 
 def encode_baseline(baseline: Baseline) -> bytes:

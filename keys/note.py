@@ -10,17 +10,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from keys.errors import PeerError
-from keys.manifest import verify
+from keys.signed import NOTE, SignedInput, check_either
+from keys.signed import Floor as Floor
 
-CONTEXT = "doorstep/v1/delivery-note"
+CONTEXT = NOTE.context
 HEADER = ["serial", "model", "ek_sha256", "role", "name"]
-MAX_BYTES = 4 * 1024 * 1024
-_COMMENT = re.compile(r"site=(\S+) counter=([0-9]{1,18})", re.ASCII)
+MAX_BYTES = NOTE.max_bytes
 _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -36,14 +36,6 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Floor:
-    """The newest note that was accepted; an older one, or another with its counter, is refused."""
-
-    counter: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryNote:
     """A note whose signature, site and counter were checked."""
 
@@ -56,17 +48,37 @@ class DeliveryNote:
         cls, text: bytes, signature: bytes, *, public_key: bytes, site_id: str, floor: Floor | None
     ) -> DeliveryNote:
         """Check signature, site and counter, and take the entries apart; PeerError otherwise."""
-        said = verify(public_key, text, signature, context=CONTEXT)
-        found = _COMMENT.fullmatch(said)
-        if not found:
-            raise PeerError("the delivery note's trusted comment is not `site=… counter=…`")
-        if found[1] != site_id:
-            raise PeerError(f"the delivery note is for site {found[1]}, this is {site_id}")
-        own = Floor(counter=int(found[2]), digest=sha256(text).digest())
-        _check_floor(own, floor)
-        entries = decode(text)
+        return cls.verify_either(
+            text, (signature,), public_key=public_key, site_id=site_id, floor=floor
+        )
+
+    @classmethod
+    def verify_either(
+        cls,
+        text: bytes,
+        signatures: Sequence[bytes],
+        *,
+        public_key: bytes,
+        site_id: str,
+        floor: Floor | None,
+    ) -> DeliveryNote:
+        """Do the same with the signature that is the note's own among those beside it."""
+        found = check_either(
+            NOTE,
+            text,
+            signatures,
+            public_key=public_key,
+            site_id=site_id,
+            floors=lambda kind, subject: floor,
+        )
+        return cls.of(found)
+
+    @classmethod
+    def of(cls, found: SignedInput) -> DeliveryNote:
+        """Take the entries of a checked document apart; PeerError names the line."""
+        entries = decode(found.data)
         known = {entry.ek_sha256: entry for entry in entries if entry.ek_sha256 is not None}
-        return cls(floor=own, entries=entries, by_ek=known)
+        return cls(floor=found.floor, entries=entries, by_ek=known)
 
     def entry(self, ek_public: bytes) -> Entry | None:
         """Find the entry of an EK by its TPMT_PUBLIC."""
@@ -98,17 +110,6 @@ def encode(entries: tuple[Entry, ...]) -> bytes:
         key = one.ek_sha256.hex() if one.ek_sha256 else ""
         writer.writerow([one.serial, one.model or "", key, one.role or "", one.name or ""])
     return out.getvalue().encode()
-
-
-def _check_floor(own: Floor, floor: Floor | None) -> None:
-    if floor is None or own.counter > floor.counter:
-        return
-    if own.counter < floor.counter:
-        raise PeerError(
-            f"the delivery note has counter {own.counter}, this site has seen {floor.counter}"
-        )
-    if own.digest != floor.digest:
-        raise PeerError(f"another delivery note with counter {own.counter} was seen before")
 
 
 def _entry(row: list[str], number: int) -> Entry:

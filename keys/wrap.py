@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from keys.envelope import b64u, bind, unb64u
 from keys.errors import PeerError
 from keys.lease import authority_area
-from keys.manifest import verify
 from keys.policy import TpmPolicy, approved
 from keys.protect import RANDOM_BYTES, duplicate
 from keys.rules import MAX_SECRET
 from keys.secret import Secret
+from keys.signed import WRAPPED, check_signed
 from keys.tpm_public import (
     HASH_IDS,
     Attributes,
@@ -37,11 +37,11 @@ from keys.tpm_public import (
     sized,
 )
 
-CONTEXT = "doorstep/v1/wrapped-secret"
+CONTEXT = WRAPPED.context
 KEY_CONTEXT = "wrap-key"
 """Under which a site signs the public half of its wrap key for headquarters."""
 TYPE = "doorstep/wrapped/v1"
-MAX_FILE = 256 * 1024
+MAX_FILE = WRAPPED.max_bytes
 MAX_NUMBER = 1 << 53
 """Versions and times stay below it: JSON numbers are exact only so far."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
@@ -198,12 +198,15 @@ class WrappedSecret:
         cls, data: bytes, signature: bytes, *, public_key: bytes, site_id: str
     ) -> WrappedSecret:
         """Check signature, comment and site; PeerError otherwise."""
-        said = verify(public_key, data, signature, context=CONTEXT)
+        signed = check_signed(WRAPPED, data, signature, public_key=public_key, site_id=site_id)
         found = cls.decode(data)
-        if said != found.label.comment():
-            raise PeerError(f"the trusted comment says {said!r}, the wrapped secret does not")
-        if found.label.site != site_id:
-            raise PeerError(f"it was wrapped for site {found.label.site}, this is {site_id}")
+        label, said = found.label, signed.fields
+        named = (signed.site, said["secret"], said["serial"], said["version"])
+        if named != (label.site, label.name, label.serial, str(label.version)):
+            raise PeerError(
+                f"the trusted comment is not {label.comment()!r}, as the wrapped secret says: "
+                "let headquarters wrap it again"
+            )
         return found
 
 

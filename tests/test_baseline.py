@@ -78,8 +78,9 @@ def test_a_signed_file_becomes_a_baseline() -> None:
         (signature(FILE + b"\n"), "the document is not what was signed"),
         (signature(FILE, key=Ed25519PrivateKey.from_private_bytes(b"\2" * 32)), "another key"),
         (signature(FILE, to=NOTE), "another purpose"),
-        (signature(FILE, "counter=7"), "its trusted comment is not `firmware counter=…`"),
+        (signature(FILE, "counter=7"), r"its trusted comment is not `site=\* counter=…`"),
         (signature(FILE, "firmware counter=7 site=a"), "its trusted comment is not"),
+        (signature(FILE, "site=shop-0417 counter=7"), "is for site shop-0417, it must be for all"),
         (signature(FILE, "firmware counter=-1"), "its trusted comment is not"),
         (b"", "a signature file has four lines"),
     ],
@@ -103,7 +104,7 @@ def test_only_a_newer_baseline_follows() -> None:
     seen = verify(FILE)
     assert verify(FILE, floor=seen) == seen
     other = encode_baseline(Baseline(entries=(ENTRY,)))
-    with pytest.raises(AttestSiteError, match="another one with counter 7 was seen before"):
+    with pytest.raises(AttestSiteError, match="another firmware baseline with counter 7 was seen before"):
         verify(other, floor=seen)
     with pytest.raises(AttestSiteError, match="has counter 6, this site has seen 7"):
         verify(other, signature(other, "firmware counter=6"), seen)

@@ -20,10 +20,11 @@ from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.module_list import decode_modules
 from bootstrap.planning import HTTPS_PORT
 from bootstrap.published import Published, PublishedSet, PublishedState, decode_published
-from bootstrap.rehearsal.record import CONTEXT, RehearsalRecord, check_record, decode_record
+from bootstrap.rehearsal.record import RehearsalRecord, check_record, decode_record
 from bootstrap.site import Site
 from keys.errors import KeysError
-from keys.manifest import verify
+from keys.signed import REHEARSAL as REHEARSED
+from keys.signed import check_signed
 from netboot.bootset import BootSetManifest, Role, grub_cfg, ipxe_script, iso_grub_cfg
 from netboot.errors import NetbootError
 from netboot.io.bootsets import (
@@ -67,7 +68,8 @@ class References:
 def verified_record(store: BootSetStore, digest: bytes, key: bytes) -> RehearsalRecord:
     """Read a rehearsal's record that the site's offline key signed."""
     data = store.get(digest, REHEARSAL)
-    verify(key, data, store.get(digest, REHEARSAL_SIGNATURE), context=CONTEXT)
+    signature = store.get(digest, REHEARSAL_SIGNATURE)
+    check_signed(REHEARSED, data, signature, public_key=key, site_id="")
     return decode_record(data)
 
 

@@ -11,8 +11,9 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from keys.errors import KeysError, PeerError, SiteError
+from keys.errors import KeysError, SiteError
 from keys.io.layout import Layout
+from keys.io.signed_files import beside, read_bounded, read_signed
 from keys.note import MAX_BYTES, DeliveryNote, Floor
 from keys.rules import SiteRules
 
@@ -59,7 +60,7 @@ class SiteFiles:
     def _paths(self) -> list[Path]:
         site, note = self._layout.site, self._note_path()
         trust = [site / "trust" / name for name in ("root.pem", "root.pub")]
-        return [site / "site.toml", note, _signature_of(note), *trust, self._published()]
+        return [site / "site.toml", *beside(note), *trust, self._published()]
 
     def _note_path(self) -> Path:
         return self._layout.site / self.rules.delivery_note
@@ -83,14 +84,14 @@ class SiteFiles:
         self.rules = rules
 
     def _reload_note(self, floor: Floor | None) -> None:
-        path = self._note_path()
-        if not path.exists():
+        found = read_signed(self._note_path(), MAX_BYTES)
+        if found is None:
             self.note = None
             raise SiteError("there is none: only boxes that an operator allows are served")
         key = self._layout.site / "trust" / "root.pub"
-        self.note = DeliveryNote.verify(
-            _read(path),
-            _read(_signature_of(path)),
+        self.note = DeliveryNote.verify_either(
+            found.data,
+            found.signatures,
             public_key=_read(key),
             site_id=self.rules.site_id,
             floor=floor,
@@ -107,19 +108,11 @@ class SiteFiles:
             raise SiteError("not of the form doorstep/published/v1") from None
 
 
-def _signature_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.minisig")
-
-
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SiteError(f"{path}: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise PeerError(f"{path} is larger than {MAX_BYTES} bytes")
-    return content
+    found = read_bounded(path, MAX_BYTES)
+    if found is None:
+        raise SiteError(f"{path} is missing: put it back")
+    return found
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from keys.manifest import verify
-from netboot.bootset import SIGNATURE_CONTEXT, BootFile, BootSetManifest, decode_manifest
+from keys.signed import BOOT_SET, check_signed
+from netboot.bootset import BootFile, BootSetManifest, decode_manifest
 from netboot.errors import SiteError
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
@@ -84,7 +84,8 @@ class BootSetStore:
         """
         manifest = self.manifest(digest)
         data, signature = self.get(digest, MANIFEST), self.get(digest, SIGNATURE)
-        said = verify(public_key, data, signature, context=SIGNATURE_CONTEXT)
+        signed = check_signed(BOOT_SET, data, signature, public_key=public_key, site_id="")
+        said = f"version={signed.counter} digest={signed.fields['digest']}"
         if said != manifest.signature_comment:
             raise SiteError(f"boot set {digest.hex()}: signed as {said!r}; sign it again")
         return manifest
