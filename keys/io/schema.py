@@ -79,11 +79,23 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX issued_ek ON issued(ek_name);
     CREATE TABLE renewals(
         session BLOB PRIMARY KEY, transcript BLOB NOT NULL, ek_name BLOB NOT NULL,
+        reset_count INTEGER NOT NULL, restart_count INTEGER NOT NULL, role TEXT NOT NULL,
+        keys BLOB NOT NULL, boot_set BLOB NOT NULL, before BLOB NOT NULL,
         at REAL NOT NULL, reply TEXT NOT NULL) STRICT;
+    CREATE INDEX renewals_of_boot ON renewals(ek_name, reset_count, restart_count);
     CREATE TABLE upstream(
         name TEXT NOT NULL, source TEXT NOT NULL, version INTEGER NOT NULL, digest BLOB,
         held INTEGER NOT NULL, seen REAL NOT NULL, gone INTEGER, gone_since REAL,
         PRIMARY KEY(name, source)) STRICT;
+    INSERT INTO floors
+        WITH RECURSIVE read(i, counter, digits, digest) AS (
+            SELECT 1, 0, hex(substr(value, 1, 8)), substr(value, 9) FROM meta
+                WHERE name='note-floor'
+            UNION ALL
+            SELECT i+1, counter*16 + instr('0123456789ABCDEF', substr(digits, i, 1)) - 1,
+                digits, digest FROM read WHERE i<=16)
+        SELECT 'delivery-note', '', counter, digest, 0 FROM read WHERE i=17;
+    DELETE FROM meta WHERE name='note-floor';
     """,
 )
 """Number n of these brings a database from schema n to n + 1."""
