@@ -32,7 +32,7 @@ from attest.quote import check_coverage, check_quote
 from attest.transcript import Enrolment, SiteIdentity
 from bootstrap.agent.signature import verify_pair
 from bootstrap.phonehome import decode_evidence, decode_hello, decode_report, decode_trouble
-from keys import ca
+from keys import ca, ssh_certificate
 from keys.envelope import Binding, Boot, Randomness, answer_document, b64u, seal, secret_digest
 from keys.secret import Secret
 
@@ -62,6 +62,7 @@ class Authority:
 
         self.appliance = middle(middle_key, ca.Kind.APPLIANCE)
         self.boxes = middle(box_key, ca.Kind.BOX)
+        self.ssh_key = ec.generate_private_key(ec.SECP256R1())
         self.server = ca.issue_server(
             self.appliance,
             self.server_key.public_key(),
@@ -230,6 +231,19 @@ class Site:
             payload = {"status": "enrolled", "bundle": self._bundle(known, sent, quotes[0].clock)}
         return self._sign("answer", known, payload)
 
+    def ssh_identity(self, public: bytes) -> dict[str, str]:
+        """Certify the host key that was quoted."""
+        line = ssh_certificate.issue(
+            self.authority.ssh_key,
+            public=public,
+            identity="doorstep:shop-0417:box:till",
+            names=ssh_certificate.HostNames(hostname="till-1", fqdn="till-1.shop-0417.example.net"),
+            serial=7,
+            now=int(time.time()),
+            not_after=int(time.time()) + 3600,
+        )
+        return {"ssh": line}
+
     def _bundle(self, known: dict, sent, clock) -> dict:
         now = int(time.time())
         chain = ca.issue_box(
@@ -251,7 +265,10 @@ class Site:
             "hostname": "till-1",
             "fqdn": "till-1.shop-0417.example.net",
             "network": [],
-            "identity": {"chain_pem": ca.pem([chain, self.authority.boxes.certificate])},
+            "identity": {
+                "chain_pem": ca.pem([chain, self.authority.boxes.certificate]),
+                **self.ssh_identity(known["ssh_host_key"]),
+            },
             "trust": {
                 "site_root_pem": ca.pem([self.authority.root]),
                 "dns": {"zone": "shop-0417.example.net.", "ds": ["1 13 2 AB", "2 13 2 CD"]},

@@ -23,16 +23,17 @@ from tpm2_pytss.constants import ESYS_TR
 
 from attest.eventlog import decode
 from attest.replay import replay
-from bootstrap.agent import runner
+from bootstrap.agent import runner, ssh
 from bootstrap.agent.client import Client
 from bootstrap.agent.dance import Place, load_anchor, tell_trouble
-from bootstrap.agent.errors import AgentError, Code
+from bootstrap.agent.errors import AgentError, Code, PeerError
 from bootstrap.agent.protocol import Logs, b64u, read_challenge, unb64u
 from bootstrap.agent.simulate import extend_log, run_box
 from bootstrap.agent.tpm import Tpm
 from bootstrap.agent.tpm_keys import Counters
 from bootstrap.box_keys import sshfp
 from bootstrap.build.measure import parse_console
+from keys import ssh_certificate
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,57 @@ def test_its_ssh_host_key_is_evidence_and_its_private_half_stays(box, site):
     box.run()
     first, second = site.sessions.values()
     assert first["ssh_host_key"] != second["ssh_host_key"]
+
+
+def test_the_site_certifies_that_host_key(box, site):
+    box.run()
+    place = box.seed / "ssh" / "ssh_host_ed25519_key-cert.pub"
+    found = ssh_certificate.read(place.read_bytes())
+    (known,) = site.sessions.values()
+    assert found.public == known["ssh_host_key"]
+    assert found.principals == ("till-1.shop-0417.example.net", "till-1")
+    hint = (box.seed / "ssh" / "sshd.conf").read_text().splitlines()
+    named = dict(line.split() for line in hint)
+    assert Path(named["HostCertificate"]) == place
+    assert Path(named["HostKey"]) == place.with_name("ssh_host_ed25519_key")
+
+
+def test_a_site_that_certifies_none(box, site):
+    site.ssh_identity = lambda public: {}
+    box.run()
+    written = {one.name for one in (box.seed / "ssh").iterdir()}
+    assert written == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"}
+
+
+OTHER_KEY = ssh.make_host_key(bytes(range(36))).public
+
+
+@pytest.mark.parametrize(
+    "twisted",
+    [
+        lambda made, public: made(OTHER_KEY)["ssh"],
+        lambda made, public: made(public)["ssh"].replace("-cert-v01@openssh.com", "", 1),
+        lambda made, public: made(public)["ssh"][:60],
+        lambda made, public: "ssh-ed25519 " + base64.b64encode(public).decode(),
+        lambda made, public: "",
+        lambda made, public: "\ud800 x",
+    ],
+)
+def test_a_certificate_that_does_not_fit_is_not_written(box, site, twisted):
+    certify = site.ssh_identity
+    site.ssh_identity = lambda public: {"ssh": twisted(certify, public)}
+    assert box.fails() is Code.HANDOFF
+    assert not box.seed.exists()
+
+
+CERTIFIED = "ssh-ed25519-cert-v01@openssh.com "
+
+
+@settings(max_examples=100)
+@given(st.text() | st.binary().map(lambda made: CERTIFIED + base64.b64encode(made).decode()))
+def test_any_text_is_a_certificate_for_this_key_or_refused(line):
+    with contextlib.suppress(PeerError):
+        ssh.check_certificate(line, OTHER_KEY)
 
 
 def ssh_keygen(*words):

@@ -35,6 +35,7 @@ class Handoff:
     """A hand-off document that belongs to this box and session; times in unix seconds.
 
     `proofs` are for the secrets that headquarters wrapped: the site knows those, not the values.
+    `ssh_certificate` is the text of its file; empty from a site of before, or for no SSH host key.
     """
 
     issued: int
@@ -44,6 +45,7 @@ class Handoff:
     fqdn: str
     after: str
     chain_pem: str
+    ssh_certificate: bytes
     site_root_pem: str
     dns_anchors: str
     seed: Mapping[str, bytes] = field(repr=False)
@@ -72,7 +74,8 @@ def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
     after = fields.take("after", str)
     if after not in ("power-off", "stay"):
         raise _wrong("the hand-off asks for an unknown step afterwards")
-    cloud = Fields(fields.take("nocloud", dict))
+    cloud, identity = Fields(fields.take("nocloud", dict)), Fields(fields.take("identity", dict))
+    certificate = identity.optional("ssh", str)
     return Handoff(
         issued=issued,
         expires=expires,
@@ -80,7 +83,10 @@ def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
         hostname=fields.take("hostname", str),
         fqdn=fields.take("fqdn", str),
         after=after,
-        chain_pem=Fields(fields.take("identity", dict)).take("chain_pem", str),
+        chain_pem=identity.take("chain_pem", str),
+        ssh_certificate=ssh.check_certificate(certificate, dance.ssh_host_key)
+        if certificate is not None
+        else b"",
         site_root_pem=Fields(fields.take("trust", dict)).take("site_root_pem", str),
         dns_anchors=_dns_anchors(fields.take("trust", dict)),
         seed={file: cloud.data(name) for name, file in _CLOUD.items()},
@@ -131,6 +137,9 @@ def write_seed(handoff: Handoff, host_key: HostKey, directory: Path) -> None:
     _write(fresh / "trust/dns.positive", handoff.dns_anchors.encode())
     _write(fresh / "ssh" / ssh.FILE, host_key.private)
     _write(fresh / "ssh" / f"{ssh.FILE}.pub", host_key.public_line)
+    if handoff.ssh_certificate:
+        _write(fresh / "ssh" / ssh.CERTIFICATE, handoff.ssh_certificate)
+        _write(fresh / "ssh" / ssh.HINT, ssh.sshd_hint(f"{directory}/ssh"))
     shutil.rmtree(directory, ignore_errors=True)
     fresh.rename(directory)
 

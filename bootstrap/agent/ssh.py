@@ -1,8 +1,12 @@
 """The SSH host key of a box: Ed25519, drawn for one session, in the forms that OpenSSH reads.
 
+The site's certificate of it comes in the hand-off: `check_certificate` looks that it is for this
+key, not who signed it or for which names. That is for SSH clients to check.
+
 Its public half is in the quoted evidence, so that the site can vouch for it; the private half is
 written below the hand-off's seed alone. RFC 8709, 4 (the public key); RFC 4253, 6.6; OpenSSH's
-PROTOCOL.key (`openssh-key-v1`, unencrypted: the file is in memory, and for root alone).
+PROTOCOL.key (`openssh-key-v1`, unencrypted: the file is in memory, and for root alone) and
+PROTOCOL.certkeys.
 """
 
 from __future__ import annotations
@@ -12,10 +16,16 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 
+from bootstrap.agent.errors import Code, PeerError
+
 FILE = "ssh_host_ed25519_key"
 """As sshd(8) calls it; the public half has `.pub` behind it."""
+CERTIFICATE = f"{FILE}-cert.pub"
+HINT = "sshd.conf"
+"""What names both to sshd, for a drop-in directory of sshd_config(5)."""
 DRAWN_BYTES = 36
 _KIND = b"ssh-ed25519"
+_CERTIFIED = b"ssh-ed25519-cert-v01@openssh.com"
 _MAGIC = b"openssh-key-v1\0"
 _BLOCK = 8
 _LINE = 70
@@ -51,6 +61,41 @@ def make_host_key(drawn: bytes) -> HostKey:
     inner += bytes(range(1, 1 + -len(inner) % _BLOCK))
     whole = _MAGIC + _text(b"none") + _text(b"none") + _text(b"") + struct.pack(">I", 1)
     return HostKey(public=public, private=_armoured(whole + _text(public) + _text(inner)))
+
+
+def check_certificate(line: str, public: bytes) -> bytes:
+    """Give the text of a certificate's file; PeerError unless it is one for this host key.
+
+    sshd would go on without a certificate that does not fit, and clients would refuse the box.
+    """
+    try:
+        words = line.encode().split()
+        kind, blob = words[0], base64.b64decode(words[1], validate=True)
+        inner, rest = _take(blob)
+        _, rest = _take(rest)  # the nonce
+        point, _ = _take(rest)
+    except (IndexError, ValueError, struct.error):
+        raise _wrong("the SSH certificate in the hand-off is none") from None
+    if kind != _CERTIFIED or inner != kind or public != _text(_KIND) + _text(point):
+        raise _wrong("the SSH certificate in the hand-off is for another key")
+    return b" ".join(words[:2]) + b"\n"
+
+
+def sshd_hint(directory: str) -> bytes:
+    """Write the lines with which sshd serves key and certificate from a directory."""
+    return f"HostKey {directory}/{FILE}\nHostCertificate {directory}/{CERTIFICATE}\n".encode()
+
+
+def _take(data: bytes) -> tuple[bytes, bytes]:
+    """Read a string of RFC 4251, 5; struct.error or ValueError when it is cut off."""
+    (size,) = struct.unpack_from(">I", data)
+    if len(data) < 4 + size:
+        raise ValueError
+    return data[4 : 4 + size], data[4 + size :]
+
+
+def _wrong(sentence: str) -> PeerError:
+    return PeerError(Code.HANDOFF, sentence)
 
 
 def _text(data: bytes) -> bytes:
