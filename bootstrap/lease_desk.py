@@ -18,10 +18,10 @@ from attest.errors import CheckError
 from attest.quote import check_quote
 from bootstrap.errors import PeerError
 from bootstrap.lease_ledger import Ledger
-from keys.envelope import bind
+from keys.ca import grouped
 from keys.errors import PeerError as KeysPeerError
 from keys.lease import Counters, Lease, Purpose, Terms, reference
-from keys.lease_request import QUOTED_PCRS, LeaseRequest
+from keys.lease_request import QUOTED_PCRS, LeaseRequest, appliance_name
 from keys.policy import pcr_digest
 from keys.tpm_objects import Index
 from keys.tpm_public import PublicArea
@@ -110,8 +110,7 @@ def check_request(text: str, *, challenge: str | None = None) -> Asked:
 
 def fingerprint(request: LeaseRequest) -> str:
     """Name an appliance by both its keys, to be read out: 32 letters in groups of four."""
-    name = bind("doorstep/v1/appliance", request.site, request.ek, request.ak)[:16].hex()
-    return " ".join(name[at : at + 4] for at in range(0, len(name), 4))
+    return grouped(appliance_name(request.site, request.ek, request.ak))
 
 
 def check_known(asked: Asked, known: Ledger) -> None:

@@ -8,6 +8,7 @@ that of docs/phone-home-v1.md, "The answer".
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from typing import TypeVar
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from keys.errors import PeerError, SiteError
@@ -33,6 +34,9 @@ SERVER_LIFETIME = timedelta(days=90)
 ANSWER_LIFETIME = timedelta(days=90)
 BACKDATED = timedelta(hours=1)
 """Certificates begin this much before they are made: the clock of the other side may be behind."""
+
+_OF_SITE = "Doorstep "
+"""How the organization of every name of a site begins."""
 
 PrivateKey = ec.EllipticCurvePrivateKey
 Certificate = x509.Certificate
@@ -62,6 +66,17 @@ class Issue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a request for an intermediate asks for; `csr` is signed with `key`."""
+
+    site: str
+    kind: Kind
+    appliance: str | None
+    key: ec.EllipticCurvePublicKey
+    csr: x509.CertificateSigningRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Issuer:
     """A CA certificate with its key."""
 
@@ -87,20 +102,48 @@ def make_root(
     return builder.add_extension(constraints, critical=True).sign(key, hashes.SHA256())
 
 
-def make_request(key: PrivateKey, *, site_id: str, kind: Kind) -> x509.CertificateSigningRequest:
-    """Make the request that the offline root answers with `sign_intermediate`."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(_ca_name(site_id, kind))
-    return builder.sign(key, hashes.SHA256())
+def make_request(
+    key: PrivateKey, *, site_id: str, kind: Kind, appliance: str | None = None
+) -> x509.CertificateSigningRequest:
+    """Make the request that the offline root answers with `sign_intermediate`.
+
+    `appliance` is the fingerprint of the TPM that holds the key: two appliances of one site, or one
+    after the other, are two authorities, and no list of one revokes for the other.
+    """
+    name = _name(site_id, f"{kind.value} CA", appliance)
+    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+
+
+def read_request(text: str | bytes) -> Request:
+    """Read a request and check its own signature; PeerError with a sentence otherwise."""
+    data = text.encode() if isinstance(text, str) else text
+    try:
+        found = x509.load_pem_x509_csr(data)
+    except ValueError:
+        raise PeerError("not a certificate request in PEM") from None
+    return _request_of(found)
 
 
 def sign_intermediate(
-    root: Issuer, request: x509.CertificateSigningRequest, *, kind: Kind, issue: Issue
+    root: Issuer,
+    request: x509.CertificateSigningRequest,
+    *,
+    kind: Kind,
+    issue: Issue,
+    lifetime: timedelta = CA_LIFETIME,
 ) -> Certificate:
-    """Answer a request as the offline root; subject and key come from it, nothing else does."""
-    key = request.public_key()
-    if not request.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise PeerError("the request is not signed with the P-256 key that it names")
-    end = min(issue.now + CA_LIFETIME, root.certificate.not_valid_after_utc)
+    """Answer a request as the offline root; name and key come from it, nothing else does.
+
+    PeerError when it is for another site or kind, or not signed with its own P-256 key.
+    """
+    asked, site = _request_of(request), site_of(root.certificate)
+    if asked.site != site:
+        raise PeerError(f"the request is for the site {asked.site!r}, this root is of {site!r}")
+    if asked.kind is not kind:
+        raise PeerError(f"the request is for the {asked.kind.value} CA, not the {kind.value} CA")
+    if issue.now >= root.certificate.not_valid_after_utc:
+        raise PeerError("the site root has ended")
+    key, end = asked.key, min(issue.now + lifetime, root.certificate.not_valid_after_utc)
     builder = _builder(request.subject, root.certificate.subject, key, issue, end)
     builder = _authority(builder, key, path_length=0)
     builder = builder.add_extension(x509.ExtendedKeyUsage(USAGES[kind]), critical=False)
@@ -127,6 +170,36 @@ def check_intermediate(
     _check_authority(certificate, kind)
     if not now < root.not_valid_after_utc:
         raise PeerError("the site root has ended")
+
+
+def kind_of(certificate: Certificate) -> Kind:
+    """Say which intermediate a certificate calls itself; PeerError when it is none."""
+    return _kind(certificate.subject, "the certificate")
+
+
+def site_of(certificate: Certificate) -> str:
+    """Say which site a root or an intermediate is of; PeerError when it is of none."""
+    return _site(certificate.subject, "the certificate")
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Name a key, to be read out: half of the SHA-256 of its SubjectPublicKeyInfo, in groups."""
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return grouped(hashlib.sha256(spki).digest()[:16].hex())
+
+
+def grouped(text: str) -> str:
+    """Write letters in groups of four, to be read out."""
+    return " ".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """Say whether that very key signed it, and it does not outlive its issuer."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return certificate.not_valid_after_utc <= issuer.not_valid_after_utc
 
 
 def check_root(root: Certificate) -> None:
@@ -324,8 +397,11 @@ def _check_authority(certificate: Certificate, kind: Kind) -> None:
     basic = _extension(certificate, x509.BasicConstraints, what)
     if not basic.ca or basic.path_length != 0:
         raise PeerError(f"the {what} must be a CA with path length 0")
-    if not _extension(certificate, x509.KeyUsage, what).key_cert_sign:
-        raise PeerError(f"the {what} may not sign certificates")
+    usage = _extension(certificate, x509.KeyUsage, what)
+    if not usage.key_cert_sign or not usage.crl_sign:
+        raise PeerError(f"the {what} may not sign certificates and their revocation")
+    if usage != _key_usage(certificates=True):
+        raise PeerError(f"the {what} has more key usages than its kind")
     if set(_extension(certificate, x509.ExtendedKeyUsage, what)) != set(USAGES[kind]):
         raise PeerError(f"the {what} has not the extended key usages of its kind")
     if kind is Kind.BOX and _extension(certificate, x509.NameConstraints, what) != (
@@ -346,13 +422,52 @@ def _key_of(certificate: Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found.value)
 
 
-def _ca_name(site_id: str, kind: Kind) -> x509.Name:
-    return _name(site_id, f"{kind.value} CA")
+def _request_of(csr: x509.CertificateSigningRequest) -> Request:
+    try:
+        key, is_signed = csr.public_key(), csr.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm):
+        raise PeerError("the request names a key of an unknown kind") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise PeerError("the keys of a site are on the curve P-256: this request names another")
+    if not is_signed:
+        raise PeerError("the request is not signed with the key that it names: it was changed")
+    return Request(
+        site=_site(csr.subject, "the request"),
+        kind=_kind(csr.subject, "the request"),
+        appliance=_part(csr.subject, NameOID.SERIAL_NUMBER),
+        key=key,
+        csr=csr,
+    )
 
 
-def _name(site_id: str, what: str) -> x509.Name:
-    unit = x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"Doorstep {site_id}")
-    return x509.Name([unit, x509.NameAttribute(NameOID.COMMON_NAME, what)])
+def _site(subject: x509.Name, what: str) -> str:
+    unit = _part(subject, NameOID.ORGANIZATION_NAME) or ""
+    if not unit.startswith(_OF_SITE):
+        raise PeerError(f"{what} names no site")
+    return unit.removeprefix(_OF_SITE)
+
+
+def _kind(subject: x509.Name, what: str) -> Kind:
+    name = _part(subject, NameOID.COMMON_NAME)
+    for kind in Kind:
+        if name == f"{kind.value} CA":
+            return kind
+    raise PeerError(f"{what} is for neither the appliance CA nor the box CA")
+
+
+def _part(subject: x509.Name, what: ObjectIdentifier) -> str | None:
+    found = subject.get_attributes_for_oid(what)
+    return str(found[0].value) if len(found) == 1 else None
+
+
+def _name(site_id: str, what: str, serial: str | None = None) -> x509.Name:
+    parts = [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"{_OF_SITE}{site_id}"),
+        x509.NameAttribute(NameOID.COMMON_NAME, what),
+    ]
+    if serial is not None:
+        parts.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, serial))
+    return x509.Name(parts)
 
 
 def _common_name(text: str) -> x509.Name:

@@ -96,6 +96,11 @@ def request_digest(
     return bind("doorstep/v1/lease-request", site, challenge, at, *counters, ek, escrow)
 
 
+def appliance_name(site: str, ek: bytes, ak: bytes) -> str:
+    """Name an appliance by both its keys (TPMT_PUBLIC): 32 letters of hex."""
+    return bind("doorstep/v1/appliance", site, ek, ak)[:16].hex()
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > MAX_CHALLENGE:
         raise ValueError("text is expected")

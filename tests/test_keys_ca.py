@@ -36,9 +36,9 @@ def build_root(key=KEYS[0], now=NOW, networks=()):
 ROOT = build_root()
 
 
-def intermediate(kind, key, root=ROOT, signed_as=None, now=NOW):
+def intermediate(kind, key, root=ROOT, now=NOW):
     request = ca.make_request(key, site_id=SITE, kind=kind)
-    certificate = ca.sign_intermediate(root, request, kind=signed_as or kind, issue=issue(now))
+    certificate = ca.sign_intermediate(root, request, kind=kind, issue=issue(now))
     return Issuer(certificate=certificate, key=key)
 
 
@@ -143,7 +143,7 @@ def test_answer_leaf_serves_for_answers_alone(verify):
 
 
 def test_an_intermediate_makes_no_further_ca(verify):
-    request = ca.make_request(KEYS[5], site_id="below", kind=Kind.APPLIANCE)
+    request = ca.make_request(KEYS[5], site_id=SITE, kind=Kind.APPLIANCE, appliance="other")
     below = ca.sign_intermediate(APPLIANCE, request, kind=Kind.APPLIANCE, issue=issue())
     leaf = server(issuer=Issuer(certificate=below, key=KEYS[5]))
     assert "path length" in verify(leaf, [below, APPLIANCE.certificate], "any")
@@ -192,7 +192,7 @@ EVERYTHING = x509.ExtendedKeyUsage(
     [
         (lambda: intermediate(Kind.APPLIANCE, KEYS[1], build_root(KEYS[5])).certificate, "root"),
         (lambda: intermediate(Kind.APPLIANCE, KEYS[5]).certificate, "another key"),
-        (lambda: intermediate(Kind.APPLIANCE, KEYS[1], signed_as=Kind.BOX).certificate, "usages"),
+        (lambda: intermediate(Kind.BOX, KEYS[1]).certificate, "usages"),
         (lambda: reshape(x509.BasicConstraints, LONG), "path length 0"),
         (lambda: reshape(x509.BasicConstraints, NO_CA), "path length 0"),
         (lambda: reshape(x509.BasicConstraints), "no BasicConstraints"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
@@ -17,11 +18,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keys import ca
+from keys import ca, crl
 from keys.ca import Certificate, Issue, Issuer, Kind
+from keys.crl import RevocationList
 from keys.envelope import answer_digest, answer_document
 from keys.errors import PeerError, SiteError
 from keys.io.files import write_file
+from keys.io.issuing import BOX, Issued, Issuing
 from keys.io.layout import Layout
 from keys.io.ring import ClosedError
 from keys.io.rpc import Refusal
@@ -33,6 +36,10 @@ Address = IPv4Address | IPv6Address
 
 WRAP_KEY = "wrap"
 """The key that approves boots of boxes for what headquarters wrapped (`keys.wrap`)."""
+
+ROOT_LIST = "root-crl"
+LISTS = "box-ca.crl", "crl.pem"
+"""What nginx gives to whoever asks: the box CA's list (DER), and both lists (PEM)."""
 
 NO_CA = (
     "this site's authorities are not signed yet: sign the requests with the site root "
@@ -49,6 +56,7 @@ class Authority:
         self._store = store
         self._site_id = site_id
         self._vault = vault
+        self.issuing = Issuing(store)
 
     def draw(self) -> None:
         """Draw what is not there yet, so that no later transaction has to; ClosedError."""
@@ -60,11 +68,17 @@ class Authority:
         self._vault.key_bytes("pseudonym")
 
     def _drop_other(self, kind: Kind, key: ec.EllipticCurvePublicKey) -> None:
-        """Forget an intermediate whose key is not the one of now: its TPM was another, or none."""
+        """Forget an intermediate whose key is not the one of now: its TPM was another, or none.
+
+        A key in software, of a release before, goes too: what the TPM holds signs for it.
+        """
         text = self._store.certificate(kind.value)
-        if text is not None and ca.load_certificate(text).public_key() != key:
-            with self._store.transaction():
-                self._store.drop_certificate(kind.value)
+        if text is None or ca.load_certificate(text).public_key() == key:
+            return
+        with self._store.transaction():
+            self._store.drop_certificate(kind.value)
+            query = "DELETE FROM material WHERE name=?"
+            self._store.execute(query, f"{kind.value}-ca")
 
     @property
     def ready(self) -> bool:
@@ -88,7 +102,9 @@ class Authority:
         made = []
         for kind in Kind:
             key = self._ca_key(kind)
-            request = ca.make_request(key, site_id=self._site_id, kind=kind)
+            request = ca.make_request(
+                key, site_id=self._site_id, kind=kind, appliance=self._vault.appliance
+            )
             made.append(
                 {"kind": kind.value, "csr_pem": request.public_bytes(Encoding.PEM).decode()}
             )
@@ -104,6 +120,37 @@ class Authority:
     def install(self, kind: Kind, certificate: Certificate) -> None:
         """Store a checked intermediate, inside the caller's transaction."""
         self._store.set_certificate(kind.value, ca.pem([certificate]))
+
+    def check_root_list(self, text: str, now: datetime) -> RevocationList:
+        """Check the offline root's list; PeerError when it is unfit, or older than what is here."""
+        found, before = crl.load(text), self._root_list()
+        crl.check(found, self.root(), now)
+        if before is not None and crl.number(found) < crl.number(before):
+            raise PeerError("a newer list of revoked certificates of the root is installed")
+        return found
+
+    def check_unrevoked(
+        self, brought: Mapping[Kind, Certificate], root_list: RevocationList | None
+    ) -> None:
+        """Check what will be installed against the root's list that will be; PeerError."""
+        known = root_list or self._root_list()
+        if known is None:
+            return
+        for kind in Kind:
+            text = self._store.certificate(kind.value)
+            one = brought.get(kind) or (ca.load_certificate(text) if text else None)
+            if one is not None and one.serial_number in crl.serials(known):
+                raise PeerError(
+                    f"the site root revoked this {kind.value} certificate: have a new one signed"
+                )
+
+    def _root_list(self) -> RevocationList | None:
+        text = self._store.certificate(ROOT_LIST)
+        return None if text is None else crl.load(text)
+
+    def install_root_list(self, found: RevocationList) -> None:
+        """Store a checked list, inside the caller's transaction."""
+        self._store.set_certificate(ROOT_LIST, crl.pem(found))
 
     def issuer(self, kind: Kind) -> Issuer:
         """Give an intermediate with its key; refuses with NO-CA before it is installed."""
@@ -132,20 +179,78 @@ class Authority:
         return answer_document(body, signature, [one.public_bytes(Encoding.DER) for one in chain])
 
     def issue_box(
-        self, key: ec.EllipticCurvePublicKey, box: UUID, lifetime: timedelta, now: datetime
+        self,
+        key: ec.EllipticCurvePublicKey,
+        box: UUID,
+        lifetime: timedelta,
+        now: datetime,
+        *,
+        ek_name: bytes,
     ) -> tuple[str, int]:
-        """Issue a box certificate; gives the chain as PEM and its end in unix seconds."""
+        """Issue a box certificate and write it down, in the caller's transaction.
+
+        Gives the chain as PEM and its end in unix seconds.
+        """
         issuer = self.issuer(Kind.BOX)
+        named = ca.pseudonym(self._vault.key_bytes("pseudonym").reveal(), box)
         leaf = ca.issue_box(
             issuer,
             key,
             site_id=self._site_id,
-            pseudonym=ca.pseudonym(self._vault.key_bytes("pseudonym").reveal(), box),
+            pseudonym=named,
             lifetime=lifetime,
             issue=_issue(now),
         )
-        chain = ca.pem([leaf, issuer.certificate])
-        return chain, int(leaf.not_valid_after_utc.timestamp())
+        end = int(leaf.not_valid_after_utc.timestamp())
+        self.issuing.add(
+            Issued(
+                serial=leaf.serial_number,
+                kind=BOX,
+                ek_name=ek_name,
+                subject=named,
+                at=now.timestamp(),
+                not_after=end,
+            )
+        )
+        return ca.pem([leaf, issuer.certificate]), end
+
+    # the lists of revoked certificates
+
+    def refresh_list(self, now: datetime) -> None:
+        """Sign the box CA's list again when it is due, and write it for nginx.
+
+        Without a lease the one before stays: no box waits for it, and a revoked one gets nothing.
+        """
+        issuer = self._store.certificate(Kind.BOX.value)
+        if issuer is None:
+            return
+        if self.issuing.is_due(ca.load_certificate(issuer), now):
+            with suppress(ClosedError):
+                self.issuing.make_list(self.issuer(Kind.BOX), now)
+        found = self.issuing.current()
+        if found is not None:
+            both = crl.pem(found) + (self._store.certificate(ROOT_LIST) or "")
+            for name, content in zip(
+                LISTS, (found.public_bytes(Encoding.DER), both.encode()), strict=True
+            ):
+                self._write(name, content)
+
+    def lists(self) -> tuple[RevocationList, str]:
+        """Give the box CA's list, and both lists as PEM; refuses with NO-CA before there is one."""
+        found = self.issuing.current()
+        if found is None:
+            raise Refusal("NO-CA", NO_CA)
+        return found, crl.pem(found) + (self._store.certificate(ROOT_LIST) or "")
+
+    def sentences(self, now: datetime) -> list[str]:
+        """Say what has ended of what others rely on."""
+        found = self.issuing.current()
+        if found is None or now < crl.end(found):
+            return []
+        return [
+            "the list of revoked box certificates has ended: servers that check it refuse every "
+            "box until this controller may sign again"
+        ]
 
     def refresh(self, rules: SiteRules, now: datetime) -> bool:
         """Issue again what is missing, due or says other names; True when nginx must reload.
@@ -159,6 +264,7 @@ class Authority:
         except ClosedError:
             if self._store.certificate("server") is None:
                 raise
+        self.refresh_list(now)
         return self._write_tls()
 
     def _renew(self, rules: SiteRules, now: datetime) -> None:
@@ -189,20 +295,22 @@ class Authority:
         return tuple(one for one in rules.addresses if ca.may_vouch(root, one))
 
     def _write_tls(self) -> bool:
-        directory = self._layout.run / "tls"
         chain = [self._certificate("server"), self._certificate(Kind.APPLIANCE.value)]
         form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         key = self._server_key().private_bytes(*form)
-        wrote = False
-        for name, content in (("server.key", key), ("server.pem", ca.pem(chain).encode())):
-            path = directory / name
-            try:
-                if not path.exists() or path.read_bytes() != content:
-                    write_file(path, content, 0o640)
-                    wrote = True
-            except OSError as error:
-                raise SiteError(f"{path}: {error.strerror}") from error
-        return wrote
+        wrote = self._write("server.key", key)
+        return self._write("server.pem", ca.pem(chain).encode()) or wrote
+
+    def _write(self, name: str, content: bytes) -> bool:
+        """Write a file for nginx; True when it was another."""
+        path = self._layout.run / "tls" / name
+        try:
+            if path.exists() and path.read_bytes() == content:
+                return False
+            write_file(path, content, 0o640)
+        except OSError as error:
+            raise SiteError(f"{path}: {error.strerror}") from error
+        return True
 
     def _server_key(self) -> ec.EllipticCurvePrivateKey:
         """Read the key of the page and of phone-home, which answer without a lease too."""
@@ -223,7 +331,7 @@ class Authority:
             return True
         found = ca.load_certificate(text)
         signed_by = self._certificate(Kind.APPLIANCE.value)
-        return now >= ca.renew_at(found) or not _issued_by(found, signed_by)
+        return now >= ca.renew_at(found) or not ca.is_issued_by(found, signed_by)
 
     def _keep(self, name: str, certificate: Certificate) -> None:
         with self._store.transaction():
@@ -233,12 +341,6 @@ class Authority:
         found = self._certificate("server").extensions
         names = found.get_extension_for_class(x509.SubjectAlternativeName).value
         return {str(name.value) for name in names}
-
-
-def _issued_by(certificate: Certificate, issuer: Certificate) -> bool:
-    return certificate.issuer == issuer.subject and (
-        certificate.not_valid_after_utc <= issuer.not_valid_after_utc
-    )
 
 
 def _issue(now: datetime) -> Issue:

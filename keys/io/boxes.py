@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from keys import ca
 from keys.envelope import unb64u
 from keys.io.authority import Authority
 from keys.io.handover import Desk, Request, sized
@@ -100,6 +101,7 @@ class Boxes:
         with self.vault.revoking():
             self.store.revoke(ek_name, now)
             self.record(now, user, "revoked", ek_name=ek_name.hex())
+        self.authority.refresh_list(ca.at(now))
         return {"revoked": True}
 
     def _allow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:

@@ -35,6 +35,10 @@ class Ring(Protocol):
         """Name the TPM's maker; None without a TPM."""
 
     @property
+    def appliance(self) -> str | None:
+        """Give the fingerprint of the TPM, 32 letters; None without a TPM."""
+
+    @property
     def where(self) -> str:
         """Say where the keys are, for a sentence."""
 
@@ -77,6 +81,7 @@ class FileRing:
     """Keys in files: a copy of the disk is a copy of them, and no revocation holds against one."""
 
     maker = None
+    appliance = None
     epoch = 0
 
     def __init__(self, layout: Layout, *, is_new: bool) -> None:

@@ -162,6 +162,10 @@ class Store:
         """Write one encrypted key; never replaces one."""
         self._do("INSERT INTO material VALUES(?,?,?)", name, epoch, stored)
 
+    def drop_material(self, name: str, epoch: int) -> None:
+        """Forget one encrypted key: another takes its place."""
+        self._do("DELETE FROM material WHERE name=? AND epoch=?", name, epoch)
+
     def materials(self, epoch: int) -> list[tuple[str, bytes]]:
         """List the encrypted keys of an epoch."""
         query = "SELECT name, stored FROM material WHERE epoch=? ORDER BY name"
@@ -302,10 +306,14 @@ class Store:
         return self._do("DELETE FROM allowed WHERE ek_name=?", ek_name) > 0
 
     def revoke(self, ek_name: bytes, at: float) -> None:
-        """Remember that an EK gets nothing any more, and free the serial that it used."""
+        """Remember that an EK gets nothing any more, and free the serial that it used.
+
+        Its certificates are revoked with it.
+        """
         self.disallow(ek_name)
         self._do("DELETE FROM consumed WHERE ek_name=?", ek_name)
         self._do("UPDATE wrapped SET file=NULL WHERE ek_name=?", ek_name)
+        self._do("UPDATE issued SET revoked=? WHERE ek_name=? AND revoked IS NULL", at, ek_name)
         self._do("INSERT OR IGNORE INTO revoked VALUES(?,?)", ek_name, at)
 
     def is_revoked(self, ek_name: bytes) -> bool:

@@ -1,7 +1,8 @@
 """The controller's TPM: what the cache needs of it, and nothing else.
 
-Each call opens what it needs and flushes it, so that two objects and one session are the most that
-is ever loaded. Sessions are salted to the storage key, whose name is checked first, and encrypt
+Each call opens what it needs and flushes it; only the key that signed last stays loaded with its
+session, until something else is opened. Two objects and one session are the most that is ever
+loaded. Sessions are salted to the storage key, whose name is checked first, and encrypt
 what they carry: a probe on the bus learns nothing. It decides nothing and keeps nothing.
 TPM 2.0 Library, Part 3; the traps are in docs/secrets.md.
 """
@@ -38,6 +39,7 @@ from tpm2_pytss.types import (
 )
 
 from keys.errors import SiteError
+from keys.io.tpm_link import TpmGoneError
 from keys.io.tpm_policies import Satisfy, TpmPolicies, area_of, selection
 from keys.lease import Counters
 from keys.policy import TpmPolicy
@@ -70,13 +72,28 @@ class Quoted:
     public: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """The signing key that was used last, loaded, and its session."""
+
+    blob: Blob
+    key: Any
+    session: Any
+
+
 class Tpm(TpmPolicies):
     """A connected TPM; close it, or use it as a context manager."""
 
     def __init__(self, tcti: str, *, storage_name: bytes | None = None) -> None:
         """Connect; `storage_name` is the name that the storage key had when it was made."""
+        self._kept: _Kept | None = None
         super().__init__(tcti)
         self._storage_name = storage_name
+
+    def close(self) -> None:
+        """Let go of what is loaded, and disconnect."""
+        self._let_go()
+        super().close()
 
     # what it says of itself
 
@@ -129,6 +146,11 @@ class Tpm(TpmPolicies):
     def ek_area(self, template: PublicArea) -> bytes:
         """Make the EK of a template and give its public area."""
         with self._primary(ESYS_TR.ENDORSEMENT, template) as (_, public):
+            return public
+
+    def ak_area(self) -> bytes:
+        """Make the key that quotes and give its public area."""
+        with self._primary(ESYS_TR.ENDORSEMENT, AK_TEMPLATE) as (_, public):
             return public
 
     def quote(self, indices: Sequence[int], extra_data: bytes) -> Quoted:
@@ -299,26 +321,53 @@ class Tpm(TpmPolicies):
         return Blob(public=bytes(public.publicArea.marshal()), private=bytes(private.buffer))
 
     def sign(self, blob: Blob, digest: bytes, satisfy: Satisfy) -> tuple[int, int]:
-        """Sign a SHA-256 digest; gives r and s. TpmRefusedError when the policy does not hold."""
-        with (
-            self._loaded(blob) as key,
-            self._salted(TPM2_SE.POLICY, encrypts=False) as session,
-            self._saying("a signature"),
-        ):
-            satisfy(session)
+        """Sign a SHA-256 digest; gives r and s. TpmRefusedError when the policy does not hold.
+
+        Each signature has the policy asked anew, in a session that is integrity-protected.
+        """
+        if self._kept is not None and self._kept.blob == blob:
+            try:
+                return self._sign(self._kept, digest, satisfy)
+            except TpmGoneError:
+                raise
+            except SiteError:
+                self._let_go()  # it may be that the TPM was reset and holds neither any more
+        return self._sign(self._keep(blob), digest, satisfy)
+
+    def _sign(self, kept: _Kept, digest: bytes, satisfy: Satisfy) -> tuple[int, int]:
+        with self._saying("a signature"):
+            self._esys.policy_restart(kept.session)
+            satisfy(kept.session)
             with self._refusing("the policy of the signing key does not hold"):
                 signature = self._esys.sign(
-                    key_handle=key,
+                    key_handle=kept.key,
                     digest=digest,
                     in_scheme=TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
                     validation=TPMT_TK_HASHCHECK(
                         tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL, digest=b""
                     ),
-                    session1=session,
+                    session1=kept.session,
                 )
         found = signature.signature.ecdsa
         r, s = bytes(found.signatureR.buffer), bytes(found.signatureS.buffer)
         return int.from_bytes(r, "big"), int.from_bytes(s, "big")
+
+    def _keep(self, blob: Blob) -> _Kept:
+        """Load a signing key and open its session; both stay until something else is opened."""
+        key = self._load(blob)
+        try:
+            session = self._start(TPM2_SE.POLICY, encrypts=False)
+        except SiteError:
+            self._flush(key)
+            raise
+        self._kept = _Kept(blob=blob, key=key, session=session)
+        return self._kept
+
+    def _let_go(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._flush(kept.session)
+            self._flush(kept.key)
 
     # objects and sessions
 
@@ -334,6 +383,7 @@ class Tpm(TpmPolicies):
 
     @contextmanager
     def _primary(self, hierarchy: Any, template: PublicArea) -> Iterator[tuple[Any, bytes]]:
+        self._let_go()
         with self._saying("a primary key"):
             handle, public, *_ = self._esys.create_primary(
                 primary_handle=hierarchy,
@@ -349,23 +399,41 @@ class Tpm(TpmPolicies):
 
     @contextmanager
     def _loaded(self, blob: Blob) -> Iterator[Any]:
-        with self._refusing("the sealed share is not of this TPM"):
-            handle = self._esys.load(
-                parent_handle=self._storage(),
-                in_private=TPM2B_PRIVATE(buffer=blob.private),
-                in_public=area_of(blob.public),
-            )
+        handle = self._load(blob)
         try:
             yield handle
         finally:
             self._flush(handle)
 
-    @contextmanager
-    def _salted(self, kind: Any, *, encrypts: bool = True) -> Iterator[Any]:
-        """Open a session salted to the storage key; an HMAC session encrypts both ways.
+    def _load(self, blob: Blob) -> Any:
+        self._let_go()
+        with self._refusing("the sealed share is not of this TPM"):
+            return self._esys.load(
+                parent_handle=self._storage(),
+                in_private=TPM2B_PRIVATE(buffer=blob.private),
+                in_public=area_of(blob.public),
+            )
 
-        `encrypts` is False where what comes back is no TPM2B (Part 1, 19.1.2).
+    @contextmanager
+    def _salted(self, kind: Any) -> Iterator[Any]:
+        """Open a session salted to the storage key; an HMAC session encrypts both ways."""
+        self._let_go()
+        session = self._start(kind)
+        try:
+            yield session
+        finally:
+            self._flush(session)
+
+    def _start(self, kind: Any, *, encrypts: bool = True) -> Any:
+        """Start a session; `encrypts` is False where what comes back is no TPM2B (Part 1, 19.1.2).
+
+        The salt makes the session's HMAC: who sits on the bus cannot swap a digest.
         """
+        wanted = TPMA_SESSION.CONTINUESESSION
+        if encrypts:
+            wanted |= TPMA_SESSION.ENCRYPT
+        if kind == TPM2_SE.HMAC:
+            wanted |= TPMA_SESSION.DECRYPT
         with self._saying("a session"):
             session = self._esys.start_auth_session(
                 tpm_key=self._storage(),
@@ -374,13 +442,5 @@ class Tpm(TpmPolicies):
                 symmetric=TPMT_SYM_DEF.unmarshal(_AES_128_CFB)[0],
                 auth_hash=TPM2_ALG.SHA256,
             )
-        try:
-            wanted = TPMA_SESSION.CONTINUESESSION
-            if encrypts:
-                wanted |= TPMA_SESSION.ENCRYPT
-            if kind == TPM2_SE.HMAC:
-                wanted |= TPMA_SESSION.DECRYPT
             self._esys.trsess_set_attributes(session=session, attributes=wanted, mask=0xFF)
-            yield session
-        finally:
-            self._flush(session)
+        return session

@@ -22,7 +22,7 @@ from tpm2_pytss.types import (
 )
 
 from keys.errors import SiteError
-from keys.io.tpm_link import TpmLink
+from keys.io.tpm_link import TpmLink, TpmRefusedError
 from keys.lease import Counters, SignedLease, authority_area
 from keys.policy import CommandCode, Comparison, TimeField, TpmPolicy, approved, pcr_selection
 from keys.tpm_objects import COUNTER_SIZE, ECDSA, SHA256, Index, boot_timers, operands
@@ -35,6 +35,9 @@ Satisfy = Callable[[Any], None]
 class TpmPolicies(TpmLink):
     """Makes the assertions that sealed data and signing keys ask for."""
 
+    _verified: tuple[tuple[bytes, ...], Any] | None = None
+    """The ticket of the approval that was verified last, and of what it is."""
+
     def under_lease(
         self,
         signed: SignedLease,
@@ -43,6 +46,7 @@ class TpmPolicies(TpmLink):
     ) -> Satisfy:
         """Make the assertions of a lease: each is the TPM's own check, none is ours."""
         terms, area = signed.lease.terms, authority_area(authority)
+        digest = terms.policy(Index.LEASE.nv_name).digest
 
         def satisfy(session: Any) -> None:
             if terms.pcrs:
@@ -50,15 +54,7 @@ class TpmPolicies(TpmLink):
                     self._esys.policy_pcr(session, terms.pcr_digest, selection(terms.pcrs))
             self._timers(session, terms.timers())
             self._counter_is(session, Index.LEASE, terms.counter)
-            digest = bytes(self._esys.policy_get_digest(session))
-            with self._refusing("the lease is not approved for this appliance and purpose"):
-                self._esys.policy_authorize(
-                    policy_session=session,
-                    approved_policy=digest,
-                    policy_ref=signed.lease.reference,
-                    key_sign=area.name(),
-                    check_ticket=self._ticket(signed, area, digest),
-                )
+            self._approve(session, signed, area, digest)
             self._esys.policy_command_code(policy_session=session, code=TPM2_CC(code))
 
         return satisfy
@@ -118,17 +114,51 @@ class TpmPolicies(TpmLink):
                     session, TPM2B_OPERAND(value), TPM2_EO(comparison), offset=field
                 )
 
+    def _approve(self, session: Any, signed: SignedLease, area: PublicArea, digest: bytes) -> None:
+        """Let the TPM take the approval of `digest`, which it compares with its session's.
+
+        What it verified once it says in a ticket, which is good until the TPM is cleared (Part 2,
+        10.7.3) and shows nothing that is secret; one that it does not take is made again.
+        """
+        of = (signed.approval, area.name(), digest, signed.lease.reference)
+        if self._verified is not None and self._verified[0] == of:
+            try:
+                self._authorize(session, signed, area, digest, self._verified[1])
+            except TpmRefusedError:
+                self._verified = None
+            else:
+                return
+        ticket = self._ticket(signed, area, digest)
+        self._authorize(session, signed, area, digest, ticket)
+        self._verified = of, ticket
+
+    def _authorize(
+        self, session: Any, signed: SignedLease, area: PublicArea, digest: bytes, ticket: Any
+    ) -> None:
+        with self._refusing("the lease is not approved for this appliance and purpose"):
+            self._esys.policy_authorize(
+                policy_session=session,
+                approved_policy=digest,
+                policy_ref=signed.lease.reference,
+                key_sign=area.name(),
+                check_ticket=ticket,
+            )
+
     def _ticket(self, signed: SignedLease, area: PublicArea, digest: bytes) -> Any:
         """Let the TPM verify the approval of the policy that its session has now."""
         r, s = signed.approval[:32], signed.approval[32:]
         pair = struct.pack(">HH", ECDSA, SHA256) + sized(r) + sized(s)
-        key = self._esys.load_external(in_public=area_of(area.encode()), hierarchy=ESYS_TR.OWNER)
-        try:
-            return self._esys.verify_signature(
-                key_handle=key,
-                digest=approved(TpmPolicy(digest=digest), signed.lease.reference),
-                signature=TPMT_SIGNATURE.unmarshal(pair)[0],
+        with self._saying("the lease authority's key"):
+            key = self._esys.load_external(
+                in_public=area_of(area.encode()), hierarchy=ESYS_TR.OWNER
             )
+        try:
+            with self._refusing("the lease is not approved for this appliance and purpose"):
+                return self._esys.verify_signature(
+                    key_handle=key,
+                    digest=approved(TpmPolicy(digest=digest), signed.lease.reference),
+                    signature=TPMT_SIGNATURE.unmarshal(pair)[0],
+                )
         finally:
             self._flush(key)
 

@@ -30,16 +30,9 @@ from keys.io.tpm import Tpm
 from keys.io.tpm_key import TpmKey
 from keys.io.tpm_link import TpmGoneError, TpmRefusedError
 from keys.io.tpm_made import Made, lease_reference
-from keys.io.tpm_policies import Satisfy
-from keys.lease import (
-    Counters,
-    Purpose,
-    SignedLease,
-    lease_policy,
-    signing_branches,
-    signing_policy,
-)
-from keys.lease_request import QUOTED_PCRS, LeaseRequest, request_digest
+from keys.io.tpm_signing import TpmSigning
+from keys.lease import Counters, Purpose, SignedLease, lease_policy
+from keys.lease_request import QUOTED_PCRS, LeaseRequest, appliance_name, request_digest
 from keys.policy import CommandCode, pcr_digest
 from keys.secret import Secret
 from keys.tpm_objects import (
@@ -88,6 +81,7 @@ class TpmRing:
         else:
             self._made = Made.read(stored)
             self._tpm = Tpm(tcti, storage_name=self._made.storage_name)
+        self._signing = TpmSigning(self._tpm, self._made.authority_key, self.reference)
         self.maker = self._tpm.maker()
         self._device = self._tpm.unseal(self._made.device, self._tpm.anytime)
         own(
@@ -400,12 +394,15 @@ class TpmRing:
 
     # signing keys
 
+    @property
+    def appliance(self) -> str:
+        """The fingerprint of this appliance, as headquarters knows it from its requests."""
+        return appliance_name(self._site_id, self._made.ek, self._tpm.ak_area())
+
     def make_signing_key(self) -> bytes:
         """Make a key in the TPM that signs under a lease, or before the first one was taken."""
-        unmoved = self._made.first if self.lease_counter() == self._made.first else None
-        made, index = self._made, Index.LEASE.nv_name
-        policy = signing_policy(made.authority_key, self.reference, index, unmoved)
-        return TpmKey.dump(self._tpm.make_signing_key(policy), unmoved)
+        is_first = self.lease_counter() == self._made.first
+        return self._signing.make(self._made.first if is_first else None)
 
     def signing_key(self, stored: bytes) -> TpmKey:
         """Give such a key; each of its signatures asks the TPM."""
@@ -413,25 +410,13 @@ class TpmRing:
 
     def _sign(self, blob: Blob, unmoved: int | None, digest: bytes) -> tuple[int, int]:
         try:
-            return self._tpm.sign(blob, digest, self._allowing(unmoved))
+            if self._lease is None and (unmoved is None or self.lease_counter() != unmoved):
+                raise self._closed()
+            return self._signing.sign(blob, unmoved, digest, self._lease)
         except TpmGoneError as error:
             raise ClosedError(TPM_GONE, str(error)) from None
         except TpmRefusedError as error:
             raise ClosedError("LEASE-ENDED", f"{error}. {RENEW}") from None
-
-    def _allowing(self, unmoved: int | None) -> Satisfy:
-        """Make the assertions of a signing key's policy; ClosedError where there is no lease."""
-        authority = self._made.authority_key
-        if self._lease is not None:
-            satisfy = self._tpm.under_lease(self._lease, authority, CommandCode.SIGN)
-        elif unmoved is not None and self.lease_counter() == unmoved:
-            satisfy = self._tpm.at_counter(Index.LEASE, unmoved, CommandCode.SIGN)
-        else:
-            raise self._closed()
-        if unmoved is None:
-            return satisfy
-        branches = signing_branches(authority, self.reference, Index.LEASE.nv_name, unmoved)
-        return self._tpm.one_of(satisfy, branches)
 
     # audit and time
 

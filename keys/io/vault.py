@@ -61,6 +61,11 @@ class Vault:
         except SiteError:
             raise SiteError(f"{self._ring.where} is not the key of keys.db beside it") from None
 
+    @property
+    def appliance(self) -> str | None:
+        """Give the fingerprint of the TPM that signing keys are in; None without one."""
+        return self._ring.appliance
+
     # stored secrets
 
     def lock(self, value: Secret, label: cache.Label) -> None:
@@ -164,6 +169,30 @@ class Vault:
     def key_bytes(self, name: str) -> Secret:
         """Read a symmetric key of 32 bytes, drawn at its first use."""
         return self._material(name, lambda: os.urandom(cache.KEY_SIZE))
+
+    def has(self, name: str) -> bool:
+        """Say whether key material of this name was drawn."""
+        epochs = (self._store.epoch, DEVICE_EPOCH)
+        return any(self._store.material(name, epoch) is not None for epoch in epochs)
+
+    def device_names(self, prefix: str) -> list[str]:
+        """List the keys that need no lease, by the beginning of their names."""
+        return [name for name, _ in self._store.materials(DEVICE_EPOCH) if name.startswith(prefix)]
+
+    def exported(self, name: str, *, on_device: bool) -> Secret:
+        """Give key material as it is kept, for a backup; SiteError when there is none."""
+        epoch = DEVICE_EPOCH if on_device else self._store.epoch
+        stored = self._store.material(name, epoch)
+        if stored is None:
+            raise SiteError(f"keys.db has no {name}")
+        return self._recover(name, stored, self._ring.key("device" if on_device else "site"))
+
+    def replace(self, name: str, value: Secret, *, on_device: bool) -> None:
+        """Put key material of another appliance of this site here, in the caller's transaction."""
+        epoch = DEVICE_EPOCH if on_device else self._store.epoch
+        self._store.drop_material(name, epoch)
+        made = self._protect(name, value, self._ring.key("device" if on_device else "site"))
+        self._store.set_material(name, epoch, made)
 
     def _material(self, name: str, draw: Callable[[], bytes], *, on_device: bool = False) -> Secret:
         epoch = DEVICE_EPOCH if on_device else self._store.epoch
