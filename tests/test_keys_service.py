@@ -71,6 +71,8 @@ TABLE = {
     "ca_requests": {"operator"},
     "ca_install": {"operator"},
     "boot_ca": {"operator"},
+    "ssh_ca": {"operator"},
+    "ssh_krl": {"operator"},
 }
 RENAMED = SITE_TOML.replace('"shop-0417"', '"shop-9"')
 CALLERS = USERS | {"operator": 0, "stranger": STRANGER}

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": Entry("bootstrap.cli.run:run", "Run the whole appliance (as root)."),
     "netboot": Entry("bootstrap.cli.netboot:netboot", "Run netboot alone; explain an offer."),
     "dns": Entry("bootstrap.cli.dns:dns", "Explain names; print trust anchors; dump zones."),
+    "ssh": Entry("bootstrap.cli.ssh:ssh", "Let SSH clients know this site's boxes."),
     "metrics": Entry("bootstrap.cli.metrics:metrics", "Print counts for Prometheus."),
     "services": Entry("bootstrap.cli.box:services", "Show what each process does."),
     "box": Entry("bootstrap.cli.box:box", "Look at boxes; approve or refuse one."),

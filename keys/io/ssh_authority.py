@@ -52,8 +52,8 @@ class SshAuthority:
     def methods(self) -> dict[str, MethodRow]:
         """Give their rows of the socket table."""
         return {
-            "ssh_ca": MethodRow(serve=self._ca, users=OPERATOR_ALONE, administrative=True),
-            "ssh_krl": MethodRow(serve=self._krl, users=OPERATOR_ALONE, administrative=True),
+            "ssh_ca": MethodRow(serve=self._ca, users=OPERATOR_ALONE),
+            "ssh_krl": MethodRow(serve=self._krl, users=OPERATOR_ALONE),
         }
 
     def draw(self) -> None:
