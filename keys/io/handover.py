@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keys import ca, rules
 from keys.envelope import (
@@ -24,14 +25,17 @@ from keys.envelope import (
     Bundle,
     Randomness,
     b64u,
+    bind,
     seal,
     sealed_digest,
     secret_digest,
     unb64u,
 )
 from keys.errors import PeerError, SiteError
+from keys.io import renewal_rows
 from keys.io.authority import Authority
 from keys.io.origins import Origins
+from keys.io.renewal_rows import RenewalRow
 from keys.io.ring import ClosedError
 from keys.io.rpc import Refusal
 from keys.io.site_files import SiteFiles
@@ -354,6 +358,7 @@ class Desk:
                 reply=json.dumps(reply, separators=(",", ":")),
             )
         )
+        renewal_rows.add(self.store, row_of(request, now))
         detail = {
             "role": request.role,
             "ek_name": request.ek_name.hex(),
@@ -390,6 +395,26 @@ def _seal(request: Request, boot: Boot, document: Secret, expires: int) -> Bundl
         ),
         plaintext=document,
         randomness=Randomness.cut(os.urandom(Randomness.SIZE)),
+    )
+
+
+def row_of(
+    request: Request, now: float, *, before: bytes = ZERO_PCR, reply: str = ""
+) -> RenewalRow:
+    """Give the row of a bundle for a PCR 15 of `before`; a hand-over has no `reply`."""
+    device = request.device_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return RenewalRow(
+        session=request.session,
+        transcript=request.transcript,
+        ek_name=request.ek_name,
+        reset_count=request.reset_count,
+        restart_count=request.restart_count,
+        role=request.role,
+        keys=bind("doorstep/v1/renewal-keys", device, request.ssh_public),
+        boot_set=request.boot_set,
+        before=before,
+        at=now,
+        reply=reply,
     )
 
 

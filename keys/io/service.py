@@ -35,6 +35,7 @@ from keys.io.link_watch import LinkWatch
 from keys.io.method_rows import BOTH, NETBOOT, OPERATOR_ALONE, MethodRow, Part
 from keys.io.open_ring import open_ring
 from keys.io.pacing import Pacing
+from keys.io.renewing import Renewing
 from keys.io.ring import ClosedError
 from keys.io.room import Room
 from keys.io.rpc import Method, Params, Refusal, RpcServer
@@ -129,6 +130,9 @@ class Service:
             record=self._record,
             tick=self.tick,
         )
+        self._renewing = Renewing(
+            store=self._store, ring=self._ring, desk=self._desk, tick=self.tick
+        )
         self._explaining = Explaining(ring=self._ring, files=self._files, secrets=self._secrets)
         self.tick()
 
@@ -157,6 +161,7 @@ class Service:
     def _parts(self) -> tuple[Part, ...]:
         return (
             self._boxes,
+            self._renewing,
             self._secrets,
             self._desk.wrapping,
             self._leasing,
