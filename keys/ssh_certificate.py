@@ -213,7 +213,7 @@ def address_patterns(network: IPv4Network) -> Iterator[str]:
     octets = -(-network.prefixlen // 8)
     for part in network.subnets(new_prefix=octets * 8):
         kept = str(part.network_address).split(".")[:octets]
-        yield ".".join(kept + ["*"] * (4 - octets)) if octets else "*.*.*.*"
+        yield ".".join(kept + ["*"] * (4 - octets))
 
 
 def revocations(
