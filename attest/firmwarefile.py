@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from attest.baseline import Baseline, FirmwareEntry, Machine, machine_text
 from attest.errors import AttestSiteError
 from keys.errors import KeysError
-from keys.signed import FIRMWARE, Floor, check_either
+from keys.signed import FIRMWARE, Floor, SignedInput, check_either
 
 BASELINE_FILE = "trust/firmware.toml"
 BASELINE_TYPE = "doorstep/firmware/v1"
@@ -40,11 +40,15 @@ _Read = TypeVar("_Read")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedBaseline:
-    """A baseline whose signature and counter were checked; `digest` is SHA-256 of its file."""
+    """A baseline whose signature and counter were checked, with the file that it was read from."""
 
     baseline: Baseline
-    counter: int
-    digest: bytes
+    signed: SignedInput
+
+    @property
+    def counter(self) -> int:
+        """Give the counter of its signature."""
+        return self.signed.floor.counter
 
 
 def verify_baseline(
@@ -52,7 +56,7 @@ def verify_baseline(
     signature: bytes,
     *,
     public_key: bytes,
-    floor: SignedBaseline | Floor | None = None,
+    floor: Floor | None = None,
     name: str = BASELINE_FILE,
     further: Sequence[bytes] = (),
 ) -> SignedBaseline:
@@ -61,7 +65,6 @@ def verify_baseline(
     `public_key` is the site's, as a file of minisign. `floor` is the newest one that was accepted,
     `further` what else lies beside the file as a signature.
     """
-    seen = None if floor is None else Floor(counter=floor.counter, digest=floor.digest)
     try:
         found = check_either(
             FIRMWARE,
@@ -69,14 +72,11 @@ def verify_baseline(
             (signature, *further),
             public_key=public_key,
             site_id="*",
-            floors=lambda kind, subject: seen,
+            floors=lambda kind, subject: floor,
         )
     except KeysError as error:
         raise AttestSiteError(f"{name}: {error} (with `doorstep firmware sign`)") from None
-    own = found.floor
-    return SignedBaseline(
-        baseline=decode_baseline(data, name), counter=own.counter, digest=own.digest
-    )
+    return SignedBaseline(baseline=decode_baseline(data, name), signed=found)
 
 
 def encode_baseline(baseline: Baseline) -> bytes:

@@ -179,9 +179,42 @@ WRAPPED = Kind(
     ),
     shown="site=… secret=… serial=… version=…",
 )
+SEED = Kind(
+    name="seed",
+    context="doorstep/v1/seed",
+    title="seed",
+    sites=Sites.ONE,
+    counted=Counted.SITE,
+    max_bytes=8 * MIB,
+    changes="the secrets that it names have new versions, which begin now",
+    forms=_forms(_STANDARD),
+)
+BACKUP_KEY = Kind(
+    name="backup-key",
+    context="doorstep/v1/backup-key",
+    title="off-site key",
+    sites=Sites.ONE,
+    counted=Counted.SITE,
+    max_bytes=4096,
+    changes="who can open the backups of this site",
+    forms=_forms(_STANDARD),
+)
+RESEALED = Kind(
+    name="resealed-backup",
+    context="doorstep/v1/resealed-backup",
+    title="resealed backup",
+    sites=Sites.ONE,
+    counted=Counted.NOT,
+    max_bytes=64 * 1024,
+    changes="an appliance without a state has the one of before",
+    forms=_forms(_STANDARD),
+)
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
-    for kind in (NOTE, FIRMWARE, POLICY, PLAN, APPROVAL, BOOT_SET, REHEARSAL, WRAPPED)
+    for kind in (
+        *(NOTE, FIRMWARE, POLICY, PLAN, APPROVAL, BOOT_SET, REHEARSAL, WRAPPED),
+        *(SEED, BACKUP_KEY, RESEALED),
+    )
 }
 """By name; a new kind is a row here and a handler in whoever uses it."""
 
@@ -223,6 +256,7 @@ class SignedInput:
 
     kind: Kind
     data: bytes
+    signature: bytes
     site: str | None
     counter: int | None
     subject: str
@@ -271,6 +305,7 @@ def check_signed(
     found = SignedInput(
         kind=kind,
         data=data,
+        signature=signature,
         site="*" if site is None and kind.sites is Sites.ALL else site,
         counter=None if counter is None else int(counter),
         subject=_subject(kind, data, fields.pop("subject", "")),

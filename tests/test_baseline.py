@@ -29,6 +29,7 @@ from attest.firmwarefile import (
 )
 from keys.manifest import PublicKey, sign
 from keys.note import CONTEXT as NOTE
+from keys.signed import Floor
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\1" * 32)
 PUBLIC = PublicKey.of(KEY.public_key()).encode()
@@ -49,9 +50,7 @@ def signature(
     return sign(key, data, trusted_comment=comment, context=to)
 
 
-def verify(
-    data: bytes, signed: bytes | None = None, floor: SignedBaseline | None = None
-) -> SignedBaseline:
+def verify(data: bytes, signed: bytes | None = None, floor: Floor | None = None) -> SignedBaseline:
     return verify_baseline(
         data, signature(data) if signed is None else signed, public_key=PUBLIC, floor=floor
     )
@@ -69,7 +68,7 @@ def refusal(data: bytes) -> str:
 def test_a_signed_file_becomes_a_baseline() -> None:
     found = verify(FILE)
     assert found.baseline.entries == (ENTRY, make.by_events())
-    assert (found.counter, found.digest) == (7, sha256(FILE).digest())
+    assert found.signed.floor == Floor(counter=7, digest=sha256(FILE).digest())
 
 
 @pytest.mark.parametrize(
@@ -101,10 +100,10 @@ def test_a_signed_file_must_still_be_read() -> None:
 
 
 def test_only_a_newer_baseline_follows() -> None:
-    seen = verify(FILE)
-    assert verify(FILE, floor=seen) == seen
+    seen = verify(FILE).signed.floor
+    assert verify(FILE, floor=seen) == verify(FILE)
     other = encode_baseline(Baseline(entries=(ENTRY,)))
-    with pytest.raises(AttestSiteError, match="another firmware baseline with counter 7 was seen before"):
+    with pytest.raises(AttestSiteError, match="another firmware baseline with counter 7"):
         verify(other, floor=seen)
     with pytest.raises(AttestSiteError, match="has counter 6, this site has seen 7"):
         verify(other, signature(other, "firmware counter=6"), seen)

@@ -14,6 +14,7 @@ from attest.policy import Policy
 from attest.reasons import Reason
 from bootstrap.errors import SiteError
 from bootstrap.io import site_dir
+from bootstrap.io.input_floors import InputFloors
 from bootstrap.io.judge import policy_in_force
 from bootstrap.io.live_settings import LiveSettings
 from bootstrap.io.site_dir import NewSite
@@ -236,10 +237,10 @@ def test_a_note_signature_does_not_serve_for_a_baseline(site: Path) -> None:
 def test_an_older_baseline_is_not_taken_back_also_after_a_start(site: Path) -> None:
     sign_baseline(site, 5, ENTRY)
     live = LiveSettings(site, rehearsal=False)
-    floor = live.baseline_floor
-    assert floor is not None
+    floors = InputFloors()
+    assert LiveSettings(site, rehearsal=False, floors=floors)().problems == ()
     sign_baseline(site, 4, ENTRY)
-    for found in (live, LiveSettings(site, rehearsal=False, baseline_floor=floor)):
+    for found in (live, LiveSettings(site, rehearsal=False, floors=floors)):
         found.refresh()
         assert found().baseline.entries == ()
         assert "counter 4, this site has seen 5" in " ".join(found().problems)

@@ -43,6 +43,7 @@ from bootstrap.cli.common import SITE, as_json, plain, print_json, print_table
 from bootstrap.io import site_dir
 from bootstrap.site import SITE_FILE
 from keys.manifest import MAX_FILE
+from keys.signed import standard_comment
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -54,7 +55,7 @@ _TO = click.option(
     "--to", "file", type=click.Path(path_type=Path), help=f"The baseline, unless {BASELINE_FILE}."
 )
 _PUBLIC_KEY = "trust/root.pub"
-_COUNTER = re.compile(r"^trusted comment: \S+ firmware counter=([0-9]{1,18})\r?$", re.MULTILINE)
+_COUNTER = re.compile(r"^trusted comment: .* counter=([0-9]{1,18})\r?$", re.MULTILINE)
 _MAX_INPUT = 8 << 20
 
 
@@ -186,7 +187,8 @@ def sign(site: Path, file: Path | None, offline: Path | None) -> None:
     signature = _minisig(path)
     before = _bytes(signature, MAX_FILE).decode(errors="replace") if signature.exists() else ""
     counter = 1 + max(map(int, _COUNTER.findall(before)), default=0)
-    signed = site_dir.sign_document(site, data, f"firmware counter={counter}", CONTEXT, offline)
+    comment = standard_comment("*", counter)
+    signed = site_dir.sign_document(site, data, comment, CONTEXT, offline)
     site_dir.write(signature, signed)
     click.echo(f"signed {signature} with counter {counter}: {count} entries")
 

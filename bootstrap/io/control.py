@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from attest.baseline import Baseline
 from attest.errors import AttestError
-from attest.firmwarefile import SignedBaseline
 from bootstrap.approval import (
     ClaimNeededError,
     NotReleasableError,
@@ -33,6 +31,7 @@ from bootstrap.expected import expected
 from bootstrap.io.autonomy import outlook
 from bootstrap.io.collector import Collector
 from bootstrap.io.decider import Decider
+from bootstrap.io.input_floors import InputFloors
 from bootstrap.io.judge import ArchivingJudge
 from bootstrap.io.kept_result import read_result
 from bootstrap.io.live_settings import ROOT_KEY, LiveSettings
@@ -47,12 +46,10 @@ from bootstrap.rows import BoxRow, Event
 from bootstrap.views import card_json, cards, event_sentence, last_served
 from keys.io.layout import REHEARSAL_MARK, Layout
 from keys.io.rpc import Handler, Method, Params, Refusal, RpcServer
-from keys.note import Floor
 from netboot.errors import NetbootError
 
 POLL_SECONDS = 1.0
 MAX_EVENTS = 500
-BASELINE_FLOOR = "firmware-floor"
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 
 BOXES = frozenset({"enroll"})
@@ -70,10 +67,8 @@ class Control:
         self._layout = layout
         self._rehearsal = (layout.state / REHEARSAL_MARK).exists()
         self._store = SiteStore(layout.state / "site" / "site.db")
-        self._settings = LiveSettings(
-            layout.site, rehearsal=self._rehearsal, baseline_floor=self._baseline_floor()
-        )
-        self._keep_floor()
+        self._floors = InputFloors(self._store, layout.socket("keys"))
+        self._settings = LiveSettings(layout.site, rehearsal=self._rehearsal, floors=self._floors)
         self._started = time.time()
         self._bootsets = layout.state / "bootsets"
         self._references = References()
@@ -140,27 +135,15 @@ class Control:
             _complain(error)
 
     def _take_changes(self, *, force: bool) -> bool:
-        changed = self._settings.refresh() or self._published_stamp() != self._published
+        changed = self._settings.refresh(force=self._floors.turn())
+        changed = changed or self._published_stamp() != self._published
         changed = changed or self._planner.files_changed()
-        self._keep_floor()
         ended = self._references.is_outdated(self._loaded, time.time())
         if changed or ended or force:
             self._load_references()
             self._planner.write(self._store.boxes())
             return True
         return False
-
-    def _baseline_floor(self) -> SignedBaseline | None:
-        floor = self._store.floor(BASELINE_FLOOR)
-        if floor is None:
-            return None
-        return SignedBaseline(baseline=Baseline(), counter=floor.counter, digest=floor.digest)
-
-    def _keep_floor(self) -> None:
-        """Remember the newest firmware baseline, so that no older one is taken after a restart."""
-        seen, floor = self._settings.baseline_floor, self._store.floor(BASELINE_FLOOR)
-        if seen is not None and (floor is None or seen.counter > floor.counter):
-            self._store.set_floor(BASELINE_FLOOR, Floor(counter=seen.counter, digest=seen.digest))
 
     def _load_references(self) -> None:
         """Load what is published; keep what was loaded before when that cannot be read."""
