@@ -8,7 +8,6 @@ no sender: each parcel is signed beside. It never encrypts, reads a file or judg
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -22,23 +21,18 @@ from keys.errors import PeerError
 from keys.rules import MAX_SECRET
 from keys.secret import Secret
 
-SEED_CONTEXT = "doorstep/v1/seed"
-RECIPIENT_CONTEXT = "doorstep/v1/backup-recipient"
 BACKUP_CONTEXT = "backup"
-RESEALED_CONTEXT = "doorstep/v1/resealed"
 SEED_TYPE = "doorstep/seed/v1"
 PART_TYPE = "doorstep/backup-secrets/v1"
 HEADER_TYPE = "doorstep/backup/v1"
 ASKED_TYPE = "doorstep/recipient/v1"
 MAX_PLAIN = 6 * 1024 * 1024
 """Bytes of one parcel in the clear: it crosses a socket of 12 MiB twice encoded."""
-MAX_PARCEL = 8 * 1024 * 1024
 MAX_NAME = 64
 MAX_HEADER = 8192
 _RECIPIENT, _IDENTITY = "age", "AGE-SECRET-KEY-"
 _LETTERS = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
-_COMMENT = re.compile(r"site=(\S+) counter=([0-9]{1,18})", re.ASCII)
 
 
 class What(Enum):
@@ -230,16 +224,6 @@ class Header:
 def backup_digest(header: bytes, payload: bytes) -> bytes:
     """Give what is signed of a backup; `payload` is the SHA-256 of all before the signature."""
     return bind("doorstep/v1/backup", header, payload)
-
-
-def signed_by_site(comment: str, site_id: str, what: str) -> int:
-    """Take a trusted comment `site=… counter=…` apart and give the counter; PeerError otherwise."""
-    found = _COMMENT.fullmatch(comment)
-    if found is None:
-        raise PeerError(f"the trusted comment of {what} is not `site=… counter=…`")
-    if found[1] != site_id:
-        raise PeerError(f"{what} is for site {found[1]}, this is {site_id}")
-    return int(found[2])
 
 
 def asked_document(site: str, recipient: str, request: str | None) -> bytes:

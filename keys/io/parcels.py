@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from keys import ca
-from keys.cache import Label
+from keys import boot_ca, ca
+from keys.cache import KEY_SIZE, Label
 from keys.envelope import b64u, unb64u
 from keys.errors import PeerError, SiteError
 from keys.io.authority import Authority
@@ -27,12 +27,8 @@ from keys.io.store import Store
 from keys.io.tpm_made import Made
 from keys.io.tpm_ring import TPM_META, TpmRing
 from keys.io.vault import Vault
-from keys.manifest import PublicKey, verify
 from keys.parcel import (
     BACKUP_CONTEXT,
-    MAX_PARCEL,
-    RECIPIENT_CONTEXT,
-    SEED_CONTEXT,
     Header,
     Item,
     Part,
@@ -42,10 +38,10 @@ from keys.parcel import (
     check_recipient,
     identity,
     recipient,
-    signed_by_site,
 )
 from keys.rules import Tier
 from keys.secret import Secret
+from keys.signed import BACKUP_KEY, SEED, Floor, Kind, SignedInput, check_signed
 from keys.tpm_public import PublicArea
 
 IDENTITY = "seed-identity"
@@ -64,8 +60,7 @@ class Taking:
     """What a seed would do; `refused` says why of the items that are left out."""
 
     seed: Seed
-    digest: bytes
-    signer: str
+    signed: SignedInput
     labels: list[tuple[Item, Label]] = field(default_factory=list)
     carried: list[Item] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
@@ -79,7 +74,7 @@ class Taking:
         return {
             "site": self.seed.site,
             "counter": self.seed.counter,
-            "signer": self.signer,
+            "signer": self.signed.signer,
             "secrets": taken,
             "keys": [item.name for item in self.carried],
             "refused": self.refused,
@@ -146,10 +141,7 @@ class Parcels:
 
         PeerError, and nothing changed, when it is not for us, was used before, or does not fit.
         """
-        data, signature = unb64u(params["file"]), unb64u(params["sig"])
-        if len(data) > MAX_PARCEL:
-            raise PeerError(f"a seed has at most {MAX_PARCEL} bytes")
-        taking = self._judge(self._open(data, signature), now)
+        taking = self._judge(self._open(unb64u(params["file"]), unb64u(params["sig"])), now)
         about = taking.about()
         if params.get("look", False):
             return about | {"taken": False}
@@ -159,7 +151,7 @@ class Parcels:
                 self._keep_version(label)
             for item in taking.carried:
                 self._replace(item)
-            self._set_floor("seed", taking.seed.counter, taking.digest, now)
+            self._set_floor(taking.signed, now)
             self._record(now, user, "seed-taken", **about)
         return about | {"taken": True}
 
@@ -167,16 +159,17 @@ class Parcels:
         """Check signature and counter, then decrypt."""
         from keys.io.age import decrypt
 
-        key, digest = self._read("root.pub"), sha256(data).digest()
-        said = verify(key, data, signature, context=SEED_CONTEXT)
-        counter = signed_by_site(said, self._site_id, "this seed")
-        self._check_floor("seed", counter, "this seed")
+        signed = self._check(SEED, data, signature)
+        floor = self._floor(SEED.name, "")
+        if floor is not None and signed.floor == floor:
+            raise PeerError(
+                f"seed {floor.counter} was taken before: let headquarters pack a new one"
+            )
         own = identity(self._vault.key_bytes(IDENTITY))
         seed = Seed.decode(decrypt(data, own).reveal())
-        if (seed.site, seed.counter) != (self._site_id, counter):
+        if (seed.site, seed.counter) != (signed.site, signed.counter):
             raise PeerError("what is inside is not what was signed outside: pack it again")
-        signer = PublicKey.decode(key).key_id[::-1].hex().upper()
-        return Taking(seed=seed, digest=digest, signer=signer)
+        return Taking(seed=seed, signed=signed)
 
     def _judge(self, taking: Taking, now: float) -> Taking:
         for item in taking.seed.items:
@@ -232,21 +225,40 @@ class Parcels:
             self._store.set_certificate(item.name, ca.pem([certificate]))
             self._store.drop_certificate("boot-server")  # the authority before signed it
             return
-        self._vault.replace(item.name, item.value, on_device=item.name.startswith(ZONES))
+        on_device = item.name.startswith(ZONES)
+        self._vault.replace(item.name, item.value, on_device=on_device)
+        try:
+            if item.name == "pseudonym":
+                if len(item.value) != KEY_SIZE:
+                    raise ValueError("another size")
+            elif item.name == "boot-ca":
+                self._vault.rsa_key(item.name, boot_ca.CA_BITS)
+            else:
+                self._vault.key_pair(item.name, on_device=on_device)
+        except (ValueError, SiteError):
+            raise PeerError(f"the key {item.name!r} in the seed is damaged") from None
 
     # floors
 
-    def _check_floor(self, kind: str, counter: int, what: str) -> None:
-        query = "SELECT counter FROM floors WHERE kind=? AND scope=''"
-        found = self._store.execute(query, kind).fetchone()
-        if found is not None and counter <= found[0]:
-            raise PeerError(
-                f"{what} has counter {counter}, and {found[0]} was taken before: pack a new one"
-            )
+    def _check(self, kind: Kind, data: bytes, signature: bytes) -> SignedInput:
+        return check_signed(
+            kind,
+            data,
+            signature,
+            public_key=self._read("root.pub"),
+            site_id=self._site_id,
+            floors=self._floor,
+        )
 
-    def _set_floor(self, kind: str, counter: int, digest: bytes, now: float) -> None:
+    def _floor(self, kind: str, subject: str) -> Floor | None:
+        query = "SELECT counter, digest FROM floors WHERE kind=? AND scope=?"
+        found = self._store.execute(query, kind, subject).fetchone()
+        return None if found is None else Floor(counter=found[0], digest=found[1])
+
+    def _set_floor(self, signed: SignedInput, now: float) -> None:
+        floor = signed.floor
         query = "INSERT OR REPLACE INTO floors VALUES(?,'',?,?,?)"
-        self._store.execute(query, kind, counter, digest, now)
+        self._store.execute(query, signed.kind.name, floor.counter, floor.digest, now)
 
     # backups
 
@@ -328,20 +340,13 @@ class Parcels:
 
     def _off_site(self, now: float, user: str) -> None:
         """Check that headquarters names the off-site key: root here could name one of its own."""
-        data, key = self._read("backup.txt"), self._read("root.pub")
-        said = verify(key, data, self._read("backup.txt.minisig"), context=RECIPIENT_CONTEXT)
-        counter = signed_by_site(said, self._site_id, "trust/backup.txt")
-        query = "SELECT counter, digest FROM floors WHERE kind='backup-recipient' AND scope=''"
-        found = self._store.execute(query).fetchone()
-        digest = sha256(data).digest()
-        is_other = found is not None and counter == found[0] and digest != found[1]
-        if is_other or (found is not None and counter < found[0]):
-            raise PeerError("trust/backup.txt is older than the one that was used before")
-        if found is None or counter > found[0]:
+        signed = self._check(BACKUP_KEY, self._read("backup.txt"), self._read("backup.txt.minisig"))
+        if signed.floor != self._floor(BACKUP_KEY.name, ""):
             with self._store.transaction():
-                self._set_floor("backup-recipient", counter, digest, now)
-                about = {"counter": counter, "recipient": data.decode(errors="replace").strip()}
-                self._record(now, user, "backup-recipient", **about)
+                self._set_floor(signed, now)
+                told = signed.data.decode(errors="replace").strip()
+                about = {"counter": signed.counter, "recipient": told}
+                self._record(now, user, "backup-key", **about)
 
     def _names(self) -> list[tuple[What, str, int, int]]:
         """List what is exported: kind, name, version, end; keys before secrets."""
