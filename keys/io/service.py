@@ -18,23 +18,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keys import ca
-from keys.ca import Kind
 from keys.envelope import b64u
 from keys.errors import KeysError, PeerError, SiteError
 from keys.io.auditing import Auditing
 from keys.io.authority import NO_CA, Authority
+from keys.io.authority_methods import AuthorityMethods
 from keys.io.boot_tls import BootTls
 from keys.io.boxes import Boxes
 from keys.io.clock import Clock
 from keys.io.explaining import Explaining
 from keys.io.handover import Desk
 from keys.io.hardening import harden, shortfall
+from keys.io.inputs import Inputs
 from keys.io.layout import Layout
 from keys.io.leasing import Leasing
 from keys.io.link_watch import LinkWatch
 from keys.io.method_rows import BOTH, NETBOOT, OPERATOR_ALONE, MethodRow, Part
 from keys.io.open_ring import open_ring
 from keys.io.pacing import Pacing
+from keys.io.parcels import Parcels
 from keys.io.renewing import Renewing
 from keys.io.ring import ClosedError
 from keys.io.room import Room
@@ -48,15 +50,13 @@ from keys.io.tpm_ring import TPM_GONE, TpmRing
 from keys.io.vault import Vault
 from keys.io.wrapping import Wrapping
 from keys.io.zone_signing import ZoneSigning
-from keys.note import Floor
+from keys.signed import NOTE
 
 LOG = logging.getLogger("doorstep.keys")
 TICK_SECONDS = 1.0
 MARK_SECONDS = 30.0
 MARK = "time-mark"
-FLOOR = "note-floor"
 MAX_EVENTS = 1000
-MAX_PEM = 16384
 ALTERED = "keep a copy of keys.db and show it to headquarters; boxes are served as before"
 
 
@@ -106,6 +106,12 @@ class Service:
             ssh=self._ssh,
             wrapping=Wrapping(layout, self._store, self._vault, self._authority, self._files),
         )
+        self._authorities = AuthorityMethods(
+            store=self._store,
+            authority=self._authority,
+            record=self._record,
+            refresh=self._refresh,
+        )
         self._secrets = StoredSecrets(
             store=self._store,
             vault=self._vault,
@@ -118,6 +124,22 @@ class Service:
             vault=self._vault,
             files=self._files,
             desk=self._desk,
+            record=self._record,
+        )
+        self._inputs = Inputs(
+            layout=layout,
+            store=self._store,
+            files=self._files,
+            record=self._record,
+            revoking=self._vault.revoking,
+        )
+        self._parcels = Parcels(
+            layout=layout,
+            store=self._store,
+            ring=self._ring,
+            vault=self._vault,
+            authority=self._authority,
+            files=self._files,
             record=self._record,
         )
         self._boxes = Boxes(
@@ -160,13 +182,16 @@ class Service:
 
     def _parts(self) -> tuple[Part, ...]:
         return (
+            self._authorities,
             self._boxes,
             self._renewing,
+            self._inputs,
             self._secrets,
             self._desk.wrapping,
             self._leasing,
             self._ssh,
             self._syncing,
+            self._parcels,
         )
 
     def _own_methods(self) -> dict[str, MethodRow]:
@@ -176,12 +201,6 @@ class Service:
                 serve=self._explaining.beside(self._status), users=BOTH, administrative=True
             ),
             "events": MethodRow(serve=self._events, users=BOTH, administrative=True),
-            "ca_requests": MethodRow(
-                serve=self._ca_requests, users=OPERATOR_ALONE, administrative=True
-            ),
-            "ca_install": MethodRow(
-                serve=self._ca_install, users=OPERATOR_ALONE, administrative=True
-            ),
             "boot_ca": MethodRow(serve=self._boot_ca, users=OPERATOR_ALONE, administrative=True),
             "lease_apply": MethodRow(
                 serve=self._apply, users=OPERATOR_ALONE, administrative=True, anchored=True
@@ -231,24 +250,12 @@ class Service:
             self._trouble = str(error)
 
     def _reload(self, now: float) -> None:
-        before = self._floor()
-        self._files.reload(before)
-        note = self._files.note
+        self._files.reload(self._inputs.floor(NOTE.name, ""))
+        if self._files.note is not None:
+            self._inputs.see_note(self._files.note, now)
         with self._store.transaction():
-            if note is not None and note.floor != before:
-                self._store.set_meta(
-                    FLOOR, struct.pack(">Q", note.floor.counter) + note.floor.digest
-                )
-                detail = {"counter": note.floor.counter, "entries": len(note.entries)}
-                self._store.record(now, "keys", Event(kind="delivery-note", detail=detail))
             for digest in self._files.withdrawn:
                 self._boxes.remember_withdrawn("keys", digest, now)
-
-    def _floor(self) -> Floor | None:
-        stored = self._store.meta(FLOOR)
-        if stored is None:
-            return None
-        return Floor(counter=int.from_bytes(stored[:8], "big"), digest=stored[8:])
 
     def _save_mark(self) -> None:
         with self._store.transaction():
@@ -285,21 +292,6 @@ class Service:
         self._store.record(now, user, Event(kind=kind, detail=detail))
 
     # authorities, status, events
-
-    def _ca_requests(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        return {"requests": self._authority.requests()}
-
-    def _ca_install(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        texts = {kind: pem_text(params[f"{kind.value}_pem"]) for kind in Kind}
-        checked = {
-            kind: self._authority.check(kind, text, ca.at(now)) for kind, text in texts.items()
-        }
-        with self._store.transaction():
-            for kind, certificate in checked.items():
-                self._authority.install(kind, certificate)
-            self._record(now, user, "ca-installed")
-        self._refresh(now)
-        return {f"{kind.value}_not_after": self._authority.end(kind.value) for kind in Kind}
 
     def _boot_ca(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         certificate = self._boot_tls.authority(self._files.rules, ca.at(now))
@@ -383,6 +375,7 @@ class Service:
                 self._swapped,
             ),
         )
+        said += self._authority.sentences(ca.at(self._clock.now()))
         return said + self._files.sentences
 
 
@@ -410,13 +403,6 @@ def _tick(service: Service) -> None:
         service.tick()
     except KeysError as error:
         LOG.error("keys: %s", error)
-
-
-def pem_text(value: object) -> str:
-    """Take a certificate as text; Refusal MALFORMED otherwise."""
-    if not isinstance(value, str) or len(value) > MAX_PEM:
-        raise Refusal("MALFORMED", "a certificate is expected as PEM")
-    return value
 
 
 def _float(stored: bytes | None) -> float:
