@@ -71,6 +71,7 @@ TABLE = {
     "ca_requests": {"operator"},
     "ca_install": {"operator"},
     "boot_ca": {"operator"},
+    "ca_crl": {"operator"},
     "ssh_ca": {"operator"},
     "ssh_krl": {"operator"},
 }
