@@ -64,7 +64,7 @@ def box_json(row: BoxRow) -> Mapping[str, Any]:
         "place": row.place,
         "firmware_released": row.firmware.hex() if row.firmware else None,
         "tpm_firmware": None if row.tpm_firmware is None else f"{row.tpm_firmware:016x}",
-        "withheld": list(row.withheld),
+        "withheld": [{**one, "next_step": NEXT_STEP.get(one["reason"])} for one in row.withheld],
         "certificate_until": row.certificate_until,
         "facts": dict(row.facts),
     }

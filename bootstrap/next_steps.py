@@ -142,6 +142,7 @@ NEXT_STEP: Mapping[str, str] = {
     "SECRET-NOT-WRAPPED": "Call: headquarters must wrap this secret for this very box first.",
     "SECRET-REVOKED": "Call: headquarters took this secret away from this box.",
     "SECRET-WRAPPED": "Call: the start files of this box are too old to open this secret.",
+    "SECRET-UNOPENED": _AGAIN + "call: headquarters must wrap this secret for this box again.",
     "DISK-FULL": "Call: the disk of this site's controller is full, and it must be given room.",
     "LEASE-ENDED": "Call: headquarters must renew this site's lease before it gives secrets.",
     "LEASE-MISSING": "Call: headquarters must give this site a lease before it gives secrets.",

@@ -18,6 +18,8 @@ from bootstrap.next_steps import NEXT_STEP
 from bootstrap.rows import BoxRow, Sighting
 from keys.note import Entry
 
+UNOPENED = "SECRET-UNOPENED"
+"""A box could not open what headquarters wrapped for it."""
 _BEFORE = (Stage.HEARD, Stage.BOOTING)
 _SHORT, _NAME = 40, 63
 _FIRMWARE = {Tier.VERIFIED.value: "known", Tier.PROVISIONAL.value: "not confirmed yet"}
@@ -99,7 +101,7 @@ def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
         sentence=full_sentence(
             _reason_sentence(reasons, seen.detail)
             if seen
-            else box.sentence or _withheld_sentence(box)
+            else box.sentence or withheld_sentence(box)
         ),
         next_step=next_step(stage, reasons) or _silent_step(missing),
         quiet=missing.sentence if missing else None,
@@ -115,11 +117,20 @@ def _boots_again(sighting: Sighting, box: BoxRow) -> bool:
     return sighting.stage is Stage.BOOTING or bool(sighting.detail.get("boot_file"))
 
 
-def _withheld_sentence(box: BoxRow) -> str | None:
+def withheld_sentence(box: BoxRow) -> str | None:
+    """Say which secrets a box runs without: what it was not given, what it did not open."""
     if not box.withheld:
         return None
-    names = ", ".join(str(item["name"]) for item in box.withheld)
+    names = ", ".join(map(_withheld_name, box.withheld))
     return f"It runs, but was not given: {names}"
+
+
+def _withheld_name(item: Mapping[str, Any]) -> str:
+    """Name one; of what a box could not open, with the code that it shows on its screen."""
+    if item["reason"] != UNOPENED:
+        return str(item["name"])
+    said = item.get("said")
+    return f"{item['name']} (it could not open it{f', {said}' if said else ''})"
 
 
 def _sighting_card(sighting: Sighting, now: float) -> Card:

@@ -74,6 +74,11 @@ class Dance:
         )
 
     @property
+    def checks(self) -> dict[str, str]:
+        (known,) = self.site.sessions.values()
+        return {n: one for n, one in known["report"]["checks"].items() if one != "ok"}
+
+    @property
     def reported(self) -> dict[str, str]:
         (known,) = self.site.sessions.values()
         return dict(known["report"]["secrets"])
@@ -133,6 +138,9 @@ def test_one_that_does_not_open_is_withheld_and_stops_nothing(dance: Dance, lie:
     assert [path.name for path in (dance.seed / "secrets").iterdir()] == ["pos-api-token"]
     assert set(dance.reported) == {"pos-api-token"}
     assert f"secret {NAME} was withheld" in dance.said
+    ((name, code),) = dance.checks.items()
+    assert name in (f"wrapped:{NAME}", "wrapped:wifi-psk")
+    assert any(line.startswith(f"{code}: secret ") for line in dance.said)
     assert any(line.startswith("BUNDLE-") and ": secret " in line for line in dance.said)
     with Tpm(dance.tcti) as tpm:
         assert any(tpm.read_pcrs("sha256", (15,))[15]), "the boot is used up all the same"

@@ -102,14 +102,14 @@ def _enrol(
     if answer.bundle is None:
         return _not_yet(dance, x, answer, place.say)
     opened = _open(tpm, dance, x, answer.bundle, drawn.ephemeral)
-    unwrapped = wrapped.open_all(tpm, dance, answer.bundle, opened, place.say)
+    tried = wrapped.open_all(tpm, dance, answer.bundle, opened, place.say)
     # From here on the bundle cannot be opened again: extend first, then use.
     tpm.extend_opened(hashes_of.opened_data(x))
     document = handoff.read_handoff(opened, dance, answer.bundle)
-    document = handoff.add_unwrapped(document, unwrapped)
+    document = handoff.add_unwrapped(document, tried.opened)
     if place.set_clock is not None:
         place.set_clock(document.issued)
-    checks = _use(tpm, document, place, drawn.host_key)
+    checks = _use(tpm, document, place, drawn.host_key) | tried.checks
     receipt = _report(tpm, client, dance, x, checks, handoff.digests(document, opened), place)
     return _done(dance, document, receipt, handoff.digests(document, opened), place.say)
 

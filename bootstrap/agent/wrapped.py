@@ -51,22 +51,32 @@ class Unwrapped:
     proof: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What opened, by name; `checks` tells the site of each other, with the code of why."""
+
+    opened: dict[str, Unwrapped]
+    checks: dict[str, str]
+
+
 def open_all(
     tpm: Tpm, dance: Dance, bundle: Bundle, opened: Opened, say: Callable[[str], None]
-) -> dict[str, Unwrapped]:
-    """Open what opens, by name; each other is told in one sentence."""
+) -> Tried:
+    """Open what opens; each other is told in one sentence."""
     found: dict[str, Unwrapped] = {}
+    checks: dict[str, str] = {}
     try:
         items = read_items(opened.document, dance.anchor.site_id, dance.hello.ek_name)
     except PeerError as error:
         say(f"{error.code.value}: {error}")
-        return found
+        return Tried(opened=found, checks={"wrapped": error.code.value})
     for item in items:
         try:
             found[item.name] = open_value(item, tpm.open_wrapped(item, bundle.counters))
         except PeerError as error:
             say(f"{error.code.value}: secret {item.name}: {error}")
-    return found
+            checks[f"wrapped:{item.name}"] = error.code.value
+    return Tried(opened=found, checks=checks)
 
 
 def read_items(document: bytes, site_id: str, ek_name: bytes) -> tuple[Item, ...]:

@@ -76,6 +76,8 @@ def show(place: Place, key: str, changes: bool, as_json: bool) -> None:
         click.echo(f"  judge it again: doorstep verify {plain(answer['evidence'])}")
     _print_findings("findings", answer["findings"])
     _print_findings("released by note or policy", answer["released"])
+    if answer["box"]:
+        _print_withheld(answer["box"]["withheld"])
     if changes and answer["result"]:
         _print_result(answer["result"])
     _print_served(answer["served"])
@@ -93,6 +95,16 @@ def _print_findings(title: str, findings: list[dict[str, Any]]) -> None:
         for label in ("detail", "releasable_by", "next_step"):
             if one[label]:
                 click.echo(f"    {label.replace('_', ' ')}: {plain(one[label])}")
+
+
+def _print_withheld(secrets: list[dict[str, Any]]) -> None:
+    if secrets:
+        click.echo("\nsecrets that it runs without:")
+    for one in secrets:
+        said = f" (its screen says {one['said']})" if one.get("said") else ""
+        click.echo(f"  {plain(one['name'])}: {plain(one['reason'])}{plain(said)}")
+        if one.get("next_step"):
+            click.echo(f"    next step: {plain(one['next_step'])}")
 
 
 def _print_served(files: list[dict[str, Any]]) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -19,14 +20,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attest.transcript import report_message
+from bootstrap.agent.errors import Code
 from bootstrap.enrolment import Stage, Step, WrongStageError, advance
 from bootstrap.io.phonehome import Reply, error
 from bootstrap.io.site_store import SiteStore
 from bootstrap.phonehome import Malformed, Report, b64u, decode_report, decode_report_content
 from bootstrap.rows import BoxRow, Event, SessionRow
 from bootstrap.settings import Settings
+from bootstrap.views import UNOPENED, withheld_sentence
 from keys.errors import KeysError
 from keys.io.rpc import Refusal, call
+from keys.rules import Tier, Withheld
 from keys.tpm_public import PublicArea
 
 NEEDED_CHECKS = ("signature", "opened-in-tpm", "certificate-matches-key", "seed-written")
@@ -82,6 +86,9 @@ class ReportDesk:
     def _conclude(self, row: SessionRow, box: BoxRow, report: Report, digest: bytes) -> str:
         """Move the box, keep the receipt, and return it."""
         now = time.time()
+        site = self._settings().site
+        wrapped = {one.name for one in site.secrets if one.tier == Tier.BOX.value}
+        box = replace(box, withheld=(*box.withheld, *unopened(report, row, wrapped, now)))
         wrong = wanting(report, row, box)
         step = Step.REPORTED_WANTING if wrong else Step.REPORTED_GOOD
         stage = advance(box.stage, step)
@@ -130,9 +137,30 @@ def wanting(report: Report, row: SessionRow, box: BoxRow) -> str | None:
     if failed:
         return f"The box could not finish: {', '.join(failed)}"
     sent = {name: b64u(value) for name, value in report.secrets.items()}
-    if sent != dict(row.digests or {}):
+    closed = {str(one["name"]) for one in box.withheld}
+    if sent != {name: one for name, one in (row.digests or {}).items() if name not in closed}:
         return "The box does not hold the secrets that were sealed for it"
-    if box.withheld:
-        names = ", ".join(str(item["name"]) for item in box.withheld)
-        return f"It runs, but was not given: {names}"
-    return None
+    return withheld_sentence(box)
+
+
+def unopened(
+    report: Report, row: SessionRow, wrapped: Set[str], now: float
+) -> tuple[Mapping[str, Any], ...]:
+    """Name the secrets that headquarters wrapped and this box did not open, and why.
+
+    A box of before the field `wrapped` says nothing of them: its start files are too old.
+    """
+    missing = sorted((set(row.digests or {}) - set(report.secrets)) & wrapped)
+    whole = report.checks.get("wrapped")
+    said = {name: report.checks.get(f"wrapped:{name}", whole) for name in missing}
+    return tuple(
+        {"name": name, "reason": Withheld.WRAPPED.value, "since": int(now)}
+        if code is None
+        else {"name": name, "reason": UNOPENED, "since": int(now), "said": _known(code)}
+        for name, code in said.items()
+    )
+
+
+def _known(code: str) -> str:
+    """Give a code that the agent has; what else a box says is not shown."""
+    return code if code in set(Code) else ""
