@@ -118,6 +118,10 @@ def check_known(asked: Asked, known: Ledger) -> None:
     request, first = asked.request, known.appliance
     if request.site != first.site:
         raise PeerError(f"this appliance belongs to the site {first.site}, not {request.site}")
+    if known.replaced is not None:
+        raise PeerError(
+            "another appliance took the place of this one: what it asks for now, a thief may ask"
+        )
     if (request.ek, request.ak) != (first.ek, first.ak):
         raise PeerError(
             "its keys are not those recorded: its TPM was changed, or somebody else's TPM quoted"

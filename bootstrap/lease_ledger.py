@@ -60,20 +60,30 @@ class Issued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All about one appliance; `seen` is the highest lease counter that it ever showed."""
+    """All about one appliance; `seen` is the highest lease counter that it ever showed.
+
+    `epoch` is the same of its revocations; `replaced` in unix seconds, when another took its place.
+    """
 
     appliance: Appliance
     leases: tuple[Issued, ...] = ()
     seen: int = 0
+    epoch: int = 0
+    replaced: int | None = None
 
     def of_counter(self, counter: int) -> tuple[Issued, ...]:
         """Find the leases of a number."""
         return tuple(one for one in self.leases if one.counter == counter)
 
-    def after(self, seen: int, signed: SignedLease | None = None) -> Ledger:
+    def after(self, seen: int, signed: SignedLease | None = None, *, epoch: int = 0) -> Ledger:
         """Write down what the appliance counts, and a new lease for it."""
         added = () if signed is None else (Issued.of(signed),)
-        return replace(self, leases=self.leases + added, seen=max(self.seen, seen))
+        return replace(
+            self,
+            leases=self.leases + added,
+            seen=max(self.seen, seen),
+            epoch=max(self.epoch, epoch),
+        )
 
     def encode(self, authority: ec.EllipticCurvePrivateKey) -> bytes:
         """Write the file, signed."""
@@ -86,6 +96,8 @@ class Ledger:
                 "ak": b64u(one.ak),
                 "first": one.first,
                 "seen": self.seen,
+                "epoch": self.epoch,
+                "replaced": self.replaced,
                 "leases": [lease.text for lease in self.leases],
             }
         )
@@ -118,6 +130,8 @@ def _ledger(body: Mapping[str, Any]) -> Ledger:
         ),
         leases=tuple(Issued.of(SignedLease.read(text)) for text in body["leases"]),
         seen=int(body["seen"]),
+        epoch=int(body.get("epoch", 0)),  # one of an earlier release has none
+        replaced=None if body.get("replaced") is None else int(body["replaced"]),
     )
 
 

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -94,10 +95,26 @@ class LeaseDesk:
             ledger = self._ledger_of(asked, is_new=is_new, now=now)
             lease = draw_up(asked, wanted, ledger, now)
             signed = sign(lease, authority, Index.LEASE.nv_name)
-            ledger = ledger.after(asked.request.lease_counter, signed)
-            self._directory.joinpath(asked.request.site).mkdir(mode=0o700, exist_ok=True)
-            write(self._path(asked.request.site, asked.ek_name), ledger.encode(authority), 0o600)
+            request = asked.request
+            self._directory.joinpath(request.site).mkdir(mode=0o700, exist_ok=True)
+            ledger = ledger.after(request.lease_counter, signed, epoch=request.epoch)
+            write(self._path(request.site, asked.ek_name), ledger.encode(authority), 0o600)
             return signed
+
+    def ledger(self, site: str, ek_name: bytes) -> Ledger | None:
+        """Read what is known of one appliance; None when it never had a lease from here."""
+        path = self._path(site, ek_name)
+        return self._decode(path) if path.exists() else None
+
+    def retire(
+        self, site: str, ek_name: bytes, authority: ec.EllipticCurvePrivateKey, now: float
+    ) -> None:
+        """Note that another appliance took the place of this one: it gets no lease any more."""
+        with self._alone():
+            known = self.ledger(site, ek_name)
+            if known is not None and known.replaced is None:
+                data = replace(known, replaced=int(now)).encode(authority)
+                write(self._path(site, ek_name), data, 0o600)
 
     def passwords(self, asked: Asked, authority: ec.EllipticCurvePrivateKey) -> tuple[bytes, bytes]:
         """Open the owner's and the lockout password of an appliance that is known."""

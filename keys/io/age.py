@@ -6,7 +6,7 @@ inside the library.
 
 from __future__ import annotations
 
-from typing import IO
+from collections.abc import Callable
 
 import pyrage
 from pyrage import x25519
@@ -32,17 +32,33 @@ def decrypt(data: bytes, identity: Secret) -> Secret:
         raise PeerError(NOT_OURS) from None
 
 
-def encrypt_stream(source: IO[bytes], sink: IO[bytes], recipient: str) -> None:
-    """Encrypt what `source` gives, in the memory of a few chunks."""
-    pyrage.encrypt_io(source, sink, [_recipient(recipient)])
+def encrypt_stream(
+    read: Callable[[int], bytes], write: Callable[[bytes], object], recipient: str
+) -> None:
+    """Encrypt what `read(n)` gives until it gives nothing, in the memory of a few chunks.
+
+    What `read` and `write` raise is raised.
+    """
+    source, sink = _Source(read), _Sink(write)
+    try:
+        pyrage.encrypt_io(source, sink, [_recipient(recipient)])
+    except (pyrage.EncryptError, OSError):
+        if source.error is None and sink.error is None:
+            raise
+    _raise(source, sink)
 
 
-def decrypt_stream(source: IO[bytes], sink: IO[bytes], identity: Secret) -> None:
-    """Open what `source` gives; PeerError when it ends early: what came before was written."""
+def decrypt_stream(
+    read: Callable[[int], bytes], write: Callable[[bytes], object], identity: Secret
+) -> None:
+    """Open what `read(n)` gives; PeerError when it ends early: what came before was written."""
+    source, sink = _Source(read), _Sink(write)
     try:
         pyrage.decrypt_io(source, sink, [_identity(identity)])
-    except pyrage.DecryptError:
-        raise PeerError(NOT_OURS) from None
+    except (pyrage.DecryptError, OSError):
+        if source.error is None and sink.error is None:
+            raise PeerError(NOT_OURS) from None
+    _raise(source, sink)
 
 
 def draw() -> Secret:
@@ -78,3 +94,48 @@ def _identity(identity: Secret) -> x25519.Identity:
         return x25519.Identity.from_str(identity.reveal().decode())
     except (pyrage.IdentityError, UnicodeDecodeError):
         raise PeerError("this is no age identity (AGE-SECRET-KEY-…)") from None
+
+
+class _Source:
+    """Where pyrage reads; it keeps what went wrong, which pyrage tells as text or not at all."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        """Read nothing yet."""
+        self._read = read
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """Give up to so many bytes."""
+        try:
+            return self._read(size)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class _Sink:
+    """Where pyrage writes; an error of its last write would be lost in it."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        """Write nothing yet."""
+        self._write = write
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        """Take all of it."""
+        if self.error is None:
+            try:
+                self._write(bytes(data))
+            except BaseException as error:
+                self.error = error
+                raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Hold nothing back that could be flushed."""
+
+
+def _raise(source: _Source, sink: _Sink) -> None:
+    error = source.error or sink.error
+    if error is not None:
+        raise error
