@@ -20,6 +20,7 @@ from keys import ca, ssh_certificate
 from keys.envelope import b64u
 from keys.errors import PeerError
 from keys.io.authority import Authority
+from keys.io.issuing import Issued, Issuing
 from keys.io.method_rows import OPERATOR_ALONE, MethodRow
 from keys.io.rpc import Params
 from keys.io.site_files import SiteFiles
@@ -57,8 +58,9 @@ class SshAuthority:
         }
 
     def draw(self) -> None:
-        """Make the key if it is not there yet, so that no later transaction has to; ClosedError."""
+        """Make the keys if they are not there yet, so that no transaction has to; ClosedError."""
         self.vault.signing_key(KEY)
+        self.vault.key_bytes("pseudonym")
 
     def certificate(
         self, host: Host, document: Mapping[str, Any], *, not_after: int, now: float
@@ -83,10 +85,15 @@ class SshAuthority:
             now=int(now),
             not_after=not_after,
         )
-        self.store.execute(
-            "INSERT INTO issued(serial, kind, ek_name, subject, at, not_after) VALUES(?,?,?,?,?,?)",
-            *(f"{serial:x}", KIND, host.ek_name, identity, now, not_after),
+        one = Issued(
+            serial=serial,
+            kind=KIND,
+            ek_name=host.ek_name,
+            subject=identity,
+            at=now,
+            not_after=not_after,
         )
+        Issuing(self.store).add(one)
         return line
 
     def _identity(self, box: UUID) -> str:
@@ -128,9 +135,8 @@ class SshAuthority:
         """
         revoked = "SELECT ek_name FROM revoked"
         named = f"SELECT DISTINCT subject FROM issued WHERE kind=? AND ek_name IN ({revoked})"
-        numbered = "SELECT serial FROM issued WHERE kind=? AND revoked NOT NULL AND not_after>?"
         key_ids = [text for (text,) in self.store.execute(named, KIND)]
-        serials = [int(text, 16) for (text,) in self.store.execute(numbered, KIND, now)]
+        serials = [one.serial for one in Issuing(self.store).revoked(KIND, now)]
         made = ssh_certificate.revocations(
             self.vault.signing_key(KEY).public_key(),
             serials=serials,
