@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RUNTIME = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["watch"]]
+OPTIONAL = PROJECT["optional-dependencies"]
+RUNTIME = [*PROJECT["dependencies"], *OPTIONAL["sync"], *OPTIONAL["watch"]]
 DEVELOPMENT = PROJECT["optional-dependencies"]["dev"]
 DEPENDENCIES = (ROOT / "docs" / "dependencies.md").read_text()
 PACKAGES = ("attest", "bootstrap", "keys", "netboot")
