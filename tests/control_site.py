@@ -514,6 +514,7 @@ class Box:
         self.tpm: Tpm | None = None
         self.memory, self.with_certificate = 2048, True
         self.serial, self.bios = f"S-{mac}", "1.0"
+        self.ssh_host_key = b""
         root = site.root
         self.anchor = protocol.Anchor(
             site_id="shop-0417",
@@ -603,6 +604,7 @@ class Box:
             facts=self.facts(),
             ephemeral=ephemeral.public_key().public_bytes_raw(),
             device_public=self.device,
+            ssh_host_key=self.ssh_host_key,
         )
         measured = self.tpm.quote(dance.q)
         attest, signature = self.tpm.certify_device(device_data(dance.q))

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from bootstrap.agent import protocol
 from bootstrap.agent.errors import PeerError
+from bootstrap.agent.ssh import DRAWN_BYTES, make_host_key
 from bootstrap.io import site_dir
 from bootstrap.phonehome import from_b64u
-from keys.io.rpc import RpcError
+from keys import ssh_certificate
+from keys.io.rpc import RpcError, call
 from netboot.plan import Plan
 from netboot.plan_check import check
 
@@ -140,6 +142,19 @@ def test_the_certificate_is_for_the_device_key_and_ends_in_the_site_root(site, b
     assert f"3 1 1 {hashlib.sha256(spki).hexdigest()}" in tlsa
     for child, issuer in zip([leaf, *authorities], [*authorities, site.root], strict=False):
         child.verify_directly_issued_by(issuer)
+
+
+def test_the_ssh_host_key_that_was_quoted_is_certified_and_in_the_zone(site, box):
+    box.ssh_host_key = make_host_key(os.urandom(DRAWN_BYTES)).public
+    dance, answer = box.attest()
+    line = json.loads(box.open(dance, answer).document)["identity"]["ssh"]
+    found = ssh_certificate.read(line.encode())
+    assert found.public == box.ssh_host_key
+    assert found.principals == ("pos-01.shop-0417.example.net", "pos-01", "10.41.7.20")
+    line = call(site.layout.socket("keys"), "ssh_ca")["public"]
+    assert found.authority == base64.b64decode(line.split()[1])
+    sshfp = {one["value"] for one in site.plan()["records"] if one["type"] == "SSHFP"}
+    assert f"4 2 {hashlib.sha256(box.ssh_host_key).hexdigest()}" in sshfp
 
 
 def test_the_plan_has_reservation_and_names(site, box):
