@@ -72,17 +72,25 @@ def load(text: str | bytes) -> RevocationList:
 
 def check(found: RevocationList, issuer: Certificate, now: datetime) -> None:
     """Check a list that somebody brought; PeerError with a sentence when it is unfit."""
-    key = issuer.public_key()
-    try:
-        is_signed = found.issuer == issuer.subject and found.is_signature_valid(key)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        is_signed = False
-    if not is_signed:
-        raise PeerError("the list of revoked certificates is not signed by the site root")
-    end = found.next_update_utc
-    if end is None or not found.last_update_utc <= now < end:
+    check_signed(found, issuer)
+    if not found.last_update_utc <= now < end(found):
         raise PeerError("the list of revoked certificates is not valid today")
     number(found)
+
+
+def check_signed(found: RevocationList, issuer: Certificate) -> None:
+    """Check that an authority signed a list; PeerError otherwise."""
+    if not is_of(found, issuer):
+        raise PeerError("the list of revoked certificates is not signed by the site root")
+
+
+def is_of(found: RevocationList, issuer: Certificate) -> bool:
+    """Say whether that very key of that name signed a list."""
+    try:
+        is_signed = found.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return is_signed and found.issuer == issuer.subject
 
 
 def number(found: RevocationList) -> int:

@@ -14,7 +14,7 @@ import secrets
 import tempfile
 import time
 import zoneinfo
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from ipaddress import IPv4Address, IPv4Network
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from bootstrap.check import FIRMWARE, POLICY, SiteFiles, check
 from bootstrap.check_controller import LEASE_PUB
 from bootstrap.errors import SiteError
+from bootstrap.io.offline_keys import read_root_key, read_sign_key
 from bootstrap.io.plan_files import stamps
 from bootstrap.io.tpm_device import device_of, fault_of
 from bootstrap.io.zone_files import read_zones
@@ -40,7 +41,6 @@ ROOT_PEM, ROOT_PUB = "trust/root.pem", "trust/root.pub"
 ANCHORS_README = "trust/ek/README"
 _COUNTER = re.compile(r"counter=([0-9]{1,18})")
 _LINE = re.compile(r"^(\S.*?) +(# .*)$", re.MULTILINE)
-_MOVE = "put the stick with the offline keys where `doorstep init` made them, or give --offline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def init(directory: Path, new: NewSite) -> tuple[Path, ...]:
     made.write(SIGN_KEY, _private_pem(ed25519.Ed25519PrivateKey.generate()), mode=0o600)
     (directory / "offline").chmod(0o700)
     made.write(ROOT_PEM, root_certificate(site, directory / ROOT_KEY))
-    public = manifest.PublicKey.of(_sign_key(directory / SIGN_KEY).public_key())
+    public = manifest.PublicKey.of(read_sign_key(directory / SIGN_KEY).public_key())
     made.write(ROOT_PUB, public.encode())
     made.write(ANCHORS_README, _example("README.ek.txt").encode())
     made.write("templates/pos.yaml.j2", _example("templates/pos.yaml.j2").encode())
@@ -176,7 +176,7 @@ def errors_of(problems: Sequence[Problem]) -> list[Problem]:
 def root_certificate(site: Site, key_file: Path) -> bytes:
     """Make the root certificate for the domain and the networks of a site, as PEM."""
     made = ca.make_root(
-        _root_key(key_file),
+        read_root_key(key_file),
         site_id=site.site.id,
         domain=site.site.domain,
         networks=[
@@ -202,7 +202,7 @@ def sign_intermediate(
     data = _read(directory / ROOT_PEM)
     if data is None:
         raise SiteError(f"{directory / ROOT_PEM} is missing: run `doorstep init`")
-    key = _root_key(_offline(directory, offline, ROOT_KEY))
+    key = read_root_key(_offline(directory, offline, ROOT_KEY))
     try:
         request = x509.load_pem_x509_csr(request_pem)
         root = ca.load_certificate(data)
@@ -220,7 +220,7 @@ def sign_note(directory: Path, site: Site, offline: Path | None = None) -> tuple
     data = _read(path)
     if data is None:
         raise SiteError(f"{path} is missing: write it with the columns {','.join(note.HEADER)}")
-    key = _sign_key(_offline(directory, offline, SIGN_KEY))
+    key = read_sign_key(_offline(directory, offline, SIGN_KEY))
     signature = path.with_name(f"{path.name}.minisig")
     counter = _last_counter(signature) + 1
     try:
@@ -237,7 +237,7 @@ def sign_document(
     directory: Path, data: bytes, comment: str, context: str, offline: Path | None = None
 ) -> bytes:
     """Sign a document of the site with the offline key; return the `.minisig` content."""
-    key = _sign_key(_offline(directory, offline, SIGN_KEY))
+    key = read_sign_key(_offline(directory, offline, SIGN_KEY))
     return manifest.sign(key, data, trusted_comment=comment, context=context)
 
 
@@ -296,30 +296,6 @@ def _last_counter(signature: Path) -> int:
 
 def _offline(directory: Path, offline: Path | None, name: str) -> Path:
     return directory / name if offline is None else offline / name.rpartition("/")[2]
-
-
-def _root_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = _private(path, serialization.load_pem_private_key)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SiteError(f"{path} is no P-256 key: {_MOVE}")
-    return key
-
-
-def _sign_key(path: Path) -> ed25519.Ed25519PrivateKey:
-    key = _private(path, serialization.load_pem_private_key)
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise SiteError(f"{path} is no Ed25519 key: {_MOVE}")
-    return key
-
-
-def _private(path: Path, load_key: Callable[..., object]) -> object:
-    data = _read(path)
-    if data is None:
-        raise SiteError(f"{path} is not here: {_MOVE}")
-    try:
-        return load_key(data, password=None)
-    except (ValueError, TypeError):
-        raise SiteError(f"{path} is no private key in PEM: {_MOVE}") from None
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

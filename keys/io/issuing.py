@@ -66,9 +66,7 @@ class Issuing:
     def is_due(self, issuer: ca.Certificate, now: datetime) -> bool:
         """Say whether the list is missing, half over, of another key, or names too few."""
         found = self.current()
-        if found is None or now >= crl.renew_at(found) or found.issuer != issuer.subject:
-            return True
-        if not found.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
+        if found is None or now >= crl.renew_at(found) or not crl.is_of(found, issuer):
             return True
         revoked = self.revoked(BOX, now.timestamp())
         return not {one.serial for one in revoked} <= crl.serials(found)
