@@ -118,7 +118,7 @@ POLICY = Kind(
     title="appraisal policy",
     sites=Sites.EITHER,
     counted=Counted.SITE,
-    max_bytes=64 * 1024,
+    max_bytes=256 * 1024,
     changes="how the evidence of boxes is judged",
     forms=_forms(_STANDARD),
 )

@@ -25,9 +25,13 @@ from keys.manifest import MAX_FILE, ManifestError
 from keys.note import DeliveryNote
 from keys.signed import (
     APPROVAL,
+    BACKUP_KEY,
+    BOOT_SET,
+    FIRMWARE,
     KINDS,
     NOTE,
-    Counted,
+    PLAN,
+    POLICY,
     Floor,
     Kind,
     SignedError,
@@ -35,6 +39,10 @@ from keys.signed import (
     check_signed,
 )
 
+TAKEN = frozenset(
+    one.name for one in (NOTE, FIRMWARE, POLICY, PLAN, APPROVAL, BOOT_SET, BACKUP_KEY)
+)
+"""Kinds that are taken here; what is done with another raises its floor where that is done."""
 MAX_AHEAD = 31 * 86400
 """How long an approval may travel, in seconds."""
 LASTS = 86400
@@ -85,7 +93,7 @@ class Inputs:
     def _take(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """Check a document against the floor; take it, or with `look` only say what it is."""
         kind = KINDS.get(str(params["kind"]))
-        if kind is None or kind.counted not in (Counted.SITE, Counted.SUBJECT):
+        if kind is None or kind.name not in TAKEN:
             raise Refusal("MALFORMED", "kind is a kind of document whose floor is kept here")
         if kind is APPROVAL and user != OPERATOR:
             raise Refusal("FORBIDDEN", "only the operator takes an approval")

@@ -10,8 +10,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from keys.signed import BOOT_SET, check_signed
 from netboot.bootset import BootFile, BootSetManifest, decode_manifest
@@ -48,6 +49,30 @@ class BootSetStore:
         if not path.is_file():
             _write(path, data)
         return BootFile(name=name, sha256=digest, size=len(data))
+
+    def take_file(self, source: BinaryIO, wanted: BootFile) -> None:
+        """Copy a file that is not believed; SiteError, and nothing stored, when it is another."""
+        path = self._files / wanted.sha256.hex()
+        if path.is_file() and path.stat().st_size == wanted.size and _sha256(path) == wanted.sha256:
+            return
+        _write_checked(path, source, wanted)
+
+    def take_set(self, manifest: BootSetManifest, documents: Mapping[str, bytes]) -> bytes:
+        """Store a manifest that came with its signature, its files being there; gives its digest.
+
+        All `documents` (by name, the manifest's own bytes among them) appear at once, as one
+        directory; in a set that is there already those that it lacks.
+        """
+        self.check_files(manifest)
+        digest = manifest.digest
+        if not set(documents) <= _DOCUMENTS | {MANIFEST}:
+            raise ValueError("a document that no boot set has")
+        if (self._sets / digest.hex() / MANIFEST).exists():
+            for name in sorted(set(documents) - {MANIFEST}):
+                _write(self._sets / digest.hex() / name, documents[name])
+        else:
+            _write_directory(self._sets / digest.hex(), documents)
+        return digest
 
     def check_files(self, manifest: BootSetManifest) -> None:
         """Read every file of a set and compare size and digest; SiteError names the damaged one."""
@@ -134,6 +159,62 @@ def _sha256(path: Path) -> bytes:
     return hasher.digest()
 
 
+def _write_checked(path: Path, source: BinaryIO, wanted: BootFile) -> None:
+    hasher, left = hashlib.sha256(), wanted.size
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                while chunk := source.read(min(_CHUNK, left + 1)):
+                    hasher.update(chunk)
+                    file.write(chunk)
+                    left -= len(chunk)
+                    if left < 0:
+                        break
+                file.flush()
+                os.fsync(file.fileno())
+            if left or hasher.digest() != wanted.sha256:
+                raise SiteError(
+                    f"{wanted.name}: it is not the file that the manifest names: copy it again"
+                )
+            Path(temporary).chmod(0o644)
+            Path(temporary).rename(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise SiteError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write_directory(path: Path, documents: Mapping[str, bytes]) -> None:
+    """Make a directory with files in it, at once: its renaming is the moment."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():  # one that has no manifest, of a release that wrote it file by file
+            for name in sorted(documents, key=lambda one: one == MANIFEST):
+                _write(path / name, documents[name])
+            return
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as made:
+            inner = Path(made) / "set"
+            inner.mkdir(mode=0o755)
+            for name, data in documents.items():
+                _write(inner / name, data)
+            inner.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise SiteError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,10 +229,6 @@ def _write(path: Path, data: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path.parent)
     except OSError as error:
         raise SiteError(f"cannot write {path}: {error.strerror}") from error
