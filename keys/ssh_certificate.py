@@ -1,9 +1,9 @@
 """OpenSSH host certificates: who may be called what, built, read, trusted and taken back.
 
 Pure: keys, times and serial numbers are arguments (the library draws the nonce). It makes host
-certificates alone, and none without names: an empty list of names means every host to OpenSSH, and
-`*` and `?` in one are wildcards. PROTOCOL.certkeys, PROTOCOL.krl; sshd(8), "SSH_KNOWN_HOSTS
-FILE FORMAT"; RFC 8709 (the key of a host), RFC 5656 (that of the authority).
+certificates alone, and none without names: an empty list of names is every host to clients before
+OpenSSH 10.3, and since then `*` and `?` in a name are wildcards. PROTOCOL.certkeys, PROTOCOL.krl;
+sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"; RFC 8709 (the key of a host), RFC 5656 (the authority's).
 """
 
 from __future__ import annotations

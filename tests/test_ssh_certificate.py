@@ -148,7 +148,7 @@ ADDRESSES = st.lists(st.ip_addresses(), max_size=3)
 def test_no_names_give_a_wildcard_or_every_host(
     hostname: str, domain: str, addresses: list[Any], is_joined: bool
 ) -> None:
-    """OpenSSH takes an empty list for every host, and `*` and `?` in a name for any letters."""
+    """Clients take an empty list for every host, or `*` and `?` for any letters."""
     fqdn = f"{hostname}.{domain}" if is_joined else domain
     try:
         names = HostNames(hostname=hostname, fqdn=fqdn, addresses=tuple(addresses))
