@@ -27,6 +27,7 @@ from bootstrap.check_network import (
     wrong,
     zone_problems,
 )
+from bootstrap.check_upstreams import check_upstreams
 from bootstrap.errors import SiteError
 from bootstrap.planning import boot_address, make_plan
 from bootstrap.published import decode_published
@@ -35,6 +36,7 @@ from bootstrap.templates import BoxNetwork, BoxValues, render
 from keys.ca import check_root, load_certificate, may_vouch
 from keys.errors import PeerError
 from keys.note import DeliveryNote
+from keys.rootfs import Seen
 from netboot.plan_check import check as check_plan
 
 ROOT = "trust/root.pem"
@@ -49,7 +51,9 @@ class SiteFiles:
     `templates` and `anchors` by path relative to the site, `boot_sets` the digests in the store,
     `published` None when nothing was published yet. `boot_files` are the operator's own, each path
     with a slash before it, or why they cannot be read; `zones` the master files likewise.
-    `tpm_fault` says why this machine has no such TPM as the site file names.
+    `upstream_cas`: authorities of upstreams by path.
+    `tpm_fault` says why this machine has no such TPM as the site file names, `root_seen` what its
+    kernel says of the root file system.
     """
 
     templates: Mapping[str, str | None]
@@ -69,6 +73,8 @@ class SiteFiles:
     zones: Mapping[str, bytes | str] = field(default_factory=dict)
     lease_public: bytes | None = None
     tpm_fault: str | None = None
+    upstream_cas: Mapping[str, bytes | None] = field(default_factory=dict)
+    root_seen: Seen | None = None
 
 
 def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
@@ -81,7 +87,8 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
         *_page(site),
         *_roles(site),
         *_secrets(site),
-        *check_controller(site, files.lease_public, files.tpm_fault),
+        *check_upstreams(site, files.upstream_cas),
+        *check_controller(site, files.lease_public, files.tpm_fault, files.root_seen),
         *_templates(site, files),
         *_trust(site, files),
         *_note(site, files),

@@ -13,18 +13,25 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from bootstrap.check_network import worth, wrong
 from bootstrap.site import Problem, Site
+from keys.rootfs import Seen, compared
 from keys.rules import Controller, RootFs, Tier
 
 LEASE_PUB = "trust/lease.pub"
 _INIT = "make a lease authority off site: `doorstep lease init --site DIR`, and bring that file"
+_ROOT = "on the controller itself: say what is so, or install it so (docs/secrets.md, Day 0)"
 TURN_ON = 'give this controller a TPM and a protected root, or put tiers = ["site"] in [controller]'
 
 
 def check_controller(
-    site: Site, lease_public: bytes | None, device_fault: str | None
+    site: Site, lease_public: bytes | None, device_fault: str | None, seen: Seen | None = None
 ) -> Iterator[Problem]:
-    """Find everything; `device_fault` says why the TPM's device cannot be used on this machine."""
+    """Find everything; `device_fault` says why the TPM's device cannot be used on this machine.
+
+    `seen` is what this machine's kernel says of its root; None where nobody asked.
+    """
     rules = controller_of(site)
+    if seen is not None:
+        rules = compared(rules, seen)
     if rules.tcti is not None:
         yield from _authority(lease_public)
         if device_fault is not None:
@@ -33,6 +40,8 @@ def check_controller(
         if rules.tcti.startswith("swtpm:"):
             what = "is a TPM in software: who copies its files has what it keeps"
             yield worth("controller.tpm", what, "name /dev/tpmrm0 at a real site")
+        if rules.doubt:
+            yield worth("controller.root", rules.doubt, _ROOT)
     elif rules.root is not RootFs.NONE:
         what = "means nothing without a TPM: nothing measures what was started"
         yield worth("controller.root", what, "name the TPM in controller.tpm, or leave it out")

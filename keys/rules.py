@@ -81,12 +81,14 @@ class Controller:
     """The [controller] table: its TPM, and the tiers that are on although they promise less.
 
     `tcti` is None without a TPM; after `link_loss` without a link the lease is ended, if it is set.
+    `root` is what is believed, `doubt` what speaks against the file's word for it (`keys.rootfs`).
     """
 
     tcti: str | None = None
     root: RootFs = RootFs.NONE
     link_loss: timedelta | None = None
     tiers: frozenset[Tier] = frozenset()
+    doubt: str = ""
 
     def why_off(self, tier: Tier) -> str | None:
         """Say why a tier would promise what this controller cannot hold; None when it is on."""
@@ -95,7 +97,8 @@ class Controller:
         if self.tcti is None:
             return "tier site needs a TPM in the controller"
         if self.root is RootFs.NONE:
-            return "nothing protects this controller's programs: theft inside the lease shows it"
+            why = self.doubt or "nothing protects this controller's programs"
+            return f"{why}: theft inside the lease shows it"
         return None
 
     def not_covered(self) -> str:

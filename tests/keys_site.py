@@ -16,6 +16,7 @@ from hashlib import sha256
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import kernel_tables
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -119,7 +120,11 @@ class KeysSite:
         self.base = Path(tempfile.mkdtemp(prefix="doorstep-keys-"))
         self.base.chmod(0o755)
         self.layout = Layout(
-            site=self.base / "site", state=self.base / "state", run=self.base / "run", users=USERS
+            site=self.base / "site",
+            state=self.base / "state",
+            run=self.base / "run",
+            users=USERS,
+            kernel=kernel_tables.write(self.base / "kernel", kernel_tables.VERITY),
         )
         self.child = 0
         self.log = self.base / "log"

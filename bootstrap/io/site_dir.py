@@ -35,6 +35,7 @@ from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
 from keys import ca, manifest, note
 from keys.errors import KeysError
+from keys.io.root_device import look
 
 ROOT_KEY, SIGN_KEY = "offline/root.key", "offline/sign.key"
 ROOT_PEM, ROOT_PUB = "trust/root.pem", "trust/root.pub"
@@ -127,6 +128,7 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
     anchors, device = directory / site.trust.ek_anchors, device_of(site)
     return SiteFiles(
         templates={role.config: _read_text(directory / role.config) for role in site.roles},
+        upstream_cas={one.ca: _read(directory / one.ca) for one in site.upstreams},
         anchors={
             f"{site.trust.ek_anchors}/{path.name}": path.read_bytes()
             for path in sorted((*anchors.glob("*.pem"), *anchors.glob("*.crl")))
@@ -146,6 +148,7 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
         zones=read_zones(directory, site.zones),
         lease_public=_read(directory / LEASE_PUB),
         tpm_fault=None if device is None else fault_of(device),
+        root_seen=look(),
         time_zone_known=site.site.time_zone in zoneinfo.available_timezones(),
         offline_keys=tuple(
             name.rpartition("/")[2] for name in (ROOT_KEY, SIGN_KEY) if (directory / name).exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keys.errors import SiteError
 
-SERVICES = ("netboot", "enroll", "control", "keys", "page", "nginx", "watch")
+SERVICES = ("netboot", "enroll", "control", "keys", "page", "nginx", "watch", "sync")
 REHEARSAL_MARK = "rehearsal"
 """A file in STATE that says that it belongs to a rehearsal."""
 OPERATOR = "operator"
@@ -21,12 +21,16 @@ OPERATOR = "operator"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The directories of one site, and the uid of each service."""
+    """The directories of one site, and the uid of each service.
+
+    `kernel` is below which the kernel shows itself in proc and sys.
+    """
 
     site: Path
     state: Path
     run: Path
     users: Mapping[str, int]
+    kernel: Path = Path("/")
 
     def socket(self, service: str) -> Path:
         """Path of a service's UNIX socket; each service has its own directory to bind in."""

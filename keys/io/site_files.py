@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from keys.errors import KeysError, SiteError
 from keys.io.layout import Layout
+from keys.io.root_device import look
 from keys.io.signed_files import beside, read_bounded, read_signed
 from keys.note import MAX_BYTES, DeliveryNote, Floor
+from keys.rootfs import compared
 from keys.rules import SiteRules
 
 _Stamp = tuple[int, int, int] | None
@@ -28,6 +31,7 @@ class SiteFiles:
         self._layout = layout
         self._stamps: dict[Path, _Stamp] = {}
         self._wrong: dict[str, str] = {}
+        self._seen = look(layout.kernel)
         self.rules = self._read_rules()
         self.note: DeliveryNote | None = None
         self.withdrawn: tuple[bytes, ...] = ()
@@ -35,7 +39,8 @@ class SiteFiles:
     @property
     def sentences(self) -> list[str]:
         """Say what is wrong with the files, each with what was done about it."""
-        return list(self._wrong.values())
+        doubt = self.rules.controller.doubt
+        return [*self._wrong.values(), *([doubt] if doubt else [])]
 
     def changed(self) -> bool:
         """Say whether a file is another than at the last call."""
@@ -71,11 +76,12 @@ class SiteFiles:
     def _read_rules(self) -> SiteRules:
         path = self._layout.site / "site.toml"
         try:
-            return SiteRules.of(tomllib.loads(path.read_text()))
+            rules = SiteRules.of(tomllib.loads(path.read_text()))
         except OSError as error:
             raise SiteError(f"{path}: {error.strerror}") from error
         except ValueError as error:
             raise SiteError(f"{path}: {error}") from error
+        return replace(rules, controller=compared(rules.controller, self._seen))
 
     def _reload_rules(self) -> None:
         rules = self._read_rules()
