@@ -33,13 +33,16 @@ LogLevel VERBOSE
 
 
 class SshLab:
-    """`with SshLab(path, hosts) as lab`: starts one sshd after the other on port 22."""
+    """`with SshLab(path, hosts) as lab`: starts one sshd after the other on port 22.
 
-    def __init__(self, base: Path, hosts: Mapping[str, str]) -> None:
+    Names of `hosts` are known without a name server; others are looked for in `domain` too.
+    """
+
+    def __init__(self, base: Path, hosts: Mapping[str, str], domain: str = "") -> None:
         self.base, self.seed = base, base / "seed"
         self.namespace = f"dssh-{os.getpid():x}-{next(_numbers)}"
         self.etc = Path("/etc/netns", self.namespace)
-        self.hosts = hosts
+        self.hosts, self.domain = hosts, domain
         self.host_key: HostKey = ssh.make_host_key(os.urandom(ssh.DRAWN_BYTES))
         self._sshd: subprocess.Popen[bytes] | None = None
 
@@ -59,7 +62,7 @@ class SshLab:
         self.etc.mkdir(parents=True)
         lines = [f"{address} {name}\n" for name, address in self.hosts.items()]
         (self.etc / "hosts").write_text("".join(lines))
-        (self.etc / "resolv.conf").write_text("nameserver 127.0.0.1\noptions edns0 trust-ad\n")
+        self.ask_names_of("127.0.0.1")
         run("ip", "-n", self.namespace, "link", "set", "lo", "up")
         for address in (f"{ADDRESS}/32", f"{OTHER}/32", f"{ADDRESS6}/128"):
             run("ip", "-n", self.namespace, "address", "add", address, "dev", "lo")
@@ -127,6 +130,12 @@ class SshLab:
             self._sshd = None
 
     # its clients
+
+    def ask_names_of(self, resolver: str) -> None:
+        """Let clients ask a name server, and believe it what it says it has checked."""
+        text = f"nameserver {resolver}\noptions edns0 trust-ad\n"
+        text += f"search {self.domain}\n" if self.domain else ""
+        (self.etc / "resolv.conf").write_text(text)
 
     def inside(self, *command: str | Path) -> list[str]:
         """Give a command that runs in the namespace."""
