@@ -75,6 +75,26 @@ class Ledger:
         """Find the leases of a number."""
         return tuple(one for one in self.leases if one.counter == counter)
 
+    def unknown_words(self, counter: int, epoch: int) -> tuple[str, ...]:
+        """Say what an appliance counts beyond what is known here, one thing a line.
+
+        A lease that was issued elsewhere, or that an older copy of this file forgot, shows once it
+        was applied; that epochs move is usual, each revocation there moves one.
+        """
+        if not self.leases:
+            return ()
+        lines = []
+        last = max(self.seen, *(one.counter for one in self.leases))
+        if counter > last:
+            lines.append(
+                f"note: it counts leases to {counter}, the last one known here is {last}: "
+                "`doorstep lease end` was done there, this ledger is an old copy, or somebody "
+                "else issues with this key. Ask there which before you go on"
+            )
+        if epoch > self.epoch:
+            lines.append(f"its revocations went from {self.epoch} to {epoch} since the last lease")
+        return tuple(lines)
+
     def after(self, seen: int, signed: SignedLease | None = None, *, epoch: int = 0) -> Ledger:
         """Write down what the appliance counts, and a new lease for it."""
         added = () if signed is None else (Issued.of(signed),)

@@ -167,6 +167,24 @@ def test_a_lease_for_software_to_come_waits(place: Place, desk: Desk, tmp_path: 
     assert "issued already" in refused.output
 
 
+def test_an_old_copy_of_the_ledger_is_noticed(place: Place, desk: Desk) -> None:
+    first = desk.issue(place.request(), "--days", 1, "--new")
+    assert "note: it counts" not in first.output
+    (path,) = desk.directory.glob("*/*.ledger")
+    copy = path.read_bytes()
+    place.lease("apply", given=first.stdout)
+    second = desk.issue(place.request(), "--days", 1)
+    assert "note: it counts" not in second.output
+    place.lease("apply", given=second.stdout)
+    path.write_bytes(copy)
+    third = desk.issue(place.request(), "--days", 1)
+    assert third.exit_code == 0
+    assert "the last one known here is" in third.output
+    assert "this ledger is an old copy" in third.output
+    place.lease("apply", given=third.stdout)
+    assert "note: it counts" not in desk.issue(place.request(), "--days", 1).output
+
+
 def test_what_was_issued_can_be_printed_again(place: Place, desk: Desk) -> None:
     done = desk.issue(place.request(), "--days", 1, "--new")
     told = doorstep("lease", "issued", "--authority", desk.directory)

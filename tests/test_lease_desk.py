@@ -266,6 +266,28 @@ def test_the_next_number_is_free_once_the_appliance_counted_on() -> None:
 # the plan
 
 
+@pytest.mark.parametrize(
+    ("counter", "epoch", "said"),
+    [
+        (5, 2, []),
+        (4, 2, []),
+        (6, 2, ["it counts leases to 6, the last one known here is 5"]),
+        (5, 3, ["its revocations went from 2 to 3"]),
+        (9, 7, ["it counts leases to 9", "its revocations went from 2 to 7"]),
+    ],
+)
+def test_what_the_ledger_does_not_know_is_said(counter: int, epoch: int, said: list[str]) -> None:
+    """Somebody else issued, or the ledger is an old copy: the appliance is ahead of it."""
+    ledger = issued(known(), WANTED).after(4, epoch=2)
+    words = ledger.unknown_words(counter, epoch)
+    assert len(words) == len(said)
+    assert all(part in word for part, word in zip(said, words, strict=True))
+    # what was seen there before, after `lease end`, is known
+    assert ledger.after(9).unknown_words(9, 2) == ()
+    # of an appliance that never had a lease from here nothing is known
+    assert known().unknown_words(counter, epoch) == ()
+
+
 def test_a_plan_is_lines_or_the_request_of_a_twin() -> None:
     assert planned_values(f"sha256:\n  0 : 0x{'AB' * 32}\n  7: {'00' * 32}\n") == {
         0: b"\xab" * 32,

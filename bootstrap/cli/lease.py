@@ -115,6 +115,9 @@ def issue(
     try:
         asked = check_request(request.read(MAX_TEXT), challenge=said["challenge"])
         _tell(asked_words(asked, now))
+        known = desk.ledger(asked.request.site, asked.ek_name)
+        if known is not None:
+            _tell(known.unknown_words(asked.request.lease_counter, asked.request.epoch))
         wanted = Wanted(
             hours=hours or 24 * (days or 0),
             starts=said["starts"],
