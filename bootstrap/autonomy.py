@@ -25,6 +25,7 @@ class Renewed(Enum):
     HERE = "here"
     BOX = "box"
     OPERATOR = "operator"
+    UPSTREAM = "upstream"
     HEADQUARTERS = "headquarters"
     NEVER = "never"
 
@@ -70,8 +71,8 @@ class Horizon:
 class Known:
     """What is known of a site's ends, from its processes and files; all times in unix seconds.
 
-    `keys` is the status of keys, None while it is silent. `boxes` are (name, end of certificate),
-    `sets` are (name, state, until), `lists` and `makers` are (title, end).
+    `keys` and `sync` are the status of each, None while it is silent. `boxes` are (name, end of
+    certificate), `sets` are (name, state, until), `lists` and `makers` are (title, end).
     """
 
     keys: Mapping[str, Any] | None
@@ -81,12 +82,14 @@ class Known:
     lists: Sequence[tuple[str, float | None]] = ()
     makers: Sequence[tuple[str, float | None]] = ()
     note: int | None = None
+    sync: Mapping[str, Any] | None = None
 
 
 def horizons(known: Known, now: float) -> tuple[Horizon, ...]:
     """List everything that ends, the first one first, then what nothing ends."""
     found = [
         *_of_keys(known.keys or {}, now),
+        *_of_sync(known.sync or {}),
         *_of_site(known),
         *_of_boot_sets(known.sets),
         *(_box(name, ends) for name, ends in known.boxes),
@@ -191,6 +194,8 @@ def _secret(one: Mapping[str, Any]) -> Horizon | None:
     again = "headquarters wraps it again: `doorstep wrap`"
     if not is_wrapped:
         again = f"put it again: `doorstep secret put {one['name']} < FILE`"
+    if source := one.get("source"):
+        again = f"sync does it while {source} answers: `doorstep upstream list`; or {again}"
     if one.get("dated") is not None and ends >= one["dated"]:
         again = f"ask {one.get('ask') or 'its maker'} for a new one; {again}"
     until_restart = ", or at the next restart of this controller" if one["tier"] == "boot" else ""
@@ -198,10 +203,31 @@ def _secret(one: Mapping[str, Any]) -> Horizon | None:
         kind=one.get("kind") or "secret",
         name=one["name"],
         ends=ends,
-        renewed=Renewed.HEADQUARTERS if is_wrapped else Renewed.OPERATOR,
+        renewed=_renewer(one),
         then=f"boxes are enrolled without it, and are not ready{until_restart}",
         remedy=again,
     )
+
+
+def _renewer(one: Mapping[str, Any]) -> Renewed:
+    if one.get("source"):
+        return Renewed.UPSTREAM
+    return Renewed.HEADQUARTERS if one["tier"] == "box" else Renewed.OPERATOR
+
+
+def _of_sync(status: Mapping[str, Any]) -> Iterable[Horizon]:
+    for one in status.get("upstreams", ()):
+        if one["login"] is None or one["login_ends"] is None:
+            continue
+        name = one["name"]
+        yield Horizon(
+            kind="login of upstream",
+            name=name,
+            ends=one["login_ends"],
+            renewed=Renewed.HEADQUARTERS,
+            then="no secret of it is renewed, and each lasts until its own end",
+            remedy=f"make a new one there: `doorstep upstream login {name} < FILE`",
+        )
 
 
 def _of_site(known: Known) -> Iterable[Horizon]:

@@ -73,6 +73,7 @@ SERVICES: Mapping[str, tuple[str, str]] = {
     "keys": ("Key service", "No box can be given its configuration or its secrets."),
     "netboot": ("Network boot", "No box gets an address or its start file."),
     "watch": ("Network watch", "Nobody notices another server on the network."),
+    "sync": ("Secrets from afar", "No secret is renewed; what is here lasts until its end."),
 }
 """Of each service: what people call it, and what its silence means."""
 

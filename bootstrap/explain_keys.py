@@ -16,6 +16,7 @@ from bootstrap.lease_words import day
 _PUT = "`doorstep secret put {name} < FILE`"
 _WHY = {
     "SECRET-MISSING": f"no value is stored: {_PUT}",
+    "SECRET-GONE": "withdrawn upstream: store a new version there, or put one by hand, " + _PUT,
     "SECRET-EXPIRED": f"its time is over: put it again with {_PUT}",
     "DATE-OVER": "its day is over: ask {ask} for a new one, then " + _PUT,
     "SECRET-UNREADABLE": f"its row is damaged: put it again with {_PUT}",
@@ -123,7 +124,14 @@ def _time(one: Mapping[str, Any], until: float | None, now: float) -> str:
     if one.get("dated") is not None and until >= one["dated"]:
         return f"{text}: the day of the {one['kind']} itself"
     stale = one["max_stale"]
-    return f"{text}, of that {span(stale)} as stale" if stale else text
+    text = f"{text}, of that {span(stale)} as stale" if stale else text
+    return f"{text}; {_seen(one)}" if one.get("seen") else text
+
+
+def _seen(one: Mapping[str, Any]) -> str:
+    """Say which version of its upstream it is, and whether that may have another by now."""
+    text = f"version {one['upstream_version']} of {one['source']}, confirmed {day(one['seen'])}"
+    return f"{text}: may be stale" if one["maybe_stale"] else text
 
 
 def _enders(one: Mapping[str, Any], answer: Mapping[str, Any]) -> Iterator[str]:
@@ -131,6 +139,8 @@ def _enders(one: Mapping[str, Any], answer: Mapping[str, Any]) -> Iterator[str]:
         yield "headquarters, with a revocation that is imported here"
     else:
         yield f"the operator here: `doorstep secret remove {one['name']}`"
+        if one.get("source"):
+            yield f"its upstream: deleted at {one['source']}, or kept from this site, it is purged"
     yield "for one box: `doorstep box refuse BOX`; what the box has, it keeps until it is changed"
     if answer["has_tpm"]:
         yield "for all secrets at once: `doorstep lease end`; headquarters, by no new lease"

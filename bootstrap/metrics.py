@@ -19,13 +19,19 @@ def exposition(
     status: Mapping[str, Any],
     leases: int | None = None,
     ends: Iterable[Mapping[str, Any]] = (),
+    sync: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Write metrics in the text format of Prometheus, version 0.0.4.
 
-    `ends` are horizons of the site, as `bootstrap.autonomy` writes them.
+    `ends` are horizons of the site, as `bootstrap.autonomy` writes them; `sync` is its status.
     """
     registry = CollectorRegistry(auto_describe=False)
-    families = (*_netboot(status, leases), *_dns(status.get("dns", {})), *_ends(ends))
+    families = (
+        *_netboot(status, leases),
+        *_dns(status.get("dns", {})),
+        *_ends(ends),
+        *_secrets((sync or {}).get("upstreams", ())),
+    )
     registry.register(_Given(families=families))
     return generate_latest(registry)
 
@@ -77,6 +83,23 @@ def _ends(ends: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         for labels, at in found.items():
             family.add_metric(labels, at)
         yield family
+
+
+def _secrets(upstreams: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Give what sync knows of the upstreams of secrets; one that never answered has no time."""
+    for key, name, said in (
+        ("success", "last_answer_timestamp_seconds", "When an upstream of secrets answered last."),
+        ("failures", "failures", "Failures in a row: 0 while it answers."),
+        ("secrets", "secrets", "Secrets that come from it."),
+        ("due", "due_secrets", "Secrets that it is to be asked for now."),
+        ("login_ends", "login_end_timestamp_seconds", "When our login there ends."),
+    ):
+        family = GaugeMetricFamily(f"doorstep_upstream_{name}", said, labels=("upstream",))
+        for one in upstreams:
+            if one[key] is not None:
+                family.add_metric((one["name"],), one[key])
+        if family.samples:
+            yield family
 
 
 def _count(status: Mapping[str, Any], key: str) -> int | None:

@@ -141,6 +141,7 @@ NEXT_STEP: Mapping[str, str] = {
     "SECRET-TIER-OFF": "Call: this site may not keep this secret as its settings are.",
     "SECRET-NOT-WRAPPED": "Call: headquarters must wrap this secret for this very box first.",
     "SECRET-REVOKED": "Call: headquarters took this secret away from this box.",
+    "SECRET-GONE": "Call: headquarters has taken this secret away from the site.",
     "SECRET-WRAPPED": "Call: the start files of this box are too old to open this secret.",
     "SECRET-UNOPENED": _AGAIN + "call: headquarters must wrap this secret for this box again.",
     "DISK-FULL": "Call: the disk of this site's controller is full, and it must be given room.",

@@ -142,6 +142,21 @@ class SecretRule(Table):
     ttl: Duration | None = None
     max_stale: Duration = timedelta()
     ask: Text | None = None
+    source: Annotated[str, Field(min_length=3, max_length=320)] | None = None
+
+
+class Upstream(Table):
+    """Where secrets come from; `keys.upstream` says what each key may hold."""
+
+    name: SecretName
+    kind: Literal["barbican", "kv2"]
+    url: Text
+    ca: RelativePath
+    auth_url: Text | None = None
+    mount: Text | None = None
+    login_mount: Text | None = None
+    namespace: Text | None = None
+    deadline: Text | None = None
 
 
 class Site(NetbootSite):
@@ -156,6 +171,7 @@ class Site(NetbootSite):
     controller: Controller = Controller()
     roles: Annotated[tuple[Role, ...], LIST, SOME] = Field(alias="role")
     secrets: Annotated[tuple[SecretRule, ...], LIST] = Field(default=(), alias="secret")
+    upstreams: Annotated[tuple[Upstream, ...], LIST] = Field(default=(), alias="upstream")
 
     def role(self, name: str | None) -> Role | None:
         """Find a role by name; the default role for None."""
@@ -172,6 +188,7 @@ class SiteOfNetboot(NetbootSite):
     controller: Controller | None = None
     roles: Annotated[tuple[Role, ...], LIST] = Field(default=(), alias="role")
     secrets: Annotated[tuple[SecretRule, ...], LIST] = Field(default=(), alias="secret")
+    upstreams: Annotated[tuple[Upstream, ...], LIST] = Field(default=(), alias="upstream")
 
 
 def decode_site(data: bytes, file: str = SITE_FILE) -> Site:

@@ -52,7 +52,8 @@ def packages() -> list[str]:
 
 def dependencies() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["watch"]]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["watch"], *extras["sync"]]
 
 
 def prepared() -> Path:

@@ -114,10 +114,11 @@ class PageSite:
         process.wait()
 
     def start_netboot(self) -> None:
-        """Start the processes that play netboot, and the watch that hears nobody."""
+        """Start the processes that play netboot, and watch and sync that see nothing."""
         self._play("netboot", self.events)
-        if "watch" not in self._running:
-            self._play("watch", Path("/dev/null"))
+        for quiet in ("watch", "sync"):
+            if quiet not in self._running:
+                self._play(quiet, Path("/dev/null"))
 
     def _play(self, name: str, events: Path) -> None:
         layout = self.layout

@@ -35,7 +35,9 @@ ROOT = Path(bootstrap.__file__).parent.parent
 OPERATOR_ONLY = {
     "FORBIDDEN",
     "HTTPS-OFF",
+    "NO-LOGIN",
     "NO-TPM",
+    "UPSTREAM-UNKNOWN",
     "NOT-HELD",
     "NOT-OURS",
     "NOT-ROLLING",

@@ -29,7 +29,10 @@ from netboot.plan_check import check
 pytestmark = [pytest.mark.boots, pytest.mark.timeout(400)]
 
 UID = 61001
-USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007"
+USERS = (
+    "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007,"
+    "sync=61008"
+)
 ROOT = Path(__file__).parent.parent
 US = IPv4Interface("10.78.0.1/24")
 MAC = "52:54:00:d0:00:78"

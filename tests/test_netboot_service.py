@@ -35,7 +35,10 @@ from netboot.plan_dns import Asking, PlanDns
 from netboot.rdata import Rtype, show
 
 UID = 61001
-USERS = "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007"
+USERS = (
+    "netboot=61001,enroll=61002,control=61003,keys=61004,page=61005,nginx=61006,watch=61007,"
+    "sync=61008"
+)
 ROOT = Path(__file__).parent.parent
 US, DOMAIN = "10.41.7.2", "shop.example.net"
 KERNEL = os.urandom(3_000_000)

@@ -22,6 +22,7 @@ from bootstrap.io.control import Control
 from bootstrap.io.rogue_watch import WatchService
 from bootstrap.io.site_dir import NewSite
 from bootstrap.io.supervisor import jobs, prepare
+from bootstrap.io.sync import Syncer, SyncService
 from bootstrap.rehearsal.lan import Lan
 from keys import note
 from keys.ca import Kind
@@ -185,7 +186,7 @@ def answers(appliance):
 
 
 def test_the_document_names_the_sockets_and_no_unknown_user():
-    assert {socket for socket, _ in TABLE} == {"keys", "control", "netboot", "watch"}
+    assert {socket for socket, _ in TABLE} == {"keys", "control", "netboot", "watch", "sync"}
     assert frozenset.union(*TABLE.values()) <= set(CALLERS) - {"stranger"}
 
 
@@ -247,6 +248,7 @@ def test_the_processes_have_no_method_that_the_document_does_not_name(tmp_path):
         "control": Control(one.layout).methods(),
         "netboot": Netboot(one.layout.state).methods(),
         "watch": WatchService(one.layout).methods(),
+        "sync": SyncService(Syncer(one.layout)).methods(),
     }
     assert set(tables) == {socket for socket, _ in TABLE}
     for socket, methods in tables.items():

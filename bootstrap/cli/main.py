@@ -36,6 +36,7 @@ COMMANDS = {
     "events": Entry("bootstrap.cli.box:events", "Show what happened, and what happens."),
     "watch": Entry("bootstrap.cli.watch:watch", "Hear who else serves on the site's networks."),
     "secret": Entry("bootstrap.cli.secret:secret", "Store, list and remove secrets."),
+    "upstream": Entry("bootstrap.cli.upstream:upstream", "Log in where secrets come from."),
     "audit": Entry("bootstrap.cli.audit:audit", "Check that the record of keys is whole."),
     "keys": Entry("bootstrap.cli.keys:keys", "Explain until when each secret may be given."),
     "autonomy": Entry("bootstrap.cli.autonomy:autonomy", "Say until when the site runs alone."),

@@ -19,7 +19,7 @@ _PATH = click.Path(path_type=Path)
     help="Write this file as a whole instead: one of node_exporter's textfile collector.",
 )
 def metrics(run: Path, out: Path | None) -> None:
-    """Ask netboot what it counted, and control what ends when; no port is opened for it."""
+    """Ask netboot and sync what they counted, and control what ends when; no port is opened for it."""
     from contextlib import suppress
 
     from bootstrap.io.metrics_file import write
@@ -28,10 +28,12 @@ def metrics(run: Path, out: Path | None) -> None:
 
     socket = run.absolute() / "netboot" / "socket"
     status = call(socket, "status")
-    leases, ends = len(call(socket, "leases")["leases"]), []
+    leases, ends, sync = len(call(socket, "leases")["leases"]), [], None
     with suppress(RpcUnavailableError):  # netboot may run alone
         ends = call(run.absolute() / "control" / "socket", "services")["autonomy"]["all"]
-    text = exposition(status, leases, ends)
+    with suppress(RpcUnavailableError):
+        sync = call(run.absolute() / "sync" / "socket", "status")
+    text = exposition(status, leases, ends, sync)
     if out is None:
         click.echo(text.decode(), nl=False)
     else:

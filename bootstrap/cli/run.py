@@ -95,6 +95,13 @@ def watch(place: Place) -> None:
 
 @service.command()
 @with_place
+def sync(place: Place) -> None:
+    """Run what fetches secrets from upstreams and hands them to keys."""
+    import_module("bootstrap.io.sync").main(place.layout())
+
+
+@service.command()
+@with_place
 def nginx(place: Place) -> None:
     """Run TLS in front of phone-home and page."""
     import_module("bootstrap.io.nginx").main(place.layout())

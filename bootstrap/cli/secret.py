@@ -49,6 +49,8 @@ def put(
     asked = {"name": name, "value": b64u(data)} | ({"until": until} if until else {})
     answer = place.ask("keys", "secret_put", asked)
     click.echo(f"stored {name}, version {answer['version']}, until {_time(answer['expires'])}")
+    if answer["source"]:
+        click.echo(f"note: it comes from {answer['source']}: the next renewal replaces this value")
 
 
 @secret.command(name="list", short_help="Which secrets can be handed over, and until when.")
@@ -86,9 +88,15 @@ def list_(place: Place, as_json: bool) -> None:
 @click.argument("name")
 def remove(place: Place, name: str) -> None:
     """Remove a secret; boxes that have it keep it. Exit code 1: there was none."""
-    if not place.ask("keys", "secret_remove", {"name": name})["removed"]:
+    done = place.ask("keys", "secret_remove", {"name": name})
+    if done["source"]:
+        again = "what was withdrawn may come again" if done["lifted"] else "it is fetched again"
+        click.echo(f"note: {name} comes from {done['source']}: {again}, unless site.toml says not")
+    if not done["removed"] and not done["lifted"]:
         click.echo(f"there was no value of {name}")
         raise SystemExit(1)
+    if not done["removed"]:
+        return
     click.echo(f"removed {name}: change it where it is used, boxes may still have it")
 
 

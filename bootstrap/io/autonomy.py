@@ -22,16 +22,20 @@ def outlook(
     settings: Settings,
     references: References,
     boxes: Callable[[], Sequence[BoxRow]],
-    keys: Mapping[str, Any] | None,
+    statuses: Mapping[str, Mapping[str, Any] | None],
     now: float,
     *,
     whole: bool,
 ) -> Mapping[str, Any]:
-    """Say until when this site runs on its own: the first ends, or all of them with `whole`."""
+    """Say until when this site runs on its own: the first ends, or all of them with `whole`.
+
+    `statuses` by service, None for one that is silent.
+    """
     root = x509.load_pem_x509_certificate(settings.root_pem)
     found = horizons(
         Known(
-            keys=keys,
+            keys=statuses.get("keys"),
+            sync=statuses.get("sync"),
             root_ends=root.not_valid_after_utc.timestamp(),
             boxes=[
                 (one.hostname or one.box, one.certificate_until)

@@ -96,7 +96,7 @@ class Control:
         decider = Decider(self._store, self._settings, judge, self._planner, keys)
         self._desk = ReportDesk(self._store, self._settings, keys)
         self._collector = Collector(
-            self._store, {name: layout.socket(name) for name in ("netboot", "keys", "watch")}
+            self._store, {name: layout.socket(name) for name in ("netboot", "keys", "watch", "sync")}
         )
         self._phone = PhoneHome(
             self._store, self._settings().identity, decider, self._collector.leases
@@ -270,7 +270,7 @@ class Control:
             settings,
             self._references,
             self._store.boxes,
-            self._collector.health["keys"].status,
+            {name: one.status for name, one in self._collector.health.items()},
             time.time(),
             whole=user == "operator",
         )

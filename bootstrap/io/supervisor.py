@@ -27,7 +27,7 @@ from bootstrap.io.tpm_device import device_of, group_of
 from bootstrap.site import SiteFileError
 from keys.io.layout import REHEARSAL_MARK, Layout
 
-ORDER = ("keys", "control", "netboot", "enroll", "page", "nginx", "watch")
+ORDER = ("keys", "control", "netboot", "enroll", "page", "nginx", "watch", "sync")
 RIGHTS: Mapping[str, tuple[str, ...]] = {
     "netboot": ("net_bind_service", "net_raw"),
     "nginx": ("net_bind_service",),
@@ -222,13 +222,14 @@ def directories(layout: Layout) -> Iterator[Directory]:
     for name, service, mode in (
         ("netboot", "netboot", 0o700),
         ("watch", "watch", 0o700),
+        ("sync", "sync", 0o700),
         ("site", "control", 0o700),
         ("evidence", "control", 0o700),
         ("plan", "control", 0o755),
         ("keys", "keys", 0o700),
     ):
         yield _owned(layout, layout.state / name, service, mode)
-    for service in ("netboot", "control", "keys", "watch"):
+    for service in ("netboot", "control", "keys", "watch", "sync"):
         yield _owned(layout, layout.run / service, service, 0o755)
     for service in ("enroll", "page"):
         yield _owned(layout, layout.run / service, service, 0o2755, group="nginx")

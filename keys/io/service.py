@@ -122,6 +122,7 @@ class Service:
         self._syncing = Syncing(
             store=self._store,
             vault=self._vault,
+            ring=self._ring,
             files=self._files,
             desk=self._desk,
             record=self._record,

@@ -22,9 +22,10 @@ from keys.errors import PeerError
 from keys.io.handover import Desk
 from keys.io.method_rows import OPERATOR_ALONE, SYNC, MethodRow, Record
 from keys.io.origins import Origin, Origins
+from keys.io.ring import ClosedError, Ring
 from keys.io.rpc import Params, Refusal
 from keys.io.site_files import SiteFiles
-from keys.io.store import Store
+from keys.io.store import Event, Store
 from keys.io.vault import Vault
 from keys.rules import SecretKind, SecretRule, Tier, Withheld
 from keys.secret import Secret
@@ -100,6 +101,7 @@ class Syncing:
 
     store: Store
     vault: Vault
+    ring: Ring
     files: SiteFiles
     desk: Desk
     record: Record
@@ -134,10 +136,17 @@ class Syncing:
             row = self.store.secret(LOGIN + name)
             logins[name] = row and row.label.version
         return {
-            "now": now,
+            "closed": self._closed(),
             "secrets": [self._wanted(rule, now) for rule in known],
             "upstreams": logins,
         }
+
+    def _closed(self) -> Mapping[str, str] | None:
+        try:
+            self.ring.check()
+        except ClosedError as error:
+            return {"code": error.code, "sentence": str(error)}
+        return None
 
     def _wanted(self, rule: SecretRule, now: float) -> dict[str, Any]:
         found = self.desk.look_up(rule, now)
@@ -159,7 +168,11 @@ class Syncing:
         row = self.store.secret(LOGIN + self._upstream(params))
         if row is None:
             raise Refusal("NO-LOGIN", "the operator gave no login: `doorstep upstream login`")
-        return {"login": b64u(self.vault.unlock(row).reveal()), "version": row.label.version}
+        login = b64u(self.vault.unlock(row).reveal())
+        about = {"upstream": params["upstream"], "version": row.label.version}
+        with self.store.transaction():
+            self.store.audit(now, user, Event(kind="upstream-login-read", detail=about))
+        return {"login": login, "version": row.label.version}
 
     def login(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         """Store the login of an upstream; no copy of before gives the one before."""
