@@ -51,7 +51,7 @@ COMMANDS = {
     "eventlog": Entry("bootstrap.cli.eventlog:eventlog", "Read and replay a boot event log."),
     "ek": Entry("bootstrap.cli.ek:ek", "Judge endorsement certificates."),
     "pe": Entry("bootstrap.cli.pe:pe", "Show what a boot program is and how it is measured."),
-    "ca": Entry("bootstrap.cli.secret:authority", "Answer the appliance's certificate requests."),
+    "ca": Entry("bootstrap.cli.ca:authority", "The offline root, and what it signs."),
     "service": Entry("bootstrap.cli.run:service", "Run one process in the foreground.", True),
 }
 

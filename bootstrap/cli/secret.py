@@ -1,18 +1,15 @@
-"""`doorstep secret` and `ca`: what keys keeps, and the offline root's answers to it."""
+"""`doorstep secret`: the values that keys keeps; what comes in is never shown again."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
 from bootstrap.cli.common import Place, as_json, print_json, print_table, with_place
 from bootstrap.cli.value import check_value, no_value_here, read_input
 from bootstrap.cli.wrap import import_
-
-_PATH = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group(short_help="Store, list and remove secrets.")
@@ -98,66 +95,6 @@ def remove(place: Place, name: str) -> None:
     if not done["removed"]:
         return
     click.echo(f"removed {name}: change it where it is used, boxes may still have it")
-
-
-@click.group(name="ca", short_help="Answer the appliance's certificate requests.")
-def authority() -> None:
-    """The site's certificates: the offline root and the two authorities of this appliance."""
-
-
-@authority.command(short_help="Sign the requests of the running keys service.")
-@with_place
-@click.option("--offline", type=_PATH, help="Where the offline keys are now, unless SITE/offline.")
-def sign(place: Place, offline: Path | None) -> None:
-    """Take the requests from the running site, sign them with the offline root, install them."""
-    from bootstrap.io.site_dir import sign_intermediate
-    from keys.ca import Kind
-
-    requests = place.ask("keys", "ca_requests")["requests"]
-    signed = {
-        f"{one['kind']}_pem": sign_intermediate(
-            place.site, one["csr_pem"].encode(), Kind(one["kind"]), offline
-        )
-        for one in requests
-    }
-    answer = place.ask("keys", "ca_install", signed)
-    for kind in Kind:
-        end = answer.get(f"{kind.value}_not_after")
-        click.echo(f"installed: {kind.value} CA" + (f", until {_time(end)}" if end else ""))
-
-
-@authority.command(short_help="Write the CA of HTTPS boot, for the firmware of boxes.")
-@with_place
-@click.option("--out", type=_PATH, default=Path(), help="Directory to write into (here).")
-def boot(place: Place, out: Path) -> None:
-    """Write boot-ca.pem, and boot-ca.esl: the EFI_SIGNATURE_LIST that a firmware's TLS store takes.
-
-    The running site makes it when site.toml says `https = true` in [boot].
-    """
-    from keys.boot_ca import signature_list
-    from keys.ca import load_certificate
-
-    pem = place.ask("keys", "boot_ca")["pem"]
-    for name, content in (
-        ("boot-ca.pem", pem.encode()),
-        ("boot-ca.esl", signature_list(load_certificate(pem))),
-    ):
-        (out / name).write_bytes(content)
-        click.echo(f"wrote {out / name}")
-
-
-@authority.command(short_help="Make the root certificate again, with the same key.")
-@with_place
-@click.option("--offline", type=_PATH, help="Where the offline keys are now, unless SITE/offline.")
-def root(place: Place, offline: Path | None) -> None:
-    """Fit trust/root.pem to the domain and networks of site.toml.
-
-    Boot sets that were built before hold the root before: build again and publish.
-    """
-    from bootstrap.io.site_dir import load, remake_root
-
-    path = remake_root(place.site, load(place.site), offline)
-    click.echo(f"made {path}: now run `doorstep ca sign`, and build the boot set again")
 
 
 def _time(seconds: float | str) -> str:
