@@ -29,6 +29,7 @@ from keys.upstream_answers import (
 from keys.upstream_credentials import AppCredential
 
 MAX_PAGES = 5
+FORM = "its answer has another form than Keystone's"
 LIBRARY = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RequestException)
 """What keystoneauth1 lets out when an answer lacks what it takes for granted."""
 
@@ -64,9 +65,8 @@ class Barbican:
         except exceptions.ClientException as error:
             return self._refused(getattr(error, "http_status", None))
         except LIBRARY:
-            return Trouble(
-                sentence=self._at_keystone("its answer has another form than Keystone's")
-            )
+            self._login.invalidate()  # it would ask its strange token for its end for ever
+            return self._refused(None)
 
     def credential_ends(self) -> int | None:
         """Ask Keystone for the end of our credential; what was learned last when it says nothing.
@@ -79,8 +79,10 @@ class Barbican:
             answer = self._get(address, JSON)
             if answer.status_code == 200:
                 self._ends = application_credential_ends(answer.content, self._id)
-        except (PeerError, exceptions.ClientException, *LIBRARY):
+        except (PeerError, exceptions.ClientException):
             return self._ends
+        except LIBRARY:
+            self._login.invalidate()
         return self._ends
 
     def _newest(self, name: str) -> Fetched | Gone | Trouble:
@@ -130,8 +132,8 @@ class Barbican:
     def _refused(self, status: int | None) -> Trouble:
         """Tell of a login that failed; 401 and 403 are about our credential."""
         if status not in (401, 403):
-            what = "no answer" if status is None else f"status {status}"
-            return Trouble(sentence=self._at_keystone(f"the login failed with {what}"))
+            what = FORM if status is None else f"the login failed with status {status}"
+            return Trouble(sentence=self._at_keystone(what))
         return Trouble(
             sentence=self._at_keystone(
                 "our application credential is refused; it ended, was deleted or may not read "

@@ -260,9 +260,9 @@ def _response(answer: HTTPResponse, request: PreparedRequest, url: str, peer: Pi
         raise peer.no_answer(url, "answered with a redirect, which is not followed", retry_after)
     if answer.status not in UNDERSTOOD:
         raise peer.no_answer(url, f"answered with status {answer.status}", retry_after)
-    wanted = {JSON, request.headers.get("Accept")} if answer.status == 200 else {JSON}
+    is_bytes = answer.status == 200 and request.headers.get("Accept") == BYTES
     found = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
-    if found not in wanted or found not in {JSON, BYTES}:
+    if found != (BYTES if is_bytes else JSON):
         what = f"answered status {answer.status} with another type than its interface has"
         raise peer.no_answer(url, f"{what}: is a portal or proxy between?", retry_after)
     if answer.getheader("Content-Encoding", "identity").strip().lower() != "identity":

@@ -1,0 +1,455 @@
+"""Upstreams that lie, stall, redirect or change their certificate: nothing is ever believed."""
+
+import gzip
+import json
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keys.errors import SiteError
+from keys.io.upstreams import open_upstream
+from keys.secret import Secret
+from keys.upstream import Fetched, Gone, Trouble, UpstreamKind, UpstreamRule
+from keys.upstream_answers import MAX_ANSWER
+from tests.upstream_doubles import (
+    NAME,
+    SECRET_ID,
+    TOKEN,
+    VALUE,
+    Authority,
+    Kv2Double,
+    Reply,
+    Request,
+    Wire,
+    drip,
+    entry,
+    flood,
+    http,
+    keystone_token,
+    kv2_step,
+    openstack,
+    openstack_step,
+    reset_after,
+    say,
+    silence,
+)
+
+APP = {"application_credential_id": "app1", "application_credential_secret": "app-secret-77"}
+APPROLE = {"role_id": "role-5521", "secret_id": SECRET_ID}
+SHORT, LONG = timedelta(seconds=0.5), timedelta(seconds=20)
+HTML = b"<html><body>Welcome to the hotel. <a href=/>Accept</a></body></html>"
+DEEP = b'{"secrets":' + b"[" * 3000 + b"]" * 3000 + b"}"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("site")
+    Authority(path, "ca")
+    return path
+
+
+def upstream(kind: UpstreamKind, url: str, directory: Path, deadline: timedelta = LONG):
+    """Give an adapter for whatever listens there."""
+    rule = UpstreamRule(
+        name="hq",
+        kind=kind,
+        url=url,
+        auth_url=f"{url}/v3" if kind is UpstreamKind.BARBICAN else None,
+        ca="ca.pem",
+        deadline=deadline,
+    )
+    credential = APP if kind is UpstreamKind.BARBICAN else APPROLE
+    return open_upstream(rule, Secret(json.dumps(credential).encode()), directory)
+
+
+def honest_kv2() -> Kv2Double:
+    double = Kv2Double()
+    double.put(NAME, value="a secret of the upstream")
+    return double
+
+
+class Liar:
+    """Answers one step with a lie, the others as they should be."""
+
+    def __init__(self, kind: UpstreamKind, step: str, lie: Reply) -> None:
+        if kind is UpstreamKind.BARBICAN:
+            self._step_of, self._honest = openstack_step, openstack
+        else:
+            self._step_of, self._honest = kv2_step, honest_kv2().answer
+        self._step, self._lie = step, lie
+
+    def __call__(self, request: Request) -> Reply:
+        return self._lie if self._step_of(request) == self._step else self._honest(request)
+
+
+STEPS = [
+    (UpstreamKind.BARBICAN, "login"),
+    (UpstreamKind.BARBICAN, "list"),
+    (UpstreamKind.BARBICAN, "payload"),
+    (UpstreamKind.KV2, "login"),
+    (UpstreamKind.KV2, "read"),
+]
+LIES: dict[str, tuple[Reply, str]] = {
+    "portal 200": (http(200, HTML, "text/html; charset=utf-8"), "portal or proxy"),
+    "portal 401": (http(401, HTML, "text/html"), "portal or proxy"),
+    "portal 403": (http(403, HTML, "text/html"), "portal or proxy"),
+    "portal 404": (http(404, HTML, "text/html"), "portal or proxy"),
+    "portal that says JSON": (http(404, HTML), "none"),
+    "404 of another service": (say(404, {"message": "no Route matched"}), ""),
+    "404 that is a list": (say(404, []), ""),
+    "403 of another service": (say(403, {"error": {"code": 403, "message": "blocked"}}), ""),
+    "redirect": (http(302, b"", more={"Location": "http://127.0.0.1:1/"}), "redirect"),
+    "permanent redirect": (http(308, b"{}", more={"Location": "/v1/secrets"}), "redirect"),
+    "not modified": (http(304, b""), "redirect"),
+    "no content": (b"HTTP/1.1 204 X\r\n\r\n", "204"),
+    "bad gateway": (http(502, HTML, "text/html"), "502"),
+    "not JSON but said so": (http(200, b"secret"), "JSON"),
+    "plain text": (http(200, b"secret", "text/plain"), "portal or proxy"),
+    "no type": (b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}", "portal or proxy"),
+    "empty": (http(200, b""), ""),
+    "a list": (say(200, []), ""),
+    "a number": (say(200, 7), ""),
+    "null": (say(200, None), ""),
+    "null fields": (say(200, dict.fromkeys(("token", "secrets", "total", "data", "auth"))), ""),
+    "not a number": (http(200, b'{"data": NaN}'), "JSON"),
+    "deep": (http(200, DEEP), ""),
+    "very deep": (http(200, b"[" * 200_000), ""),
+    "invalid UTF-8": (http(200, b'{"data": "\xff\xfe"}'), "JSON"),
+    "truncated JSON": (http(200, b'{"data": {"data": {"value": "sec'), "JSON"),
+    "truncated body": (http(200, b'{"data": 1}')[:-4], "amid"),
+    "without its length": (b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\n\r\n{}", "amid"),
+    "oversized": (http(200, b" " * (MAX_ANSWER + 1)), "too long"),
+    "oversized by its word": (
+        b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n",
+        "too long",
+    ),
+    "packed": (
+        http(200, gzip.compress(b" " * 10_000_000), more={"Content-Encoding": "gzip"}),
+        "packed",
+    ),
+    "chunk without end": (
+        b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"ffffffffffff\r\n{",
+        "amid",
+    ),
+    "chunk of less than nothing": (
+        b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"-1\r\n{}",
+        "",
+    ),
+    "endless body": (
+        flood(
+            b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n",
+            b"1000\r\n" + b" " * 4096 + b"\r\n",
+        ),
+        "too long",
+    ),
+    "endless line": (flood(b"HTTP/1.1 200 ", b"x" * 4096), "no HTTP"),
+    "endless header fields": (flood(b"HTTP/1.1 200 X\r\n", b"A: b\r\n" * 512), "no HTTP"),
+    "endless early answers": (flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100), "too long"),
+    "not HTTP": (b"220 mail.example ESMTP\r\n", "no HTTP"),
+    "hang up": (b"", ""),
+    "reset in the middle": (
+        reset_after(http(200, b'{"data": 1}')[:-4]),
+        "",
+    ),
+}
+SLOW: dict[str, Reply] = {
+    "silence": silence,
+    "slow header": drip(b"HTTP/1.1 200 X\r\nServer: "),
+    "slow body": drip(
+        b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS, ids=lambda one: getattr(one, "value", one))
+@pytest.mark.parametrize(("lie", "word"), LIES.values(), ids=LIES)
+def test_a_lie_is_neither_a_secret_nor_its_end(
+    kind: UpstreamKind, step: str, lie: Reply, word: str, directory: Path
+) -> None:
+    with Wire(Liar(kind, step, lie)) as wire:
+        got = upstream(kind, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Trouble), got
+    assert got.sentence.startswith(f"upstream hq ({wire.url}): ")
+    if step != "payload":  # there some of them are bytes of the wrong type, before all else
+        assert word in got.sentence
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS, ids=lambda one: getattr(one, "value", one))
+@pytest.mark.parametrize("lie", SLOW.values(), ids=SLOW)
+def test_who_is_slow_is_cut_off(kind: UpstreamKind, step: str, lie: Reply, directory: Path) -> None:
+    with Wire(Liar(kind, step, lie)) as wire:
+        got = upstream(kind, wire.url, directory, SHORT).fetch(NAME)
+    assert isinstance(got, Trouble)
+    if step != "payload" or lie is not SLOW["slow body"]:  # there it is bytes of the wrong type
+        assert "no whole answer within 0.5 s" in got.sentence
+
+
+def test_bytes_that_come_slowly_are_cut_off_too(directory: Path) -> None:
+    head = (
+        b"HTTP/1.1 200 X\r\nContent-Type: application/octet-stream\r\nContent-Length: 60000\r\n\r\n"
+    )
+    with Wire(Liar(UpstreamKind.BARBICAN, "payload", drip(head))) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory, SHORT).fetch(NAME)
+    assert isinstance(got, Trouble) and "no whole answer" in got.sentence
+
+
+PAYLOADS = {
+    "empty": (http(200, b"", "application/octet-stream"), "empty"),
+    "longer than a secret": (http(200, b"x" * 65_537, "application/octet-stream"), "65536"),
+    "half of it": (http(200, VALUE, "application/octet-stream")[:-3], "amid"),
+    "until the connection ends": (
+        b"HTTP/1.1 200 X\r\nContent-Type: application/octet-stream\r\n\r\nhalf a sec",
+        "amid",
+    ),
+    "JSON in its place": (say(200, {"payload": "x"}), "another type"),
+    "packed": (
+        http(200, gzip.compress(VALUE), "application/octet-stream", {"Content-Encoding": "gzip"}),
+        "packed",
+    ),
+    "reset": (reset_after(http(200, VALUE, "application/octet-stream")[:-3]), ""),
+}
+
+
+@pytest.mark.parametrize(("lie", "word"), PAYLOADS.values(), ids=PAYLOADS)
+def test_a_payload_that_is_not_whole_is_not_taken(lie: Reply, word: str, directory: Path) -> None:
+    with Wire(Liar(UpstreamKind.BARBICAN, "payload", lie)) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Trouble) and word in got.sentence
+
+
+LISTS = {
+    "another name": {"secrets": [entry(name="pos/other")], "total": 1},
+    "one of another name": {"secrets": [entry(), entry(name="pos/other")], "total": 2},
+    "no name": {"secrets": [entry(name=None)], "total": 1},
+    "another order": {
+        "secrets": [entry(created="2026-11-20T00:00:00.000000"), entry()],
+        "total": 2,
+    },
+    "two in one moment": {"secrets": [entry(), entry()], "total": 2},
+    "no time": {"secrets": [entry(created=None)], "total": 1},
+    "a time that is none": {"secrets": [entry(created="2026-13-41T99:00:00")], "total": 1},
+    "a time before 1970": {"secrets": [entry(created="1961-04-12T06:07:00")], "total": 1},
+    "an end that is none": {"secrets": [entry(expiration="tomorrow")], "total": 1},
+    "a reference that leads elsewhere": {
+        "secrets": [entry(secret_ref="http://127.0.0.1/../../v3/users")],
+        "total": 1,
+    },
+    "no total": {"secrets": []},
+    "a total that is a text": {"secrets": [], "total": "0"},
+    "a total that is true": {"secrets": [entry()], "total": True},
+    "fewer in all than on this page": {"secrets": [entry()], "total": 0},
+    "more on the next page, for ever": {"secrets": [], "total": 1000},
+    "nothing in it": {},
+    "an entry that is a text": {"secrets": [NAME], "total": 1},
+    "more than was asked for": {"secrets": [entry()] * 101, "total": 101},
+}
+
+
+@pytest.mark.parametrize("body", LISTS.values(), ids=LISTS)
+def test_a_list_of_another_form_is_neither_a_secret_nor_its_end(
+    body: object, directory: Path
+) -> None:
+    with Wire(Liar(UpstreamKind.BARBICAN, "list", say(200, body))) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    if body == LISTS["a total that is true"]:
+        assert "form" in got.sentence
+    assert isinstance(got, Trouble)
+
+
+TOKENS = {
+    "no token in the header": (say(201, keystone_token()), "form"),
+    "no body": (say(201, {}), "form"),
+    "a body that is a list": (say(201, []), "form"),
+    "an empty token": (say(201, keystone_token(), {"X-Subject-Token": ""}), "refused"),
+    "a token no header can hold": (
+        say(201, keystone_token(), {"X-Subject-Token": "a\x01\x0b"}),
+        "form",
+    ),
+    "another token": (say(201, keystone_token(), {"X-Subject-Token": "other"}), "refused"),
+}
+
+
+@pytest.mark.parametrize(("login", "word"), TOKENS.values(), ids=TOKENS)
+def test_a_login_of_another_form_gives_nothing(login: bytes, word: str, directory: Path) -> None:
+    def answer(request: Request) -> Reply:
+        if request.path.startswith("/v1/") and request.headers.get("x-auth-token") != TOKEN:
+            return say(401, {"error": {"code": 401, "title": "Unauthorized", "message": "no"}})
+        return login if openstack_step(request) == "login" else openstack(request)
+
+    with Wire(answer) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Trouble) and word in got.sentence
+    assert got.login == (word == "refused")
+
+
+@pytest.mark.parametrize("about", [None, [], {"expires_at": "soon"}, {"expires_at": 7}])
+@pytest.mark.parametrize("first", ["fetch", "credential_ends"])
+def test_a_token_that_says_no_end_is_forgotten(about: object, first: str, directory: Path) -> None:
+    liar = Liar(
+        UpstreamKind.BARBICAN, "login", say(201, {"token": about}, {"X-Subject-Token": TOKEN})
+    )
+    with Wire(liar) as wire:
+        barbican = upstream(UpstreamKind.BARBICAN, wire.url, directory)
+        got = barbican.fetch(NAME) if first == "fetch" else barbican.credential_ends()
+        assert got is None or (isinstance(got, Trouble) and "form" in got.sentence)
+        wire.answer = openstack
+        assert isinstance(barbican.fetch(NAME), Fetched)
+
+
+@given(body=st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["token", "expires_at", "issued_at", "project", "auth", "client_token",
+                         "metadata", "secrets", "total", "data", "name", "errors", "code"]),
+        inner, max_size=4,
+    ),
+    max_leaves=8,
+), step=st.sampled_from(STEPS))  # fmt: skip
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_json_breaks_an_adapter(body: object, step: tuple[UpstreamKind, str]) -> None:
+    kind, name = step
+    with Wire(Liar(kind, name, say(200, body, {"X-Subject-Token": TOKEN}))) as wire:
+        adapter = upstream(kind, wire.url, HYPOTHESIS_SITE)
+        got = adapter.fetch(NAME)
+        adapter.credential_ends()
+    is_empty_list = body == {"secrets": [], "total": 0} and name == "list"
+    assert not isinstance(got, Gone) or is_empty_list
+
+
+HYPOTHESIS_SITE: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _site_of_hypothesis(directory: Path) -> None:
+    global HYPOTHESIS_SITE
+    HYPOTHESIS_SITE = directory
+
+
+@pytest.mark.parametrize("kind", UpstreamKind, ids=lambda kind: kind.value)
+class TestTls:
+    """The authorities of the file and no others."""
+
+    def fetch(self, kind: UpstreamKind, wire: Wire, directory: Path):
+        return upstream(kind, wire.url, directory, LONG).fetch(NAME)
+
+    def test_the_pinned_authority_is_believed(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve()) as wire:
+            assert isinstance(self.fetch(kind, wire, tmp_path), Fetched)
+
+    def test_no_other_is(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        Authority(tmp_path, "ca")
+        with Wire(Liar(kind, "", b""), Authority(tmp_path, "other").serve()) as wire:
+            got = self.fetch(kind, wire, tmp_path)
+        assert isinstance(got, Trouble) and "certificate is not believed" in got.sentence
+        assert not wire.requests, "nothing was said to who is not believed"
+
+    def test_a_certificate_that_changed(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve()) as wire:
+            adapter = upstream(kind, wire.url, tmp_path)
+            assert isinstance(adapter.fetch(NAME), Fetched)
+            wire.tls = Authority(tmp_path, "other").serve()
+            seen = len(wire.requests)
+            got = adapter.fetch(NAME)
+            assert isinstance(got, Trouble) and "compare ca.pem" in got.sentence
+            assert len(wire.requests) == seen, "the token was not shown to it"
+
+    def test_an_expired_one(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        tls = Authority(tmp_path, "ca").serve(ends=-timedelta(days=1))
+        with Wire(Liar(kind, "", b""), tls) as wire:
+            got = self.fetch(kind, wire, tmp_path)
+        assert isinstance(got, Trouble) and "expired" in got.sentence and "clock" in got.sentence
+
+    def test_one_for_another_host(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve("keys.example")) as wire:
+            got = self.fetch(kind, wire, tmp_path)
+        assert isinstance(got, Trouble) and "certificate is not believed" in got.sentence
+
+    def test_a_server_without_tls(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        Authority(tmp_path, "ca")
+        with Wire(lambda _request: say(200, {})) as wire:
+            url = wire.url.replace("http:", "https:")
+            got = upstream(kind, url, tmp_path, SHORT).fetch(NAME)
+        assert isinstance(got, Trouble)
+
+    def test_an_authority_from_the_environment_is_not_believed(
+        self, kind: UpstreamKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Authority(tmp_path, "ca")
+        other = Authority(tmp_path, "other")
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "VAULT_CACERT"):
+            monkeypatch.setenv(name, str(other.file))
+        with Wire(Liar(kind, "", b""), other.serve()) as wire:
+            assert isinstance(self.fetch(kind, wire, tmp_path), Trouble)
+
+
+@pytest.mark.parametrize("kind", UpstreamKind, ids=lambda kind: kind.value)
+class TestWhomWeSpeakWith:
+    """The addresses of the site file, over no other way."""
+
+    def test_no_proxy_of_the_environment(
+        self, kind: UpstreamKind, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+        monkeypatch.delenv("no_proxy", raising=False)
+        with Wire(Liar(kind, "", b"")) as wire:
+            assert isinstance(upstream(kind, wire.url, directory).fetch(NAME), Fetched)
+
+    def test_not_without_tls_beyond_loopback(self, kind: UpstreamKind, directory: Path) -> None:
+        got = upstream(kind, "http://192.0.2.1:1", directory).fetch(NAME)
+        assert isinstance(got, Trouble) and "without TLS" in got.sentence
+
+    def test_nobody_listens(self, kind: UpstreamKind, directory: Path) -> None:
+        with Wire(silence) as wire:
+            url = wire.url
+        got = upstream(kind, url, directory).fetch(NAME)
+        assert isinstance(got, Trouble) and "cannot be reached (Connection refused)" in got.sentence
+
+    @pytest.mark.parametrize(("text", "seconds"), [
+        ("30", 30), (" 7 ", 7), ("0", 0), ("99999999999999999999", 21600), ("-5", None),
+        ("Sat, 21 Nov 2026 23:00:00 GMT", None), ("²", None), ("", None),
+    ])  # fmt: skip
+    def test_retry_after_is_a_number_of_seconds(
+        self, kind: UpstreamKind, text: str, seconds: int | None, directory: Path
+    ) -> None:
+        reply = http(503, HTML, "text/html", {"Retry-After": text}).replace(b"\xc2\xb2", b"\xb2")
+        with Wire(lambda _request: reply) as wire:
+            got = upstream(kind, wire.url, directory).fetch(NAME)
+        assert isinstance(got, Trouble) and got.retry_after == seconds
+        assert "503" in got.sentence and not got.login
+
+    def test_no_word_of_it_in_any_log(
+        self, kind: UpstreamKind, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        with Wire(Liar(kind, "", b"")) as wire:
+            adapter = upstream(kind, wire.url, directory)
+            got = adapter.fetch(NAME)
+            adapter.credential_ends()
+        assert isinstance(got, Fetched) and len(wire.requests) >= 3
+        shown = caplog.text + repr(adapter) + repr(got) + repr(vars(adapter))
+        for hidden in ("a secret of the upstream", TOKEN, "app-secret-77", SECRET_ID, "role-5521"):
+            assert hidden not in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "é"]
+)
+def test_a_file_without_authorities_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(text)
+    with pytest.raises(SiteError, match="upstream hq: .*ca.pem is no PEM file"):
+        upstream(UpstreamKind.KV2, "https://127.0.0.1:1", tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match=r"ca.pem .*\(No such file or directory\)"):
+        upstream(UpstreamKind.BARBICAN, "https://127.0.0.1:1", tmp_path)
