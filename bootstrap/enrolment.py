@@ -43,6 +43,8 @@ class Step(StrEnum):
     HANDED_OVER = "handed-over"
     REPORTED_GOOD = "reported-good"
     REPORTED_WANTING = "reported-wanting"
+    RENEWED = "renewed"
+    OVERDUE = "overdue"
     TAKEN_AWAY = "taken-away"
     DOUBTED = "doubted"
     PLACE_TAKEN = "place-taken"
@@ -64,6 +66,9 @@ _TABLE: Mapping[Step, tuple[tuple[Stage, ...], Stage]] = {
     Step.HANDED_OVER: ((Stage.VERIFIED,), Stage.ENROLLED),
     Step.REPORTED_GOOD: ((Stage.ENROLLED, Stage.READY), Stage.READY),
     Step.REPORTED_WANTING: ((Stage.ENROLLED, Stage.READY), Stage.ENROLLED),
+    # A report follows each renewal; who was ready meanwhile stays so.
+    Step.RENEWED: ((Stage.ENROLLED, Stage.STALE), Stage.ENROLLED),
+    Step.OVERDUE: ((Stage.ENROLLED, Stage.READY), Stage.STALE),
     Step.TAKEN_AWAY: (_LIVE, Stage.REVOKED),
     Step.DOUBTED: (_TRUSTED, Stage.REFUSED),
     Step.PLACE_TAKEN: (_LIVE, Stage.REPLACED),

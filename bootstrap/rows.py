@@ -22,6 +22,8 @@ class BoxRow:
     digest of the measurements that a person released for this EK, `tpm_firmware` the version last
     accepted. `basis` names policy and baseline of the last appraisal, `tier` what that proved.
     `device_public` (TPMT_PUBLIC) and `ssh_host_key` (OpenSSH) are of the last accepted evidence.
+    `renew` says after how many seconds it is to renew, None for never; `proved` when it last had a
+    bundle, `renewals` how many of them since its hand-over were renewals.
     """
 
     box: str
@@ -55,6 +57,9 @@ class BoxRow:
     basis: bytes | None = None
     device_public: bytes | None = None
     ssh_host_key: bytes | None = None
+    renew: float | None = None
+    proved: float | None = None
+    renewals: int = 0
     facts: Mapping[str, Any]
 
 

@@ -31,6 +31,10 @@ ARROWS = {
     (Stage.READY, Step.REPORTED_GOOD): Stage.READY,
     (Stage.ENROLLED, Step.REPORTED_WANTING): Stage.ENROLLED,
     (Stage.READY, Step.REPORTED_WANTING): Stage.ENROLLED,
+    (Stage.ENROLLED, Step.RENEWED): Stage.ENROLLED,
+    (Stage.STALE, Step.RENEWED): Stage.ENROLLED,
+    (Stage.ENROLLED, Step.OVERDUE): Stage.STALE,
+    (Stage.READY, Step.OVERDUE): Stage.STALE,
     **{
         (stage, Step.PROVED_KEYS): Stage.CONTACTED
         for stage in Stage

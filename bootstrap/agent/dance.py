@@ -10,12 +10,12 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attest import transcript as hashes_of
-from attest.transcript import Session
+from attest.transcript import Purpose, Session
 from bootstrap.agent import handoff, protocol, wrapped
 from bootstrap.agent.errors import TROUBLE, AgentError, BoxError, Code
 from bootstrap.agent.protocol import Anchor, Answer, Bundle, Dance, Logs, Opened, Quoted, b64u
@@ -23,9 +23,18 @@ from bootstrap.agent.ssh import DRAWN_BYTES, HostKey, make_host_key
 
 if TYPE_CHECKING:
     from bootstrap.agent.client import Client
-    from bootstrap.agent.tpm import Tpm
+    from bootstrap.agent.tpm import AkParts, Tpm
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a box that stays keeps in memory to renew; `renew` in seconds, 0 for never."""
+
+    ak: AkParts
+    host_key: HostKey = field(repr=False)
+    renew: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +51,12 @@ class Outcome:
     fqdn: str = ""
     after: str = ""
     withheld: tuple[str, ...] = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """What was drawn for one session: the X25519 key that opens the bundle, the SSH host key."""
+    """The X25519 key that opens the bundle of one session, the SSH host key of the boot."""
 
     ephemeral: Any
     host_key: HostKey
@@ -83,21 +93,28 @@ def load_anchor(directory: Path) -> Anchor:
 
 
 def enrol(
-    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, logs: Logs, place: Place
+    tpm: Tpm,
+    client: Client,
+    anchor: Anchor,
+    facts: bytes,
+    logs: Logs,
+    place: Place,
+    kept: Kept | None = None,
 ) -> Outcome:
-    """Run one session; AgentError says what went wrong."""
+    """Run one session, with `kept` to renew; AgentError says what went wrong."""
     from tpm2_pytss import TSS2_Exception
 
     try:
-        return _enrol(tpm, client, anchor, facts, logs, place)
+        begun = _begin(tpm, client, anchor, facts, place.say, kept)
+        return _go_on(tpm, client, begun, logs, place)
     except TSS2_Exception as error:
         raise BoxError(Code.TPM_FAILED, f"the TPM refuses: {error}") from None
 
 
-def _enrol(
-    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, logs: Logs, place: Place
+def _go_on(
+    tpm: Tpm, client: Client, begun: tuple[Dance, _Drawn], logs: Logs, place: Place
 ) -> Outcome:
-    dance, drawn = _begin(tpm, client, anchor, facts, place.say)
+    dance, drawn = begun
     x, answer = _prove(tpm, client, dance, logs, place.say)
     if answer.bundle is None:
         return _not_yet(dance, x, answer, place.say)
@@ -110,8 +127,11 @@ def _enrol(
     if place.set_clock is not None:
         place.set_clock(document.issued)
     checks = _use(tpm, document, place, drawn.host_key) | tried.checks
-    receipt = _report(tpm, client, dance, x, checks, handoff.digests(document, opened), place)
-    return _done(dance, document, receipt, handoff.digests(document, opened), place.say)
+    digests = handoff.digests(document, opened)
+    receipt = _report(tpm, client, dance, x, checks, digests, place)
+    assert tpm.ak_parts is not None  # of `_begin`
+    kept = Kept(ak=tpm.ak_parts, host_key=drawn.host_key, renew=document.renew)
+    return replace(_done(dance, document, receipt, digests, place.say), kept=kept)
 
 
 def tell_trouble(client: Client, error: AgentError, facts: bytes) -> None:
@@ -127,24 +147,27 @@ def tell_trouble(client: Client, error: AgentError, facts: bytes) -> None:
 
 
 def _begin(
-    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, say: Say
+    tpm: Tpm, client: Client, anchor: Anchor, facts: bytes, say: Say, kept: Kept | None
 ) -> tuple[Dance, _Drawn]:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     tpm.check_ownership()
     say("making the keys of this box in its TPM")
+    purpose = Purpose.ENROL if kept is None else Purpose.RENEW
     ek = tpm.load_ek()
     hello = protocol.make_hello(
         ek_public=ek,
-        ak_public=tpm.load_ak(),
+        ak_public=tpm.load_ak(None if kept is None else kept.ak),
         certificates=tpm.ek_certificates(),
         box_nonce=os.urandom(32),
+        purpose=purpose,
     )
     say(f"this box is {hello.box}")
     challenge = protocol.read_challenge(client.post("/v1/sessions", hello.body))
     secret = tpm.activate(challenge.credential_blob, challenge.encrypted_secret)
     drawn = _Drawn(
-        ephemeral=X25519PrivateKey.generate(), host_key=make_host_key(os.urandom(DRAWN_BYTES))
+        ephemeral=X25519PrivateKey.generate(),
+        host_key=make_host_key(os.urandom(DRAWN_BYTES)) if kept is None else kept.host_key,
     )
     session = Session(session=challenge.session, server_nonce=challenge.server_nonce, secret=secret)
     dance = Dance(
@@ -155,6 +178,7 @@ def _begin(
         ephemeral=drawn.ephemeral.public_key().public_bytes_raw(),
         device_public=tpm.load_device(),
         ssh_host_key=drawn.host_key.public,
+        purpose=purpose,
     )
     return dance, drawn
 
@@ -215,8 +239,11 @@ def _report(
     session = dance.session.session
     message = hashes_of.report_message(dance.anchor.site_id, session, x, report)
     body = protocol.encode({"report": b64u(report), "signature": b64u(tpm.sign(message))})
-    # The bundle is open and opens no second time: nothing but this report can finish it.
-    patient = itertools.chain(LONG, itertools.repeat(60))
+    # The bundle is open and opens no second time: nothing but this report can finish it. A box
+    # that renews is finished already.
+    patient = (
+        itertools.chain(LONG, itertools.repeat(60)) if dance.purpose is Purpose.ENROL else LONG
+    )
     reply = client.post(f"/v1/sessions/{session.hex()}/report", body, pauses=patient)
     return protocol.read_answer(reply, dance, x, context="receipt")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attest.transcript import secret_digest
-from bootstrap.agent import ssh
+from bootstrap.agent import seeds, ssh
 from bootstrap.agent.errors import Code, PeerError
 from bootstrap.agent.protocol import HANDOFF_TYPE, Bundle, Dance, Fields, Opened, b64u
 from bootstrap.agent.ssh import HostKey
@@ -35,6 +35,7 @@ class Handoff:
     """A hand-off document that belongs to this box and session; times in unix seconds.
 
     `proofs` are for the secrets that headquarters wrapped: the site knows those, not the values.
+    `renew` says after how many seconds the box renews, 0 for never (and from a site of before).
     `ssh_certificate` is the text of its file; empty from a site of before, or for no SSH host key.
     """
 
@@ -54,6 +55,7 @@ class Handoff:
     withheld: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     document: bytes = field(default=b"", repr=False)
+    renew: int = 0
 
 
 def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
@@ -94,6 +96,7 @@ def read_handoff(opened: Opened, dance: Dance, bundle: Bundle) -> Handoff:
         withheld=tuple(_names(fields.take("withheld", list))),
         checks=tuple(str(one) for one in fields.take("checks", list)),
         document=opened.document,
+        renew=fields.optional("renew", int) or 0,
     )
 
 
@@ -140,8 +143,7 @@ def write_seed(handoff: Handoff, host_key: HostKey, directory: Path) -> None:
     if handoff.ssh_certificate:
         _write(fresh / "ssh" / ssh.CERTIFICATE, handoff.ssh_certificate)
         _write(fresh / "ssh" / ssh.HINT, ssh.sshd_hint(f"{directory}/ssh"))
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.rename(directory)
+    seeds.put(fresh, directory)
 
 
 def check_identity(handoff: Handoff, sign: Callable[[bytes], bytes], challenge: bytes) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from attest import transcript as hashes_of
-from attest.transcript import Enrolment, Session, SiteIdentity
+from attest.transcript import Enrolment, Purpose, Session, SiteIdentity
 from bootstrap.agent.errors import Code, PeerError
 from bootstrap.agent.tpm_keys import BOOT_PCRS, SEALED_PCRS, Counters
 
@@ -25,9 +25,11 @@ HANDOFF_TYPE = "application/vnd.doorstep.handoff.v1+json"
 MAX_LOG = 4 * 1024 * 1024
 _OID_NAMESPACE = UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
 _STATUSES = {
-    "answer": ("enrolled", "held", "refused"),
+    "answer": ("held", "refused"),
     "receipt": ("ready", "enrolled"),
 }
+_GIVEN = {Purpose.ENROL: "enrolled", Purpose.RENEW: "renewed"}
+"""The status of an answer with a bundle: it is never that of a session for something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,7 @@ class Dance:
     ephemeral: bytes
     device_public: bytes
     ssh_host_key: bytes = b""
+    purpose: Purpose = Purpose.ENROL
 
     @property
     def q(self) -> bytes:
@@ -116,7 +119,7 @@ class Dance:
             device_public=self.device_public,
             ssh_host_key=self.ssh_host_key,
         )
-        return hashes_of.enrol_data(self.anchor.site, self.session, enrolment)
+        return hashes_of.enrol_data(self.anchor.site, self.session, enrolment, self.purpose)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +139,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A signed answer that was checked; `bundle` with `enrolled`, a reason with the others."""
+    """A signed answer that was checked; `bundle` where one is given, a reason with the others."""
 
     status: str
     reason: str = ""
@@ -165,9 +168,14 @@ def encode(fields: Mapping[str, Any]) -> bytes:
 
 
 def make_hello(
-    *, ek_public: bytes, ak_public: bytes, certificates: tuple[bytes, ...], box_nonce: bytes
+    *,
+    ek_public: bytes,
+    ak_public: bytes,
+    certificates: tuple[bytes, ...],
+    box_nonce: bytes,
+    purpose: Purpose = Purpose.ENROL,
 ) -> Hello:
-    """Write step 1."""
+    """Write step 1; what enrols says no purpose, as sites of older releases expect it."""
     from keys.tpm_public import PublicArea
 
     body = encode(
@@ -176,6 +184,7 @@ def make_hello(
             "ek_certificates": [b64u(one) for one in certificates],
             "ak_public": b64u(ak_public),
             "box_nonce": b64u(box_nonce),
+            **({} if purpose is Purpose.ENROL else {"purpose": purpose.value}),
         }
     )
     return Hello(
@@ -246,12 +255,13 @@ def read_answer(body: bytes, dance: Dance, x: bytes, *, context: str = "answer")
     fields = Fields.read(payload, None)
     _check_same(fields, dance, x)
     status = fields.take("status", str)
-    if status not in _STATUSES[context]:
+    given = _GIVEN[dance.purpose]
+    if status not in _STATUSES[context] and (context, status) != ("answer", given):
         raise _malformed(f"the site's answer has the status {status[:20]!r}")
     if context == "receipt":
         names = tuple(map(_withheld_name, fields.take("withheld", list)))
         return Answer(status=status, withheld=names)
-    if status == "enrolled":
+    if status == given:
         return Answer(status=status, bundle=_read_bundle(fields.take("bundle", dict)))
     return Answer(
         status=status,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,8 +19,9 @@ from bootstrap.agent import facts, network, system
 from bootstrap.agent.errors import AgentError, BoxError, Code
 
 if TYPE_CHECKING:
+    from bootstrap.agent import renew
     from bootstrap.agent.client import Client
-    from bootstrap.agent.dance import Outcome, Place
+    from bootstrap.agent.dance import Kept, Outcome, Place
     from bootstrap.agent.protocol import Anchor, Logs
     from bootstrap.agent.tpm import Tpm
 
@@ -33,6 +36,7 @@ _CHUNK = 570
 """Bytes of the boot log on one console line; some serial consoles cut longer ones."""
 _PAUSES = (5, 10, 20, 40, 60)
 _REFUSED_SECONDS = 60
+_WATCH_SECONDS = 5
 
 
 def serve(say: Say) -> NoReturn:
@@ -47,14 +51,44 @@ def serve(say: Say) -> NoReturn:
     if outcome.after == "power-off":
         say("done, going off")
         system.power_off()
+    _stay(found, outcome, say)
+
+
+def _stay(found: network.Network, outcome: Outcome, say: Say) -> NoReturn:
+    """Keep the address and renew the certificate; nothing that fails here ends it."""
+    from bootstrap.agent import renew
+
+    assert outcome.kept is not None  # of whoever has its hand-over
+    staying = renew.begin(outcome.kept, _since_start(), random.random())
     say("done, staying")
     while True:
         try:
             found = network.keep(found, say)
         except AgentError as error:  # a pulled cable is no reason to enrol again
             say(f"{error.code.value}: {error}")
+
+        def attempt(kept: Kept, found: network.Network = found) -> Outcome:
+            return _one_session(found, say, kept)
+
+        staying = _turn(staying, attempt, say)
         system.reap()
-        time.sleep(10)
+        time.sleep(_WATCH_SECONDS)
+
+
+def _turn(staying: renew.Staying, attempt: Callable[[Kept], Outcome], say: Say) -> renew.Staying:
+    from bootstrap.agent import renew
+    from bootstrap.agent.handoff import SEED
+
+    try:
+        return renew.turn(staying, attempt, SEED, say, clock=_since_start, draw=random.random)
+    except Exception as error:  # noqa: BLE001 - else process 1 would enrol again, which is refused
+        say(f"INTERNAL: {type(error).__name__}: {error}")
+        return replace(staying, schedule=staying.schedule.later(_since_start(), random.random()))
+
+
+def _since_start() -> float:
+    """Give seconds since the start of the machine, those that it was suspended included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def preload() -> None:
@@ -63,6 +97,7 @@ def preload() -> None:
 
     import bootstrap.agent.client
     import bootstrap.agent.dance
+    import bootstrap.agent.renew
     import bootstrap.agent.signature
     import bootstrap.agent.tpm  # noqa: F401
 
@@ -119,7 +154,7 @@ def _until_enrolled(found: network.Network, say: Say) -> Outcome:
         tries = 0
 
 
-def _one_session(found: network.Network, say: Say) -> Outcome:
+def _one_session(found: network.Network, say: Say, kept: Kept | None = None) -> Outcome:
     from bootstrap.agent.client import Client
     from bootstrap.agent.dance import Place, load_anchor, tell_trouble
     from bootstrap.agent.handoff import SEED
@@ -130,24 +165,32 @@ def _one_session(found: network.Network, say: Say) -> Outcome:
     client = Client(found.lease.url or "", anchor.root_pem, anchor.server_name)
     logs = Logs(event_log=_read(EVENT_LOG), ima_log=_read(IMA_LOG))
     SEED.parent.mkdir(parents=True, exist_ok=True)
-    place = Place(seed=SEED, say=say, set_clock=system.set_clock)
+    # Whoever runs already keeps its clock as it is.
+    place = Place(seed=SEED, say=say, set_clock=system.set_clock if kept is None else None)
     try:
-        return enrol_with_tpm(client, anchor, known, logs, place)
+        return enrol_with_tpm(client, anchor, known, logs, place, kept)
     except AgentError as error:
-        tell_trouble(client, error, known)
+        if kept is None:
+            tell_trouble(client, error, known)
         raise
 
 
 def enrol_with_tpm(
-    client: Client, anchor: Anchor, known: bytes, logs: Logs, place: Place
+    client: Client,
+    anchor: Anchor,
+    known: bytes,
+    logs: Logs,
+    place: Place,
+    kept: Kept | None = None,
 ) -> Outcome:
+    """Open the TPM and run one session, with `kept` to renew."""
     from bootstrap.agent.dance import enrol
     from bootstrap.agent.tpm import Tpm
 
     if not DEVICE.exists():
         raise BoxError(Code.TPM_NONE, "this box has no TPM 2.0: switch it on in the firmware setup")
     with Tpm(TCTI) as tpm:
-        return enrol(tpm, client, anchor, known, logs, place)
+        return enrol(tpm, client, anchor, known, logs, place, kept)
 
 
 def _pause(error: AgentError, tries: int, say: Say) -> None:

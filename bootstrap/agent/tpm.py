@@ -83,6 +83,14 @@ class Measured:
     pcrs: dict[str, tuple[bytes, ...]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AkParts:
+    """The AK of this boot for its TPM alone: TPM2B_PRIVATE (encrypted) and TPM2B_PUBLIC."""
+
+    private: Any
+    public: Any
+
+
 def _base(error: TSS2_Exception) -> int:
     """Give a TPM response code without parameter, handle or session number."""
     code = int(error.rc) & 0xFFF
@@ -96,6 +104,7 @@ class Tpm(Connection):
         """Connect by a TCTI string; BoxError TPM-FAILED when nothing answers."""
         super().__init__(tcti)
         self._template: EkTemplate | None = None
+        self.ak_parts: AkParts | None = None
 
     # Keys
 
@@ -129,9 +138,22 @@ class Tpm(Connection):
         usable = [data for data in found if 0 < len(data) <= MAX_CERTIFICATE]
         return tuple(usable[:MAX_PLATFORM_CERTIFICATES])
 
-    def load_ak(self) -> bytes:
-        """Create the AK under the EK; gives its TPMT_PUBLIC."""
+    def load_ak(self, known: AkParts | None = None) -> bytes:
+        """Create the AK under the EK, or load the known one again; gives its TPMT_PUBLIC."""
         ek = self.need(self.ek)
+        parts = known or self._create_ak(ek)
+        with self.ek_session() as session:
+            handle = self.esys.load(
+                parent_handle=ek.handle,
+                in_private=parts.private,
+                in_public=parts.public,
+                session1=session,
+            )
+        self.ak = Loaded(handle=handle, public=bytes(parts.public.publicArea.marshal()))
+        self.ak_parts = parts
+        return self.ak.public
+
+    def _create_ak(self, ek: Loaded) -> AkParts:
         with self.ek_session() as session:
             private, public, *_ = self.esys.create(
                 parent_handle=ek.handle,
@@ -141,12 +163,7 @@ class Tpm(Connection):
                 creation_pcr=TPML_PCR_SELECTION(),
                 session1=session,
             )
-        with self.ek_session() as session:
-            handle = self.esys.load(
-                parent_handle=ek.handle, in_private=private, in_public=public, session1=session
-            )
-        self.ak = Loaded(handle=handle, public=bytes(public.publicArea.marshal()))
-        return self.ak.public
+        return AkParts(private=private, public=public)
 
     def load_device(self) -> bytes:
         """Create the device key, the same at every boot; gives its TPMT_PUBLIC."""

@@ -39,6 +39,7 @@ from bootstrap.io.phonehome import PhoneHome, Reply
 from bootstrap.io.planner import PlanWriter
 from bootstrap.io.reappraise import Reappraiser
 from bootstrap.io.references import PUBLISHED, References, load_references
+from bootstrap.io.renewals import RenewalDesk
 from bootstrap.io.report import ReportDesk
 from bootstrap.io.site_store import SiteStore
 from bootstrap.joining import normal_address
@@ -98,8 +99,15 @@ class Control:
         self._collector = Collector(
             self._store, {name: layout.socket(name) for name in ("netboot", "keys", "watch", "sync")}
         )
+        self._renewals = RenewalDesk(
+            self._store, self._settings, lambda: self._references, judge, self._planner, keys
+        )
         self._phone = PhoneHome(
-            self._store, self._settings().identity, decider, self._collector.leases
+            self._store,
+            self._settings().identity,
+            decider,
+            self._renewals,
+            self._collector.leases,
         )
         self._planner.write(self._store.boxes())
         self._polled = 0.0
@@ -131,6 +139,7 @@ class Control:
             self._collector.poll(now)
             self._take_changes(force=False)
             self._reappraiser.turn(now)
+            self._renewals.turn(now, self._started)
         except SITE_FAULTS as error:
             _complain(error)
 

@@ -29,11 +29,14 @@ from bootstrap.enrolment import (
 )
 from bootstrap.errors import SiteError
 from bootstrap.handoff import handoff_document
+from bootstrap.io import openings
+from bootstrap.io.renewals import seconds_of
 from bootstrap.io.site_store import SiteStore
 from bootstrap.judgement import Judgement, Proved, told
 from bootstrap.naming import Given, choose
 from bootstrap.phonehome import b64u
 from bootstrap.record import place_holder
+from bootstrap.renewing import opening_of
 from bootstrap.rows import BoxRow, Event, SessionRow
 from bootstrap.settings import Settings
 from bootstrap.site import Role
@@ -228,11 +231,17 @@ class Decider:
             replaces=None,
             withheld=tuple(given["withheld"]),
             certificate_until=float(given["certificate_not_after"]),
+            renew=seconds_of(role),
+            proved=case.now,
+            renewals=0,
         )
+        reasons = approval.reasons if approval else ()
+        opening = opening_of(proved, judgement, judgement.boot_set or b"", reasons)
         session = replace(case.session, answer=given["answer"], digests=given["digests"])
         with self._store.transaction():
             self._store.save_box(box)
             self._store.save_session(session)
+            openings.begin(self._store, replace(opening, box=box.box))
             if case.approval is not None:
                 # not before: a hand-over that fails leaves the approval to the next try
                 self._store.use_approval(case.approval)

@@ -7,7 +7,7 @@ may release is held against the box, whatever the findings are: no verdict falls
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,14 +55,25 @@ class ArchivingJudge:
         self._rehearsal = rehearsal
         self._appraiser = appraiser
 
-    def judge(self, proved: Proved, box: BoxRow, now: float) -> Judgement:
-        """Appraise a proved session and keep everything that the verdict rests on."""
+    def judge(
+        self,
+        proved: Proved,
+        box: BoxRow,
+        now: float,
+        *,
+        opened: Mapping[str, bytes] | None = None,
+    ) -> Judgement:
+        """Appraise a proved session and keep everything that the verdict rests on.
+
+        `opened`: by bank what PCR 15 must hold, for a box that renews.
+        """
         settings = self._settings()
+        record = box_record(settings, box, settings.entry(box.ek_public), self._boxes())
         expectation = Expectation(
             sets=self._references().sets,
             anchors=settings.anchors,
             platform_anchors=settings.platform_anchors,
-            record=box_record(settings, box, settings.entry(box.ek_public), self._boxes()),
+            record=replace(record, opened=dict(opened or {})),
             baseline=settings.baseline.of_model(machine_of(proved.evidence.facts)),
         )
         policy = policy_in_force(settings.policy, rehearsal=self._rehearsal)
@@ -75,7 +86,8 @@ class ArchivingJudge:
             evidence=evidence,
             transcript=transcript_fields(
                 settings.identity, proved.session, proved.enrolment, proved.transcript
-            ),
+            )
+            | {"purpose": proved.hello.purpose.value},
             expectation=expectation,
             policy=policy,
             result=result,

@@ -23,6 +23,7 @@ from attest.quote import check_signed
 from attest.reasons import Reason
 from attest.transcript import (
     Enrolment,
+    Purpose,
     SiteIdentity,
     enrol_data,
     find_session,
@@ -108,9 +109,15 @@ class PhoneHome:
     """Steps 1 and 2 and the trouble claim; step 4 is `bootstrap/io/report.py`."""
 
     def __init__(
-        self, store: SiteStore, identity: SiteIdentity, decider: Decider, leases: Leases
+        self,
+        store: SiteStore,
+        identity: SiteIdentity,
+        decider: Decider,
+        renewals: Decider,
+        leases: Leases,
     ) -> None:
         """Serve one site; `leases` gives who has which address now."""
+        self._renewals = renewals
         self._leases = leases
         self._store = store
         self._identity = identity
@@ -175,11 +182,29 @@ class PhoneHome:
             self._note(now, "evidence-refused", address, refused)
             status = 404 if refused.reason is Reason.SESSION_UNKNOWN else 400
             return error(status, refused.reason.code, refused.reason.sentence)
+        if proved.hello.purpose is Purpose.RENEW:
+            return self._renew(proved, known, address, digest, now)
         try:
             box, row = self._begin(proved, known, address, digest, now)
         except WrongStageError:
             return error(403, "REVOKED", REVOKED_SENTENCE)
         answer = self._decider.answer(proved, box, row, now)
+        return Reply(status=200, body=answer.encode())
+
+    def _renew(
+        self, proved: Proved, known: SessionRow | None, address: str, digest: bytes, now: float
+    ) -> Reply:
+        """Answer a renewal: the stage of the box is not touched before that.
+
+        Also a box that was taken out of service is told so by a signed answer.
+        """
+        box = self._store.box(str(box_id(proved.ek_name)))
+        if box is None:
+            return error(409, "NO-HANDOVER", "this site did not enrol this box: start it again")
+        row = known or _session_row(proved, box.box, address, digest, now)
+        self._store.save_session(row)
+        box = replace(box, facts=_kept_facts(decode_facts(proved.evidence.facts)))
+        answer = self._renewals.answer(proved, box, row, now)
         return Reply(status=200, body=answer.encode())
 
     def trouble(self, address: str, body: bytes) -> Reply:
@@ -235,7 +260,7 @@ class PhoneHome:
             device_public=evidence.device_public,
             ssh_host_key=evidence.ssh_host_key,
         )
-        q = enrol_data(self._identity, found, enrolment)
+        q = enrol_data(self._identity, found, enrolment, hello.purpose)
         _check_nonce(evidence.quotes[0].attest, evidence.quotes[0].signature, keys, q)
         return Proved(
             session=found,
@@ -272,15 +297,7 @@ class PhoneHome:
             withheld=(),
             tier=None,
         )
-        row = SessionRow(
-            session=proved.session.session,
-            box=box_text,
-            at=now,
-            address=address or None,
-            body_digest=digest,
-            transcript=proved.transcript,
-            device_public=proved.evidence.device_public,
-        )
+        row = _session_row(proved, box_text, address, digest, now)
         with self._store.transaction():
             self._store.save_box(box)
             self._store.save_session(row)
@@ -340,6 +357,18 @@ def _check_nonce(attest: bytes, signature: bytes, keys: BoxKeys, q: bytes) -> No
     signed = check_signed(attest, signature, keys.ak)
     if not hmac.compare_digest(signed.extra_data, q):
         raise CheckError(Reason.QUOTE_NONCE, "extraData differs")
+
+
+def _session_row(proved: Proved, box: str, address: str, digest: bytes, now: float) -> SessionRow:
+    return SessionRow(
+        session=proved.session.session,
+        box=box,
+        at=now,
+        address=address or None,
+        body_digest=digest,
+        transcript=proved.transcript,
+        device_public=proved.evidence.device_public,
+    )
 
 
 def _new_box(box: str, proved: Proved, now: float) -> BoxRow:

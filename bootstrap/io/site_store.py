@@ -65,7 +65,20 @@ _KEYS_OF_BOXES = """
 ALTER TABLE boxes ADD COLUMN device_public BLOB;
 ALTER TABLE boxes ADD COLUMN ssh_host_key BLOB;
 """
-MIGRATIONS: Sequence[str] = (_TABLES, _TIERS, _KEYS_OF_BOXES)
+# Each bundle that a box was given in its present boot: what a renewal is held against.
+_RENEWALS = """
+ALTER TABLE boxes ADD COLUMN renew REAL;
+ALTER TABLE boxes ADD COLUMN proved REAL;
+ALTER TABLE boxes ADD COLUMN renewals INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE openings (
+    session BLOB PRIMARY KEY REFERENCES sessions, box TEXT NOT NULL REFERENCES boxes,
+    transcript BLOB NOT NULL, reset_count INTEGER NOT NULL, restart_count INTEGER NOT NULL,
+    boot_set BLOB NOT NULL, keys BLOB NOT NULL, base BLOB NOT NULL, before TEXT NOT NULL,
+    reasons TEXT NOT NULL
+) STRICT;
+CREATE INDEX openings_of_box ON openings (box);
+"""
+MIGRATIONS: Sequence[str] = (_TABLES, _TIERS, _KEYS_OF_BOXES, _RENEWALS)
 """Number n of these brings a database from schema n to n + 1."""
 SCHEMA = len(MIGRATIONS)
 
@@ -112,6 +125,10 @@ class SiteStore:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def execute(self, query: str, *values: object) -> sqlite3.Cursor:
+        """Run a query for who keeps rows of its own, in its transaction."""
+        return self._db.execute(query, values)
 
     def service_key(self) -> bytes:
         """Return K, the 32 bytes behind every session; drawn at first use."""
