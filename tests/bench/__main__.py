@@ -18,7 +18,20 @@ from subprocess import SubprocessError
 from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
-from tests.bench import cache, dhcp, dhcp_boxes, dns, http, memory, ready, size, start, tftp, verify
+from tests.bench import (
+    cache,
+    dhcp,
+    dhcp_boxes,
+    dns,
+    http,
+    memory,
+    ready,
+    size,
+    ssh,
+    start,
+    tftp,
+    verify,
+)
 from tests.bench.figure import BenchError, Figure, Measure
 from tests.bench.lab import Lab
 
@@ -34,6 +47,7 @@ FIGURES: dict[str, Measure] = {
     "verify": verify.measure,
     "http": http.measure,
     "cache": cache.measure,
+    "ssh": ssh.measure,
 }
 _FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError, SubprocessError)
 
