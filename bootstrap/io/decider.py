@@ -189,25 +189,8 @@ class Decider:
     def _hand_over(self, case: _Case, box: BoxRow, role: Role, document: Mapping[str, Any]) -> str:
         judgement, proved = case.judgement, case.proved
         approval = case.decision.approval
-        params = {
-            "ek_public": b64u(box.ek_public),
-            "box": box.box,
-            "session": b64u(proved.session.session),
-            "transcript": b64u(proved.transcript),
-            "ephemeral": b64u(proved.evidence.ephemeral),
-            "device_public": b64u(proved.evidence.device_public),
-            "ssh_public": b64u(proved.evidence.ssh_host_key),
-            "reset_count": judgement.reset_count,
-            "restart_count": judgement.restart_count,
-            "clock": judgement.clock,
-            "pcrs": {str(index): b64u(value) for index, value in judgement.pcrs.items()},
-            "boot_set": b64u(judgement.boot_set or b""),
-            "role": role.name,
-            "reasons": sorted(approval.reasons) if approval else [],
-            "handoff": document,
-        }
         try:
-            given = call(self._keys, "handover", params)
+            given = call(self._keys, "handover", _asked(case, box, role, document))
         except RpcUnavailableError as error:
             raise Refusal("KEYS-SILENT", "the key service does not answer") from error
         except RpcError as error:
@@ -383,6 +366,28 @@ class Decider:
 
 
 _REPLACED = "Another box took the place of this one"
+
+
+def _asked(case: _Case, box: BoxRow, role: Role, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the parameters of keys `handover`: docs/architecture.md."""
+    judgement, proved, approval = case.judgement, case.proved, case.decision.approval
+    return {
+        "ek_public": b64u(box.ek_public),
+        "box": box.box,
+        "session": b64u(proved.session.session),
+        "transcript": b64u(proved.transcript),
+        "ephemeral": b64u(proved.evidence.ephemeral),
+        "device_public": b64u(proved.evidence.device_public),
+        "ssh_public": b64u(proved.evidence.ssh_host_key),
+        "reset_count": judgement.reset_count,
+        "restart_count": judgement.restart_count,
+        "clock": judgement.clock,
+        "pcrs": {str(index): b64u(value) for index, value in judgement.pcrs.items()},
+        "boot_set": b64u(judgement.boot_set or b""),
+        "role": role.name,
+        "reasons": sorted(approval.reasons) if approval else [],
+        "handoff": document,
+    }
 
 
 def _released_firmware(case: _Case) -> bytes | None:
