@@ -40,6 +40,8 @@ _LIMITS = (
     (f"~ {_SESSION}/report$", "64k"),
     ("= /v1/trouble", "64k"),
 )
+_LISTS = (("box-ca.crl", "application/pkix-crl"), ("crl.pem", "application/x-pem-file"))
+"""Who was revoked, for other servers: RFC 5280 in DER (RFC 2585, 4.2), and all lists in PEM."""
 _ERRORS = (
     (413, "413", "TOO-LARGE", "the body is larger than the protocol allows"),
     (429, "429", "TOO-MANY", "too many requests: try again later"),
@@ -240,10 +242,16 @@ def _page(site: Site, run: Path) -> str:
             f"server_name {site.server_name};",
             "limit_conn peers 40;",
             f"location / {{ proxy_read_timeout 30s; proxy_pass {upstream}; }}",
+            *(_file(run, name, kind) for name, kind in _LISTS),
             "location = /events { proxy_buffering off; proxy_read_timeout 700s;"
             f" proxy_pass {upstream}; }}",
         ]
     )
+
+
+def _file(run: Path, name: str, kind: str) -> str:
+    """Give a file that keys wrote, as it is now."""
+    return f"location = /{name} {{ types {{}} default_type {kind}; alias {run}/tls/{name}; }}"
 
 
 def _boot(site: Site, run: Path) -> str:

@@ -178,6 +178,8 @@ def errors_of(problems: Sequence[Problem]) -> list[Problem]:
 
 def root_certificate(site: Site, key_file: Path) -> bytes:
     """Make the root certificate for the domain and the networks of a site, as PEM."""
+    page = site.page.listen.address
+    has_page = page.is_unspecified or any(page in one.network for one in site.subnets)
     made = ca.make_root(
         read_root_key(key_file),
         site_id=site.site.id,
@@ -185,6 +187,7 @@ def root_certificate(site: Site, key_file: Path) -> bytes:
         networks=[
             *(subnet.network for subnet in site.subnets),
             *(subnet.network for subnet in site.subnets6),
+            *(() if has_page else (IPv4Network(page),)),
         ],
         issue=_issue(),
     )
@@ -225,7 +228,7 @@ def sign_note(directory: Path, site: Site, offline: Path | None = None) -> tuple
         raise SiteError(f"{path} is missing: write it with the columns {','.join(note.HEADER)}")
     key = read_sign_key(_offline(directory, offline, SIGN_KEY))
     signature = path.with_name(f"{path.name}.minisig")
-    counter = _last_counter(signature) + 1
+    counter = last_counter(signature) + 1
     try:
         note.decode(data)
     except KeysError as error:
@@ -291,7 +294,7 @@ def _issue() -> ca.Issue:
     return ca.Issue(serial=secrets.randbits(159) | 1, now=ca.at(time.time()))
 
 
-def _last_counter(signature: Path) -> int:
+def last_counter(signature: Path) -> int:
     """Read the counter of the signature before; whoever checks it verifies it, this only counts."""
     text = (_read(signature) or b"").decode(errors="replace")
     return max((int(one) for one in _COUNTER.findall(text)), default=0)
