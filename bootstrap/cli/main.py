@@ -41,8 +41,16 @@ COMMANDS = {
     "keys": Entry("bootstrap.cli.keys:keys", "Explain until when each secret may be given."),
     "autonomy": Entry("bootstrap.cli.autonomy:autonomy", "Say until when the site runs alone."),
     "lease": Entry("bootstrap.cli.lease:lease", "Ask for, sign and take leases of the cache."),
+    "seed": Entry("bootstrap.cli.seed:seed", "Secrets by stick, for one appliance."),
+    "backup": Entry("bootstrap.cli.backup:backup", "Save everything, for a key elsewhere."),
+    "restore": Entry("bootstrap.cli.backup:restore", "Put the state back from a backup."),
+    "replace-appliance": Entry(
+        "bootstrap.cli.backup:replace_appliance", "Take the place of a dead appliance."
+    ),
     "wrap": Entry("bootstrap.cli.wrap:wrap", "Wrap a secret for one box, at headquarters."),
     "wrap-key": Entry("bootstrap.cli.wrap:wrap_key", "Write the key that `wrap` wraps for."),
+    "import": Entry("bootstrap.cli.import_:import_", "Take what headquarters signed."),
+    "sign": Entry("bootstrap.cli.sign:sign", "Sign what sites import, at headquarters."),
     "note": Entry("bootstrap.cli.site:note", "Sign the delivery note with the offline key."),
     "trust": Entry("bootstrap.cli.trust:trust", "Import, list and remove TPM makers' CAs."),
     "firmware": Entry("bootstrap.cli.firmware:firmware", "Keep the signed firmware baseline."),

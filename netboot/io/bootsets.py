@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from keys.signed import BOOT_SET, check_signed
 from netboot.bootset import BootFile, BootSetManifest, decode_manifest
-from netboot.errors import SiteError
+from netboot.errors import PeerError, SiteError
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
 REHEARSAL = "rehearsal.json"
@@ -51,7 +51,7 @@ class BootSetStore:
         return BootFile(name=name, sha256=digest, size=len(data))
 
     def take_file(self, source: BinaryIO, wanted: BootFile) -> None:
-        """Copy a file that is not believed; SiteError, and nothing stored, when it is another."""
+        """Copy a file that is not believed; PeerError, and nothing stored, when it is another."""
         path = self._files / wanted.sha256.hex()
         if path.is_file() and path.stat().st_size == wanted.size and _sha256(path) == wanted.sha256:
             return
@@ -175,7 +175,7 @@ def _write_checked(path: Path, source: BinaryIO, wanted: BootFile) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             if left or hasher.digest() != wanted.sha256:
-                raise SiteError(
+                raise PeerError(
                     f"{wanted.name}: it is not the file that the manifest names: copy it again"
                 )
             Path(temporary).chmod(0o644)
