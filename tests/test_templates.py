@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bootstrap
+from bootstrap.agent.handoff import SEED
+from bootstrap.agent.ssh import HINT
 from bootstrap.errors import SiteError
 from bootstrap.site import decode_site
 from bootstrap.templates import BoxNetwork, BoxValues, Seed, render
@@ -41,6 +43,7 @@ def test_the_example_template_gives_the_box_its_values() -> None:
     assert user_data.startswith("#cloud-config\n")
     assert 'hostname: "pos-01"' in user_data
     assert "token_file=/run/doorstep/seed/secrets/pos-api-token" in user_data
+    assert f"Include {SEED}/ssh/{HINT}\n" in user_data
 
 
 def test_the_other_files_are_those_of_cloud_init() -> None:
