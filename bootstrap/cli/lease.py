@@ -68,7 +68,7 @@ def init(authority: Path, passphrase_file: Path | None, site: Path | None) -> No
 
     desk = LeaseDesk(authority)
     if site is None or not (authority / KEY).exists():
-        path = desk.make(_passphrase_from(passphrase_file, confirm=True))
+        path = desk.make(passphrase_from(passphrase_file, confirm=True))
         click.echo(f"made {path}: keep it, with a copy, off every appliance")
     if site is not None:
         click.echo(f"wrote {desk.install(site)}")
@@ -125,7 +125,7 @@ def issue(
             pcrs=indices,
             planned=None if planned is None else planned_values(planned),
         )
-        key = desk.unlock(_passphrase_from(passphrase_file))
+        key = desk.unlock(passphrase_from(passphrase_file))
         signed = desk.issue(asked, wanted, key, is_new=said["is_new"], now=now)
     except PeerError as error:
         raise _no(error) from None
@@ -191,7 +191,7 @@ def escrow(authority: Path, passphrase_file: Path | None, request: Any, out: Pat
     desk = LeaseDesk(authority)
     try:
         asked = check_request(request.read(MAX_TEXT))
-        owner, lockout = desk.passwords(asked, desk.unlock(_passphrase_from(passphrase_file)))
+        owner, lockout = desk.passwords(asked, desk.unlock(passphrase_from(passphrase_file)))
     except PeerError as error:
         raise _no(error) from None
     write(out, f"owner hex:{owner.hex()}\nlockout hex:{lockout.hex()}\n".encode(), 0o600)
@@ -264,7 +264,10 @@ def end(place: Place, yes: bool) -> None:
     click.echo("every lease has ended; ask for a new one: doorstep lease request")
 
 
-def _passphrase_from(path: Path | None, *, confirm: bool = False) -> Any:
+def passphrase_from(
+    path: Path | None, what: str = "lease authority", *, confirm: bool = False
+) -> Any:
+    """Read a passphrase from a file's first line, or have it typed unseen; gives a Secret."""
     from keys.secret import Secret
 
     if path is not None:
@@ -274,7 +277,7 @@ def _passphrase_from(path: Path | None, *, confirm: bool = False) -> Any:
         # The request may come on standard input: a passphrase never does.
         raise click.UsageError("give --passphrase-file, or call this at a terminal")
     text = click.prompt(
-        "Passphrase of the lease authority", hide_input=True, confirmation_prompt=confirm, err=True
+        f"Passphrase of the {what}", hide_input=True, confirmation_prompt=confirm, err=True
     )
     return Secret(str(text).encode())
 

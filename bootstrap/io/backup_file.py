@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from bootstrap.backup import MAX_MEMBERS, MAX_TRAILER, check_name, read_front, read_trailer
 from bootstrap.errors import PeerError, SiteError
@@ -85,6 +85,57 @@ class Pull:
         return data
 
 
+class Pipe:
+    """Lets what writes run in a thread of its own, while its other end is read.
+
+    What the writer raises is raised at the end, before anything that was read may count.
+    """
+
+    def __init__(self, write_all: Callable[[Callable[[bytes], object]], None]) -> None:
+        """Run nothing yet."""
+        self._write_all = write_all
+        self._failed: list[BaseException] = []
+
+    def __enter__(self) -> Self:
+        """Begin to write."""
+        reader, writer = os.pipe()
+        self.source: IO[bytes] = os.fdopen(reader, "rb", buffering=CHUNK)
+        self._thread = threading.Thread(target=self._run, args=(writer,), name="decrypt")
+        self._thread.start()
+        return self
+
+    def _run(self, writer: int) -> None:
+        try:
+            with os.fdopen(writer, "wb", buffering=CHUNK) as sink:
+                self._write_all(sink.write)
+        except BaseException as error:  # noqa: BLE001 - raised again by who reads
+            self._failed.append(error)
+
+    def read(self, size: int) -> bytes:
+        """Give up to so many bytes; at the end, raise what the writer raised."""
+        data = self.source.read(size)
+        if not data:
+            self.drain()
+        return data
+
+    def drain(self) -> None:
+        """Read to the end and wait for the writer; raises what it raised."""
+        while self.source.read(CHUNK):
+            pass
+        self._thread.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End both; the writer's own error counts where the reader has none."""
+        try:
+            if kind is None:
+                self.drain()
+        finally:
+            self.source.close()  # a writer that still writes ends by it
+            self._thread.join()
+
+
 class BackupFile:
     """A file as it lies there: its front, its last line, and what is between."""
 
@@ -132,29 +183,12 @@ class BackupFile:
 
     def unpack(self, identity: Secret, digest: bytes, take: Take) -> None:
         """Decrypt it and give each file inside, with name and size; as `open` raises."""
-        reader, writer = os.pipe()
-        failed: list[BaseException] = []
-
-        def decrypt() -> None:
+        with Pipe(lambda write: self.open(identity, write, digest)) as pipe:
             try:
-                with os.fdopen(writer, "wb", buffering=CHUNK) as sink:
-                    self.open(identity, sink.write, digest)
-            except (PeerError, SiteError, OSError) as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=decrypt, name="decrypt")
-        thread.start()
-        try:
-            with os.fdopen(reader, "rb", buffering=CHUNK) as source:
-                _each(source, take)
-                while source.read(CHUNK):
-                    pass
-        except (tarfile.TarError, EOFError):
-            failed.append(PeerError("what is inside is no backup: make another"))
-        finally:
-            thread.join()
-        if failed:
-            raise failed[0]
+                _each(pipe.source, take)
+            except (tarfile.TarError, EOFError):
+                pipe.drain()  # a file that is not whole has a better sentence than tar's
+                raise PeerError("what is inside is no backup: make another") from None
 
     def close(self) -> None:
         """Close it."""

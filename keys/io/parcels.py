@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from keys import boot_ca, ca
+from keys import boot_ca, ca, dated
 from keys.cache import KEY_SIZE, Label
 from keys.envelope import b64u, unb64u
 from keys.errors import PeerError, SiteError
@@ -39,15 +40,16 @@ from keys.parcel import (
     identity,
     recipient,
 )
-from keys.rules import Tier
+from keys.rules import SecretKind, Tier
 from keys.secret import Secret
 from keys.signed import BACKUP_KEY, SEED, Floor, Kind, SignedInput, check_signed
 from keys.tpm_public import PublicArea
 
 IDENTITY = "seed-identity"
 """The X25519 key that seeds are encrypted to."""
-CARRIED = ("pseudonym", "wrap", "boot-ca")
+CARRIED = ("pseudonym", "wrap", "boot-ca", "upstream-values")
 """Keys that boxes, their firmware or headquarters know, beside those of the zones."""
+SYMMETRIC = ("pseudonym", "upstream-values")
 CERTIFICATES = ("boot-ca",)
 ZONES = "zone-ksk-"
 PART_ITEMS, PART_BYTES = 2000, 2 << 20
@@ -201,7 +203,10 @@ class Parcels:
 
     def _label(self, item: Item, now: float) -> Label:
         rule = self._files.rules.secrets[item.name]
-        ends = int(now) + int(rule.ttl.total_seconds())
+        until = None
+        if rule.kind in (SecretKind.LICENSE, SecretKind.BLOB) and item.not_after is not None:
+            until = f"{datetime.fromtimestamp(item.not_after, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        ends = dated.end_of(rule, item.value.reveal(), until, now)
         return Label(
             name=item.name,
             version=item.version or self._last_version(item.name) + 1,
@@ -228,7 +233,7 @@ class Parcels:
         on_device = item.name.startswith(ZONES)
         self._vault.replace(item.name, item.value, on_device=on_device)
         try:
-            if item.name == "pseudonym":
+            if item.name in SYMMETRIC:
                 if len(item.value) != KEY_SIZE:
                     raise ValueError("another size")
             elif item.name == "boot-ca":
@@ -357,7 +362,10 @@ class Parcels:
             for name in CERTIFICATES
             if self._store.certificate(name) is not None
         ]
-        query = "SELECT name, version, expires FROM secrets WHERE epoch=? AND tier=? ORDER BY name"
+        query = (
+            "SELECT name, version, expires FROM secrets WHERE epoch=? AND tier=? "
+            "AND name NOT LIKE '%/%' ORDER BY name"  # a login is its appliance's own
+        )
         found = self._store.execute(query, self._store.epoch, Tier.SITE.value)
         return rows + [(What.SECRET, *row) for row in found]
 
