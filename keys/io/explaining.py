@@ -95,12 +95,16 @@ class Explaining:
         """Let a status say when each secret and the lease end; names, never values."""
 
         def serve(user: str, params: Params, now: float) -> Mapping[str, Any]:
-            listed = list(self._listed(now))
             said = status(user, params, now)
+            listed = list(self._listed(now))
+            usable = [one for one in listed if one["reason"] is None]
+            first = min(usable, key=lambda one: float(one["usable_until"]), default=None)
             return {
                 **said,
                 "sentences": [*said["sentences"], *self._alarms(listed, now)],
                 "certificates": {**said["certificates"], **self._of_boot()},
+                "secrets": {"usable": len(usable), "withheld": len(listed) - len(usable)},
+                "next_expiry": first and {"name": first["name"], "at": first["usable_until"]},
                 "ends": [{name: one.get(name) for name in _ENDS} for one in listed],
                 "lease": self.lease(),
             }

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keys import ca, rules
+from keys.cache import Label
 from keys.envelope import (
     ZERO_PCR,
     Binding,
@@ -49,6 +50,7 @@ from keys.rules import RoleRule, SecretRule, Tier, Withheld
 from keys.secret import Secret
 from keys.tpm_public import PublicArea
 
+_Opened = TypeVar("_Opened")
 U32 = (1 << 32) - 1
 LIFETIME = int(rules.HANDOVER_LIFETIME.total_seconds())
 ADDED = frozenset({"identity", "secrets", "wrapped", "withheld", "issued", "expires", "renew"})
@@ -314,25 +316,41 @@ class Desk:
 
     def look_up(self, rule: SecretRule, now: float) -> tuple[int, int, Secret] | dict[str, Any]:
         """Give (version, end of lease, value), or the reason why not; `since` is unix time."""
-        if self.files.rules.controller.why_off(rule.tier) is not None:
-            return {"name": rule.name, "reason": Withheld.TIER_OFF.value, "since": None}
         row = self.store.secret(rule.name)
         if row is None:
             return self._absent(rule)
-        label = row.label
+        return self._judged(rule, row.label, now, lambda: self.vault.unlock(row))
+
+    def fitness(self, rule: SecretRule, now: float) -> tuple[int, int, None] | dict[str, Any]:
+        """Say the same without the value, for who only reports."""
+        kept = self.store.kept(rule.name)
+        if kept is None:
+            return self._absent(rule)
+        return self._judged(rule, kept[0], now, lambda: self.vault.check(*kept))
+
+    def _judged(
+        self, rule: SecretRule, label: Label, now: float, opened: Callable[[], _Opened]
+    ) -> tuple[int, int, _Opened] | dict[str, Any]:
+        if self._is_off(rule):
+            return {"name": rule.name, "reason": Withheld.TIER_OFF.value, "since": None}
         expires = min(label.expires, label.set_at + int(rule.ttl.total_seconds()))
         if now >= rules.usable_until(expires, rule):
             return {"name": rule.name, "reason": Withheld.EXPIRED.value, "since": expires}
         try:
-            return label.version, expires, self.vault.unlock(row)
+            return label.version, expires, opened()
         except ClosedError as error:
             return {"name": rule.name, "reason": error.code, "since": None}
         except SiteError:
             reason = Withheld.UNREADABLE.value
             return {"name": rule.name, "reason": reason, "since": label.set_at}
 
+    def _is_off(self, rule: SecretRule) -> bool:
+        return self.files.rules.controller.why_off(rule.tier) is not None
+
     def _absent(self, rule: SecretRule) -> dict[str, Any]:
-        """Say why there is no value: none was put, or its upstream withdrew it."""
+        """Say why there is no value: it may not be, none was put, or its upstream withdrew it."""
+        if self._is_off(rule):
+            return {"name": rule.name, "reason": Withheld.TIER_OFF.value, "since": None}
         origin = Origins(store=self.store).of(rule.name, rule.source) if rule.source else None
         if origin is None or origin.gone is None:
             return {"name": rule.name, "reason": Withheld.MISSING.value, "since": None}

@@ -334,9 +334,6 @@ class Service:
         self.tick()
         number, head = self._store.audit_head()
         note, ready = self._files.note, self._authority.ready
-        secrets = self._secrets.listed(now)
-        usable = [one for one in secrets if one["reason"] is None]
-        first = min(usable, key=lambda one: float(one["usable_until"]), default=None)
         return {
             "ready": ready,
             "reason": None if ready else "NO-CA",
@@ -347,8 +344,6 @@ class Service:
             "certificates": {
                 name: self._authority.end(name) for name in ("appliance", "box", "server", "answer")
             },
-            "secrets": {"usable": len(usable), "withheld": len(secrets) - len(usable)},
-            "next_expiry": first and {"name": first["name"], "at": first["usable_until"]},
             "delivery_note": note and {"counter": note.floor.counter, "entries": len(note.entries)},
             "withdrawn": [digest.hex() for digest in self._store.withdrawn()],
             "clock": {"now": now, "mark": self._clock.mark, "suspect": self._clock.suspect},

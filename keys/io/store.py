@@ -75,6 +75,9 @@ class Anchor:
     value: bytes
 
 
+_LABEL = "name, version, tier, set_at, expires"
+
+
 class Store:
     """The database of the keys process."""
 
@@ -236,6 +239,17 @@ class Store:
         """Read a secret of this epoch as it is stored."""
         found = self._one("SELECT * FROM secrets WHERE name=? AND epoch=?", name, self.epoch)
         return None if found is None else _row(found)
+
+    def kept(self, name: str) -> tuple[Label, bytes] | None:
+        """Say what a secret of this epoch is, with its wrapped key and without its value."""
+        query = f"SELECT {_LABEL}, wrapped FROM secrets WHERE name=? AND epoch=?"
+        found = self._one(query, name, self.epoch)
+        return None if found is None else (_label(found[:5]), found[5])
+
+    def foreign_changes(self) -> int:
+        """Give a number that moves when another connection wrote (SQLite, data_version)."""
+        (found,) = self._one("PRAGMA data_version")
+        return int(found)
 
     def secrets(self) -> list[Row]:
         """List the secrets of this epoch."""
@@ -417,12 +431,16 @@ class Store:
 
 
 def _row(found: Sequence[Any]) -> Row:
-    name, _, version, tier, set_at, expires, wrapped, sealed = found
+    name, _, *rest, wrapped, sealed = found
+    return Row(label=_label((name, *rest)), wrapped=wrapped, sealed=sealed)
+
+
+def _label(found: Sequence[Any]) -> Label:
+    name, version, tier, set_at, expires = found
     known = {one.value for one in Tier}
     # A damaged word must spoil this row alone: one of tier box does not open on a controller.
     kept = Tier(tier) if tier in known else Tier.BOX
-    label = Label(name=name, version=version, tier=kept, set_at=set_at, expires=expires)
-    return Row(label=label, wrapped=wrapped, sealed=sealed)
+    return Label(name=name, version=version, tier=kept, set_at=set_at, expires=expires)
 
 
 def _link(previous: bytes, number: int, entry: str) -> bytes:

@@ -106,13 +106,13 @@ class StoredSecrets:
                 wrapped = self.desk.wrapping.listed(rule.name, now)
                 listed.append(wrapped | kind | _dated(rule, wrapped.get("expires"), now))
                 continue
-            found, row = self.desk.look_up(rule, now), self.store.secret(rule.name)
+            found, kept = self.desk.fitness(rule, now), self.store.kept(rule.name)
             one: dict[str, Any] = {"name": rule.name, "tier": rule.tier.value, "reason": None}
             one |= kind
-            if row is not None:
-                one |= _dated(rule, row.label.expires, now)
-                one |= {"version": row.label.version, "set": row.label.set_at}
-                one |= {"expires": row.label.expires}
+            if kept is not None:
+                label, _ = kept
+                one |= _dated(rule, label.expires, now)
+                one |= {"version": label.version, "set": label.set_at, "expires": label.expires}
             if isinstance(found, tuple):
                 one |= {"expires": found[1], "usable_until": rules.usable_until(found[1], rule)}
             else:

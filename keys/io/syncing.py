@@ -149,7 +149,7 @@ class Syncing:
         return None
 
     def _wanted(self, rule: SecretRule, now: float) -> dict[str, Any]:
-        found = self.desk.look_up(rule, now)
+        found = self.desk.fitness(rule, now)
         about = self.origins.about(rule, now)
         usable = isinstance(found, tuple)
         return {

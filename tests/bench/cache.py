@@ -46,6 +46,8 @@ VALUE = b"not-a-real-value-of-32-bytes----"
 SHARE = "the TPM's own share"
 PER_ROLE = 10
 """Secrets in a hand-over."""
+MANY = 300
+"""Secrets of a site whose status is asked."""
 
 Work = Callable[[], object]
 
@@ -242,7 +244,26 @@ def _service_figures(lab: Lab) -> list[Figure]:
         figures.append(_figure("start to the first hand-over", starts, start_share))
     finally:
         site.close()
-    return [*figures, _memory(lab)]
+    return [*figures, _status_figure(lab), _memory(lab)]
+
+
+def _status_figure(lab: Lab) -> Figure:
+    """What control asks once a second; no value is decrypted for it."""
+    site = Serving(lab.work / "status")
+    try:
+        site.names = [f"secret-{number}" for number in range(MANY)]
+        site.use(site.tpm.tcti)
+        site.ready()
+        site.operator("lease_apply", lease=site.issue_lease())
+        for name in site.names:
+            site.operator("secret_put", name=name, value=b64u(VALUE))
+        ours = _laps(lab, lambda: site.operator("status"), 10)
+        site.use(site.wire.tcti)
+        site.start()
+        share = _shares(lab, site.wire, lambda: site.operator("status"), 10)
+    finally:
+        site.close()
+    return _figure(f"status of keys with {MANY} secrets", ours, share)
 
 
 def _memory(lab: Lab) -> Figure:
