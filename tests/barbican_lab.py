@@ -51,8 +51,8 @@ BARBICAN = """\
 use_stderr = true
 db_auto_create = true
 host_href = {barbican}
-max_allowed_secret_in_bytes = 70000
-max_allowed_request_size_in_bytes = 200000
+max_allowed_secret_in_bytes = 200000
+max_allowed_request_size_in_bytes = 400000
 [database]
 connection = sqlite:///{directory}/barbican.db
 [queue]
@@ -125,11 +125,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A project, and the one user in it."""
+    """A project, and one user in it."""
 
     project_id: str
-    user_id: str
     name: str
+    user_id: str
+    user: str
     password: str
 
 
@@ -233,20 +234,26 @@ class Lab:
 
     def project(self, name: str) -> Project:
         """Make a project and a user who is a member of it."""
-        admin = self._admin()
         project = {"project": {"name": name, "domain_id": "default"}}
-        made = self._keystone("POST", "/projects", project, admin)["project"]["id"]
-        password = secrets.token_hex(16)
-        person = {"user": {"name": name, "domain_id": "default", "password": password}}
-        user = self._keystone("POST", "/users", person, admin)["user"]["id"]
+        made = self._keystone("POST", "/projects", project, self._admin())
+        return self._member(name, name, made["project"]["id"])
+
+    def colleague(self, project: Project, user: str) -> Project:
+        """Make another user who is a member of a project."""
+        return self._member(project.name, user, project.project_id)
+
+    def _member(self, name: str, user: str, project_id: str) -> Project:
+        admin, password = self._admin(), secrets.token_hex(16)
+        person = {"user": {"name": user, "domain_id": "default", "password": password}}
+        made = self._keystone("POST", "/users", person, admin)["user"]["id"]
         roles = self._keystone("GET", "/roles", None, admin)["roles"]
         role = next(one["id"] for one in roles if one["name"] == "member")
-        self._keystone("PUT", f"/projects/{made}/users/{user}/roles/{role}", None, admin)
-        return Project(project_id=made, user_id=user, name=name, password=password)
+        self._keystone("PUT", f"/projects/{project_id}/users/{made}/roles/{role}", None, admin)
+        return Project(project_id=project_id, name=name, user_id=made, user=user, password=password)
 
     def token(self, project: Project) -> str:
         """Log a project's user in with the password."""
-        return self._login(project.name, project.password, project.name)
+        return self._login(project.user, project.password, project.name)
 
     def issue(self, project: Project, ends: datetime | None) -> Issued:
         """Make a read-only application credential that ends then."""

@@ -130,8 +130,8 @@ class Barbican:
         )
 
     def _refused(self, status: int | None) -> Trouble:
-        """Tell of a login that failed; 401 and 403 are about our credential."""
-        if status not in (401, 403):
+        """Tell of a login that failed; Keystone knows a deleted credential no more (404)."""
+        if status not in (401, 403, 404):
             what = FORM if status is None else f"the login failed with status {status}"
             return Trouble(sentence=self._at_keystone(what))
         return Trouble(
