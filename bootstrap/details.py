@@ -66,5 +66,8 @@ def box_json(row: BoxRow) -> Mapping[str, Any]:
         "tpm_firmware": None if row.tpm_firmware is None else f"{row.tpm_firmware:016x}",
         "withheld": [{**one, "next_step": NEXT_STEP.get(one["reason"])} for one in row.withheld],
         "certificate_until": row.certificate_until,
+        "renew": row.renew,
+        "proved": row.proved,
+        "renewals": row.renewals,
         "facts": dict(row.facts),
     }

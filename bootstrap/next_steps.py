@@ -132,6 +132,12 @@ NEXT_STEP: Mapping[str, str] = {
     "APPROVAL-NEEDED": "Call headquarters and ask for the approval of this box.",
     "REPLACED": "Unplug the box and keep it aside: another box took its place.",
     "REVOKED": "Unplug the box and send it back: it was taken out of service.",
+    "RENEWAL-OVERDUE": "Look at its screen and its cable. If both are well, switch it off and on.",
+    "RENEWAL-OTHER-BOOT": "Switch the box off and on: its security chip was restarted alone.",
+    "RENEWAL-OTHER-KEYS": _TAMPER,
+    "RENEWAL-OFF": "Switch the box off and on: boxes of its task do not stay any more.",
+    "NO-HANDOVER": "Switch the box off and on: this site did not set up its present start.",
+    "BOOT-SET-OLD": "Switch the box off and on, so that it loads the present start files.",
     "HANDED-OVER": "Switch the box off and on: each start gets one hand-over.",
     "SITE-SETTINGS": "Call: the settings of this site must be corrected.",
     # secrets that it did not get

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from attest.expectation import SetState
 from attest.reasons import Reason
 from attest.transcript import digest, opened_value
+from bootstrap.cards import age
 from bootstrap.enrolment import Finding, Outcome, Release, Stage
 from bootstrap.judgement import Judgement, Proved
 from bootstrap.rows import BoxRow
@@ -198,6 +200,23 @@ _UNPROVED = frozenset(
     one.code for one in Reason if Reason.EK_STRUCTURE.rank <= one.rank <= Reason.DEVICE_KEY.rank
 )
 """Reasons for which nothing else of the evidence is true."""
+
+
+def certificate_text(box: BoxRow, now: float) -> str:
+    """Say of an enrolled box until when its certificate is good, and how often it renewed.
+
+    Ages in whole hours, so that a card does not change all the time.
+    """
+    if box.stage not in RENEWS or box.certificate_until is None:
+        return ""
+    until = datetime.fromtimestamp(box.certificate_until, UTC)
+    text = f"until {until:%Y-%m-%d %H:%M} UTC"
+    if not box.renewals or box.proved is None:
+        return text
+    hours = max(0, int((now - box.proved) // 3600))
+    ago = "less than 1 h ago" if not hours else f"{age(hours * 3600)} ago"
+    times = "once" if box.renewals == 1 else f"{box.renewals} times"
+    return f"{text}, renewed {times}, last {ago.replace(' 0 min', '')}"
 
 
 def is_overdue(box: BoxRow, now: float, started: float) -> bool:

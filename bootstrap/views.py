@@ -15,6 +15,7 @@ from bootstrap.enrolment import Stage
 from bootstrap.expected import expected_cards
 from bootstrap.loading import Silence, file_name, portion, served, served_json, silence
 from bootstrap.next_steps import NEXT_STEP
+from bootstrap.renewing import certificate_text
 from bootstrap.rows import BoxRow, Sighting
 from keys.note import Entry
 
@@ -84,6 +85,7 @@ def _box_card(box: BoxRow, sighting: Sighting | None, now: float) -> Card:
         "Address": harmless(box.address or "", _SHORT),
         "MAC": harmless(box.mac or "", _SHORT),
         "Role": harmless(box.role or "", _SHORT),
+        "Certificate": "" if seen else certificate_text(box, now),
         "Firmware": _FIRMWARE.get(box.tier or "", ""),
         "Withheld": harmless(", ".join(str(item["name"]) for item in box.withheld), 200),
     }
@@ -244,6 +246,10 @@ _SENTENCES = {
     "enrolled": "was given its name {hostname} and its configuration",
     "ready": "reported ready",
     "report": "reported, and is not ready yet: {sentence}",
+    "renewed": "proved itself again and renewed its certificate, for the {times}. time",
+    "renewal-held": "could not renew, and keeps what it has: {sentence}",
+    "renewal-refused": "was refused a renewal: {sentence}",
+    "stale": "did not renew its certificate in time",
     "trouble": "says of itself: {sentence}",
     "approved": "was approved by a person",
     "revoked": "was taken out of service by a person",
@@ -267,6 +273,7 @@ _SENTENCES = {
     "audit-anchored": "the record of this site is anchored in its TPM",
     "audit-broken": "the record of this site was cut off, or an older copy was put back",
     "handover": "a hand-over was sealed for it",
+    "renewal": "a renewal was sealed for it",
     "handover-refused": "the key service refused a hand-over",
     "answer-signed": "its answer was signed",
     "receipt-signed": "its receipt was signed",

@@ -196,6 +196,7 @@ class RenewalDesk:
         try:
             given = call(self._keys, "renew", self._params(case, box, opening, role, document))
         except RpcUnavailableError as error:
+            self._closed = (case.now + CLOSED_SECONDS, "KEYS-SILENT")
             raise Refusal("KEYS-SILENT", "the key service does not answer") from error
         except RpcError as error:
             return self._not_given(case, box, error)

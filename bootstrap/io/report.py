@@ -109,7 +109,8 @@ class ReportDesk:
             receipt = str(call(self._keys, "answer", params)["answer"])
         except KeysError as failure:
             raise Refusal("KEYS-SILENT", "the key service does not answer") from failure
-        changed = replace(box, stage=stage, since=now, sentence=wrong)
+        since = box.since if stage is box.stage else now  # a box that renews was ready before
+        changed = replace(box, stage=stage, since=since, sentence=wrong)
         with self._store.transaction():
             self._store.save_box(changed)
             self._store.save_session(replace(row, report_digest=digest, receipt=receipt))
