@@ -275,6 +275,7 @@ _SENTENCES = {
     "handover": "a hand-over was sealed for it",
     "renewal": "a renewal was sealed for it",
     "handover-refused": "the key service refused a hand-over",
+    "ssh-withheld": "has no SSH certificate: another box in service is called {name}",
     "answer-signed": "its answer was signed",
     "receipt-signed": "its receipt was signed",
 }

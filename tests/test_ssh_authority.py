@@ -202,14 +202,74 @@ def test_ipv6_is_certified_where_the_root_knows_the_network(desk: Desk) -> None:
     assert desk.read(network=both).principals[2:] == ("10.41.7.20", "fd00:41:7::20")
 
 
+# whose name it is
+
+OTHER_HOST = Host(box=UUID(int=5), ek_name=b"other", public=host_key())
+RENAMED = {"hostname": "kiosk-01", "fqdn": "kiosk-01.shop-0417.example.net"}
+
+
+def withheld(desk: Desk) -> list[tuple[Any, ...]]:
+    events = desk.store.events(0, 1000)
+    return [
+        (e["reason"], e["box"], e["detail"]["name"]) for e in events if e["kind"] == "ssh-withheld"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "pos-01.shop-0417.example.net"),
+        (RENAMED, "10.41.7.20"),
+    ],
+)
+def test_two_boxes_in_service_never_share_a_name(
+    desk: Desk, changes: dict[str, Any], name: str
+) -> None:
+    """A control that lies could have a box certified as another; it still gets its hand-over."""
+    desk.read()
+    assert desk.certify(OTHER_HOST, **changes) is None
+    assert withheld(desk) == [("NAME-TAKEN", str(UUID(int=5)), name)]
+    assert Issuing(desk.store).of(b"other") == []
+    desk.read()  # its own, as often as it likes
+    assert desk.read(OTHER_HOST, **RENAMED, network=[]).principals[1] == "kiosk-01"
+
+
+def test_the_name_of_a_revoked_box_is_free(desk: Desk) -> None:
+    desk.read()
+    with desk.store.transaction():
+        desk.store.revoke(EK.name(), NOW)
+    desk.read(OTHER_HOST)
+    with desk.store.transaction():
+        desk.store.execute("DELETE FROM revoked")  # as an allowance of the operator does
+    assert desk.certify() is None
+
+
+def test_a_name_is_free_when_its_certificate_has_ended(desk: Desk) -> None:
+    desk.read()
+    with desk.store.transaction():
+        for now, is_given in ((END - 1, False), (END, True)):
+            line = desk.ssh.certificate(OTHER_HOST, DOCUMENT, not_after=END + 60, now=now)
+            assert (line is not None) is is_given
+
+
+def test_a_box_with_a_new_name_gives_up_the_old_one(desk: Desk, tmp_path: Path) -> None:
+    before = desk.certify()
+    same = desk.certify()
+    assert before is not None and same is not None
+    assert not desk.revokes(tmp_path, before)
+    after = desk.certify(**RENAMED, network=[])
+    assert after is not None
+    assert desk.revokes(tmp_path, before)
+    assert desk.revokes(tmp_path, same)
+    assert not desk.revokes(tmp_path, after)
+    assert not desk.revokes(tmp_path, desk.certify(OTHER_HOST) or "")
+
+
 # who is not known any more
 
 
 def test_a_revoked_box_is_on_the_list(desk: Desk, tmp_path: Path) -> None:
-    mine, other = (
-        desk.certify(),
-        desk.certify(Host(box=UUID(int=5), ek_name=b"o", public=HOST.public)),
-    )
+    mine, other = desk.certify(), desk.certify(OTHER_HOST, **RENAMED, network=[])
     assert mine is not None and other is not None
     assert not desk.revokes(tmp_path, mine)
     with desk.store.transaction():
@@ -311,8 +371,13 @@ def test_each_box_has_rows_of_its_own(site: LeasedSite) -> None:
     site.sign_authorities()
     site.operator("lease_apply", lease=site.issue_lease())
     site.control("handover", **asked())
-    site.control("handover", **asked(ek_public=b64u(OTHER_EK.encode()), box=str(UUID(int=9))))
+    other = {"ek_public": b64u(OTHER_EK.encode()), "box": str(UUID(int=9))}
+    site.control("handover", **asked(**other, handoff=DOCUMENT | RENAMED | {"network": []}))
     assert len(issued_rows(site)) == 1
+    # under a name that is taken it has its secrets, and no certificate
+    assert site.control("handover", **asked(**other, reset_count=8))["withheld"] is not None
+    kinds = [one["kind"] for one in site.operator("events", after=0)["events"]]
+    assert kinds.count("ssh-withheld") == 1
 
 
 # the command line

@@ -45,20 +45,21 @@ class World:
     def certify(
         self, hostname: str = "pos-01", *, now: float, not_after: float, ek_name: bytes = EK_NAME
     ) -> str:
-        host = Host(box=UUID(int=1), ek_name=ek_name, public=self.lab.host_key.public)
+        box = UUID(bytes=ek_name[-16:])
+        host = Host(box=box, ek_name=ek_name, public=self.lab.host_key.public)
         document = {
             "hostname": hostname,
             "fqdn": f"{hostname}.{DOMAIN}",
-            "network": [{"address": f"{ADDRESS}/24"}],
+            "network": [{"address": f"{HOSTS[f'{hostname}.{DOMAIN}']}/24"}],
         }
         with self.desk.store.transaction():
             made = self.desk.ssh.certificate(host, document, not_after=int(not_after), now=now)
         assert made is not None
         return made
 
-    def good(self, **changes: Any) -> str:
+    def good(self, hostname: str = "pos-01", **changes: Any) -> str:
         now = time.time()
-        return self.certify(**{"now": now, "not_after": now + 24 * HOUR, **changes})
+        return self.certify(hostname, **{"now": now, "not_after": now + 24 * HOUR, **changes})
 
     def reaches(self, name: str, *options: str, known_hosts: str | None = None) -> bool:
         """Log in; tell whether the client took the host for the one that was meant."""
@@ -212,13 +213,15 @@ def test_a_revoked_box(world: World, tmp_path: Path) -> None:
     def write() -> None:
         krl.write_bytes(unb64u(world.desk.ask("ssh_krl")["krl"]))
 
-    world.lab.serve(world.good(ek_name=OTHER_EK_NAME))
+    world.lab.serve(world.good("pos-02", ek_name=OTHER_EK_NAME))
     write()
-    assert world.reaches(NAME, option)
+    assert world.reaches(SECOND, option)
     with world.desk.store.transaction():
         world.desk.store.revoke(OTHER_EK_NAME, time.time())
     write()
-    assert not world.reaches(NAME, option)
+    assert not world.reaches(SECOND, option)
     assert f"revoked by file {krl}" in world.said
+    world.lab.serve(world.good())
+    assert world.reaches(NAME, option)
     krl.unlink()  # fails closed, as ssh_config(5) has it
     assert not world.reaches(NAME, option)

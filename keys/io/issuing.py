@@ -51,6 +51,11 @@ class Issuing:
         query = "SELECT * FROM issued WHERE ek_name=? ORDER BY at, serial"
         return [_issued(row) for row in self._store.execute(query, ek_name)]
 
+    def take_back(self, kind: str, ek_name: bytes, at: float) -> None:
+        """Mark what an EK was given of a kind as revoked, though it stays in service."""
+        query = "UPDATE issued SET revoked=? WHERE kind=? AND ek_name=? AND revoked IS NULL"
+        self._store.execute(query, at, kind, ek_name)
+
     def revoked(self, kind: str, ending_after: float) -> list[Issued]:
         """List what was taken back and would run on beyond a time."""
         query = "SELECT * FROM issued WHERE kind=? AND revoked NOT NULL AND not_after>?"

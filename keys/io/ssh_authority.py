@@ -24,7 +24,8 @@ from keys.io.issuing import Issued, Issuing
 from keys.io.method_rows import OPERATOR_ALONE, MethodRow
 from keys.io.rpc import Params
 from keys.io.site_files import SiteFiles
-from keys.io.store import Store
+from keys.io.ssh_names import SshNames
+from keys.io.store import Event, Store
 from keys.io.vault import Vault
 
 KEY = "ssh-ca"
@@ -67,20 +68,41 @@ class SshAuthority:
     ) -> str | None:
         """Certify a host key for the names in a hand-off document, in the caller's transaction.
 
-        None for what is no key of an SSH host: a box may have none. PeerError when a name is not
-        of this site, ClosedError without a lease. `not_after` is that of the box's X.509 identity.
+        None for what is no key of an SSH host, as a box may have none, and where another box in
+        service has such a name: an event says so. PeerError when a name is not of this site,
+        ClosedError without a lease. `not_after` is that of the box's X.509 identity.
         """
         try:
             ssh_certificate.host_key(host.public)
         except PeerError:
             return None
+        names = self._names(document)
+        held = SshNames(self.store)
+        taken = held.taken(names.principals, host.ek_name, now)
+        if taken is not None:
+            event = Event(
+                kind="ssh-withheld",
+                box=str(host.box),
+                reason="NAME-TAKEN",
+                detail={"name": taken, "ek_name": host.ek_name.hex()},
+            )
+            self.store.record(now, "keys", event)
+            return None
+        if held.of(host.ek_name).names not in ((), names.principals):
+            Issuing(self.store).take_back(KIND, host.ek_name, now)
+        held.take(names.principals, host.ek_name, not_after)
+        return self._issue(host, names, not_after, now)
+
+    def _issue(
+        self, host: Host, names: ssh_certificate.HostNames, not_after: int, now: float
+    ) -> str:
         identity = self._identity(host.box)
         serial = secrets.randbelow(ssh_certificate.MAX_SERIAL) + 1
         line = ssh_certificate.issue(
             self.vault.signing_key(KEY),
             public=host.public,
             identity=identity,
-            names=self._names(document),
+            names=names,
             serial=serial,
             now=int(now),
             not_after=not_after,
