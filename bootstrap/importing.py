@@ -146,7 +146,7 @@ def _plain_sort(data: bytes) -> Sort | None:
         return Sort.SEED
     if b"PRIVATE KEY-----" in start or start.startswith(b"AGE-SECRET-KEY-"):
         return Sort.PRIVATE_KEY
-    if b"-----BEGIN " in start or _is_der(data):
+    if (b"-----BEGIN " in start and b"\0" not in start) or _is_der(data):
         return Sort.TRUST
     if start.startswith(_SIGNATURE):
         return Sort.SIGNATURE

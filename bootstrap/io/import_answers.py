@@ -78,6 +78,8 @@ class Intermediates:
             changes = f"{len(found)} certificates of this site's root are revoked from then on"
         else:
             certificate = ca.load_certificate(item.data)
+            if certificate == root:
+                raise PeerError("it is the site's root, which is here already: leave it away")
             kind = ca.kind_of(certificate)
             if not ca.is_issued_by(certificate, root):
                 raise PeerError(
