@@ -119,7 +119,7 @@ def read_request(text: str | bytes) -> Request:
     data = text.encode() if isinstance(text, str) else text
     try:
         found = x509.load_pem_x509_csr(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise PeerError("not a certificate request in PEM") from None
     return _request_of(found)
 
@@ -290,7 +290,7 @@ def load_certificate(text: str | bytes) -> Certificate:
     data = text.encode() if isinstance(text, str) else text
     try:
         found = x509.load_pem_x509_certificates(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise PeerError("not a PEM certificate") from None
     if len(found) != 1:
         raise PeerError("exactly one certificate is expected")

@@ -66,7 +66,7 @@ def load(text: str | bytes) -> RevocationList:
     data = text.encode() if isinstance(text, str) else text
     try:
         return x509.load_pem_x509_crl(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise PeerError("not a list of revoked certificates in PEM") from None
 
 

@@ -1,6 +1,7 @@
 """The certificates of a site, with openssl as the second opinion."""
 
 import subprocess
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from uuid import UUID
@@ -10,6 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keys import ca
 from keys.ca import Issue, Issuer, Kind
@@ -113,6 +116,70 @@ def test_an_ipv6_address_is_vouched_for_where_the_root_names_its_network(verify)
     assert not ca.may_vouch(root.certificate, IPv4Address("10.9.9.9"))
 
 
+def test_a_name_in_the_subject_alone_is_bound_too(verify):
+    """Programs that still take the common name for a host's must not be led past the root."""
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bank.example.com")])
+    good = server()
+    builder = x509.CertificateBuilder(
+        subject_name=subject,
+        issuer_name=good.issuer,
+        public_key=good.public_key(),
+        serial_number=next(SERIALS),
+        not_valid_before=good.not_valid_before_utc,
+        not_valid_after=good.not_valid_after_utc,
+    )
+    for extension in good.extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(extension.value, extension.critical)
+    leaf = builder.sign(APPLIANCE.key, hashes.SHA256())
+    assert "permitted subtree" in verify(leaf, APPLIANCE.certificate, "sslserver")
+
+
+def test_the_appliance_ca_cannot_make_a_client(verify):
+    assert "purpose" in verify(box(issuer=APPLIANCE), APPLIANCE.certificate, "sslclient")
+
+
+def test_certificates_out_of_their_time_and_of_another_root(verify):
+    """A day too late, a day too early, and under a root of the same name."""
+    for leaf, chain, purpose in (
+        (box(), BOX.certificate, "sslclient"),
+        (server(), APPLIANCE.certificate, "sslserver"),
+    ):
+        end, begin = leaf.not_valid_after_utc, leaf.not_valid_before_utc
+        late, early = end + timedelta(days=1), begin - timedelta(days=1)
+        assert "has expired" in verify(leaf, chain, purpose, "-attime", str(int(late.timestamp())))
+        assert "not yet valid" in verify(
+            leaf, chain, purpose, "-attime", str(int(early.timestamp()))
+        )
+        other = build_root(KEYS[5])
+        assert verify(leaf, chain, purpose, root=other) != "OK"
+        assert verify(leaf, chain, purpose) == "OK"
+
+
+def certtool(directory, leaf, chain, root=ROOT):
+    """Let GnuTLS judge a chain; gives "OK" or what it said."""
+    (directory / "chain").write_text(ca.pem([leaf, chain]))
+    (directory / "root").write_text(ca.pem([root.certificate]))
+    command = ["certtool", "--verify", "--infile", "chain", "--load-ca-certificate", "root"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    is_trusted = "The certificate is trusted" in said and done.returncode == 0
+    return "OK" if is_trusted else said.rpartition("Chain verification output:")[2]
+
+
+def test_gnutls_is_of_the_same_mind(tmp_path):
+    """A second opinion on name constraints; this program asks for no purpose."""
+    assert certtool(tmp_path, server(), APPLIANCE.certificate) == "OK"
+    assert certtool(tmp_path, box(), BOX.certificate) == "OK"
+    for leaf, chain in (
+        (server(name="bank.example.com"), APPLIANCE.certificate),
+        (server(address="10.9.9.9"), APPLIANCE.certificate),
+        (server(issuer=BOX), BOX.certificate),
+    ):
+        assert "violates the signer's constraints" in certtool(tmp_path, leaf, chain)
+    assert certtool(tmp_path, server(), APPLIANCE.certificate, build_root(KEYS[5])) != "OK"
+
+
 def test_box_certificate(verify):
     leaf = box()
     assert verify(leaf, BOX.certificate, "sslclient") == "OK"
@@ -180,6 +247,13 @@ def reshape(drop, add=None, key=KEYS[1], kind=Kind.APPLIANCE, root=ROOT):
     return builder.sign(root.key, hashes.SHA256())
 
 
+def usage(**changes):
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
+    names += ("key_agreement", "encipher_only", "decipher_only")
+    off = dict.fromkeys(names, False)
+    return x509.KeyUsage(**off | {"key_cert_sign": True, "crl_sign": True} | changes)
+
+
 LONG = x509.BasicConstraints(ca=True, path_length=2)
 NO_CA = x509.BasicConstraints(ca=False, path_length=None)
 EVERYTHING = x509.ExtendedKeyUsage(
@@ -199,6 +273,10 @@ EVERYTHING = x509.ExtendedKeyUsage(
         (lambda: reshape(x509.ExtendedKeyUsage), "no ExtendedKeyUsage"),
         (lambda: reshape(x509.ExtendedKeyUsage, EVERYTHING), "usages"),
         (lambda: reshape(x509.KeyUsage), "no KeyUsage"),
+        (lambda: reshape(x509.KeyUsage, usage(key_cert_sign=False)), "may not sign"),
+        (lambda: reshape(x509.KeyUsage, usage(crl_sign=False)), "may not sign"),
+        (lambda: reshape(x509.KeyUsage, usage(digital_signature=True)), "more key usages"),
+        (lambda: reshape(x509.KeyUsage, usage(key_agreement=True)), "more key usages"),
     ],
 )
 def test_an_unfit_appliance_certificate_is_refused(certificate, sentence):
@@ -240,6 +318,61 @@ def test_a_request_must_be_signed_by_its_key():
     request = x509.load_der_x509_csr(bytes(der))
     with pytest.raises(PeerError, match="not signed"):
         ca.sign_intermediate(ROOT, request, kind=Kind.BOX, issue=issue())
+
+
+@given(data=st.binary(max_size=300), label=st.sampled_from(["CERTIFICATE", "CERTIFICATE REQUEST"]))
+@settings(max_examples=100)
+def test_any_bytes_are_read_or_refused(data, label):
+    text = f"-----BEGIN {label}-----\n{b64encode(data).decode()}\n-----END {label}-----\n"
+    for read in (ca.load_certificate, ca.read_request):
+        for one in (data, text):
+            with pytest.raises(PeerError):
+                read(one)
+
+
+@given(at=st.integers(0, 2000), bit=st.integers(0, 7))
+@settings(max_examples=100)
+def test_a_request_with_any_bit_turned_is_refused(at, bit):
+    der = bytearray(REQUEST.public_bytes(Encoding.DER))
+    der[at % len(der)] ^= 1 << bit
+    text = b"-----BEGIN CERTIFICATE REQUEST-----\n" + b64encode(der)
+    with pytest.raises(PeerError):
+        ca.read_request(text + b"\n-----END CERTIFICATE REQUEST-----\n")
+
+
+REQUEST = ca.make_request(KEYS[1], site_id=SITE, kind=Kind.BOX, appliance="0123")
+
+
+def test_a_request_says_what_it_is_for():
+    asked = ca.read_request(REQUEST.public_bytes(Encoding.PEM))
+    assert (asked.site, asked.kind, asked.appliance) == (SITE, Kind.BOX, "0123")
+    assert asked.key == KEYS[1].public_key()
+    assert ca.fingerprint(asked.key) == ca.fingerprint(KEYS[1].public_key())
+    assert ca.kind_of(BOX.certificate) is Kind.BOX
+    assert ca.site_of(ROOT.certificate) == SITE
+    with pytest.raises(PeerError, match="neither"):
+        ca.kind_of(ROOT.certificate)
+    with pytest.raises(PeerError, match="names no site"):
+        ca.site_of(box())
+
+
+def test_a_request_is_answered_by_the_root_of_its_site_for_its_kind():
+    other = ca.make_request(KEYS[1], site_id="shop-1", kind=Kind.BOX)
+    for request, kind, root, sentence in (
+        (other, Kind.BOX, ROOT, "is for the site 'shop-1', this root is of 'shop-0417'"),
+        (REQUEST, Kind.APPLIANCE, ROOT, "for the box CA, not the appliance CA"),
+        (REQUEST, Kind.BOX, build_root(now=NOW - timedelta(days=8000)), "site root has ended"),
+    ):
+        with pytest.raises(PeerError, match=sentence):
+            ca.sign_intermediate(root, request, kind=kind, issue=issue())
+
+
+def test_what_another_key_of_the_same_name_signed_is_another_s():
+    """Two authorities of one name: a new TPM makes new keys."""
+    again = intermediate(Kind.APPLIANCE, KEYS[5])
+    assert again.certificate.subject == APPLIANCE.certificate.subject
+    assert ca.is_issued_by(server(), APPLIANCE.certificate)
+    assert not ca.is_issued_by(server(), again.certificate)
 
 
 PERMITTED = x509.NameConstraints([x509.DNSName(DOMAIN)], None)
