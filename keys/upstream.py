@@ -30,7 +30,7 @@ DEADLINE = timedelta(seconds=20)
 DEADLINES = (timedelta(seconds=1), timedelta(minutes=5))
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
-_SEGMENT = r"[A-Za-z0-9_.@~+=:-]+"
+_SEGMENT = r"[A-Za-z0-9_.@~=:-]+"
 _PATH = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*", re.ASCII)
 _FIELD = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 

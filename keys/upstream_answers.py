@@ -109,7 +109,7 @@ def payload(body: bytes, entry: Entry) -> Fetched:
     return Fetched(version=entry.created, value=_value(body), not_after=entry.expires)
 
 
-def is_openstack_error(body: bytes, status: int) -> bool:
+def is_barbican_error(body: bytes, status: int) -> bool:
     """Say whether a body is an error of Barbican's own: code, title, description."""
     try:
         answer = _mapping(decode_json(body))

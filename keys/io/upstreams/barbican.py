@@ -22,7 +22,7 @@ from keys.upstream_answers import (
     Entry,
     application_credential_ends,
     barbican_page,
-    is_openstack_error,
+    is_barbican_error,
     newest,
     payload,
 )
@@ -122,7 +122,7 @@ class Barbican:
         status = answer.status_code
         if status == 401:
             return self._refused(status)
-        if status in (403, 404) and is_openstack_error(answer.content, status):
+        if status in (403, 404) and is_barbican_error(answer.content, status):
             why = "there is no secret" if status == 404 else "our credential may not read"
             return Gone(status=status, sentence=self._sentence(f"{why} {name}"))
         return Trouble(
