@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -15,9 +16,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from control_site import running as running_site
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -600,3 +603,49 @@ def test_without_a_lease_a_box_is_revoked_and_listed_with_the_next_lease() -> No
         assert code(site.control, "handover", **request(reset_count=9)) == "EK-NOT-ALLOWED"
     finally:
         site.close()
+
+
+# a box of a whole site
+
+
+@pytest.mark.boots
+def test_a_box_that_is_refused_loses_name_service_and_certificate_at_once(tmp_path: Path) -> None:
+    """Control, keys and two boxes with TPMs; the certificate is the one that a box opened."""
+    with running_site(tmp_path, boxes=2) as (site, boxes):
+        given = {}
+        for box in boxes:
+            box.boot(site.log_of_boot)
+            dance, answer = box.attest()
+            assert answer.status == "enrolled", answer
+            opened = box.open(dance, answer)
+            given[box] = json.loads(opened.document)
+            status, _ = box.post("report", box.report(dance, opened), dance.session)
+            assert status == 200
+        lost, kept = boxes
+        root, lists = site.layout.site / "trust/root.pem", tmp_path / "crl.pem"
+        leaves = {}
+        for number, box in enumerate(boxes):
+            leaves[box] = tmp_path / f"{number}.pem"
+            leaves[box].write_text(given[box]["identity"]["chain_pem"])
+
+        def judged() -> list[str]:
+            done = site.doorstep("ca", "crl", "--out", str(lists))
+            assert done.exit_code == 0, done.output
+            return [verify(leaves[box], root, lists, "-crl_check") for box in boxes]
+
+        def known(box: Any) -> bool:
+            return any(given[box]["fqdn"] in one["name"] for one in site.plan()["records"])
+
+        assert judged() == ["OK", "OK"]
+        assert known(lost)
+        done = site.doorstep("box", "refuse", lost.id, "--yes")
+        assert done.exit_code == 0, done.output
+        said, other = judged()
+        assert ("certificate revoked" in said, other) == (True, "OK")
+        assert (known(lost), known(kept)) == (False, True)
+        lost.boot(site.log_of_boot)
+        again = lost.begin()
+        status, body = lost.post("evidence", again.body, again.session)
+        assert (status, json.loads(body)["reason"]) == (403, "REVOKED")
+        kept.boot(site.log_of_boot)
+        assert kept.enrol().status == "ready"
