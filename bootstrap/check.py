@@ -36,6 +36,8 @@ from bootstrap.templates import BoxNetwork, BoxValues, render
 from keys.ca import check_root, load_certificate, may_vouch
 from keys.errors import PeerError
 from keys.note import DeliveryNote
+from keys.signed import POLICY as SIGNED_POLICY
+from keys.signed import check_signed
 from keys.rootfs import Seen
 from netboot.plan_check import check as check_plan
 
@@ -67,6 +69,7 @@ class SiteFiles:
     time_zone_known: bool
     offline_keys: tuple[str, ...] = ()
     policy: bytes | None = None
+    policy_signature: bytes | None = None
     firmware: bytes | None = None
     firmware_signature: bytes | None = None
     boot_files: frozenset[str] | str = frozenset()
@@ -92,7 +95,7 @@ def check(site: Site, files: SiteFiles) -> tuple[Problem, ...]:
         *_templates(site, files),
         *_trust(site, files),
         *_note(site, files),
-        *_policy(files),
+        *_policy(site, files),
         *_firmware(files),
         *_published(files),
     ]
@@ -333,7 +336,7 @@ def _note(site: Site, files: SiteFiles) -> Iterator[Problem]:
             yield wrong(f"serial {entry.serial}", "has no role", remedy, file=file)
 
 
-def _policy(files: SiteFiles) -> Iterator[Problem]:
+def _policy(site: Site, files: SiteFiles) -> Iterator[Problem]:
     if files.policy is None:
         return
     try:
@@ -347,6 +350,20 @@ def _policy(files: SiteFiles) -> Iterator[Problem]:
         return
     if policy.rehearsal:
         yield wrong("rehearsal", "no TPM in software passes at a site", "remove it", file=POLICY)
+    if files.policy_signature is not None:
+        yield from _policy_signature(site, files, files.policy, files.policy_signature)
+
+
+def _policy_signature(
+    site: Site, files: SiteFiles, policy: bytes, signature: bytes
+) -> Iterator[Problem]:
+    """Say why a signed policy is not taken."""
+    key = files.sign_public or b""
+    try:
+        check_signed(SIGNED_POLICY, policy, signature, public_key=key, site_id=site.site.id)
+    except PeerError as error:
+        what, _, remedy = str(error).rpartition(": ")
+        yield wrong("", what, remedy, file=POLICY)
 
 
 def _firmware(files: SiteFiles) -> Iterator[Problem]:

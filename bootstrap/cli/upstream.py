@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bootstrap.cli.common import Place, as_json, plain, print_json, print_table, with_place
+
+if TYPE_CHECKING:
+    from keys.upstream import UpstreamRule
 
 
 @click.group(short_help="Log in where secrets come from; look at it.")
@@ -26,9 +30,7 @@ def login(place: Place, name: str, value: tuple[str, ...]) -> None:
     It lies in the cache as a secret of tier site: without a lease nobody logs in with it.
     `doorstep secret remove upstream/NAME` forgets it.
     """
-    from bootstrap.check_upstreams import rule_of
     from bootstrap.cli.value import no_value_here, read_value
-    from bootstrap.io.site_dir import load
     from keys.envelope import b64u
     from keys.io.rpc import RpcUnavailableError
     from keys.secret import Secret
@@ -37,10 +39,7 @@ def login(place: Place, name: str, value: tuple[str, ...]) -> None:
     command = f"doorstep upstream login {name}"
     no_value_here(value, command)
     data = read_value(name, command, keep_newline=False)
-    rule = next((one for one in load(place.site).upstreams if one.name == name), None)
-    if rule is None:
-        raise click.UsageError(f"{place.site}/site.toml has no [[upstream]] named {name}: add it")
-    read_credential(rule_of(rule), Secret(data))
+    read_credential(_rule(place, name), Secret(data))
     stored = place.ask("keys", "upstream_login", {"upstream": name, "login": b64u(data)})
     click.echo(f"stored the login of {name}, version {stored['version']}: it is tried now")
     with suppress(RpcUnavailableError):
@@ -74,6 +73,21 @@ def renew(place: Place, name: str | None) -> None:
     params = {} if name is None else {"upstream": name}
     count = place.ask("sync", "renew", params)["secrets"]
     click.echo(f"{count} secrets are asked for: `doorstep upstream list` shows what came of it")
+
+
+def _rule(place: Place, name: str) -> UpstreamRule:
+    """Read one [[upstream]] and nothing else of the site file."""
+    from bootstrap.errors import SiteError
+    from keys.upstream import upstream_rules
+
+    path = place.site / "site.toml"
+    try:
+        rule = upstream_rules(tomllib.loads(path.read_text())).get(name)
+    except (OSError, ValueError) as error:
+        raise SiteError(f"{path}: {error}: correct it") from error
+    if rule is None:
+        raise click.UsageError(f"{path} has no [[upstream]] named {name}: add it")
+    return rule
 
 
 def _print(status: dict[str, Any], secrets: list[dict[str, Any]]) -> None:

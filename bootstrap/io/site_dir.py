@@ -7,6 +7,7 @@ docs/architecture.md, "Directories".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -35,6 +36,10 @@ from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
 from keys import ca, manifest, note
 from keys.errors import KeysError
+from keys.io.signed_files import read_signed
+from keys.signed import FIRMWARE as BASELINE
+from keys.signed import NOTE, Kind
+from keys.signed import POLICY as SIGNED_POLICY
 from keys.io.root_device import look
 
 ROOT_KEY, SIGN_KEY = "offline/root.key", "offline/sign.key"
@@ -134,7 +139,7 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
             for path in sorted((*anchors.glob("*.pem"), *anchors.glob("*.crl")))
         },
         delivery_note=_read(directory / site.trust.delivery_note),
-        delivery_signature=_read(directory / f"{site.trust.delivery_note}.minisig"),
+        delivery_signature=_own_signature(directory, site.trust.delivery_note, NOTE),
         root_certificate=_read(directory / ROOT_PEM),
         sign_public=_read(directory / ROOT_PUB),
         published=_read(state / "bootsets" / "published.json"),
@@ -142,8 +147,9 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
             bytes.fromhex(name) for name in names if re.fullmatch("[0-9a-f]{64}", name)
         ),
         policy=_read(directory / POLICY),
+        policy_signature=_own_signature(directory, POLICY, SIGNED_POLICY),
         firmware=_read(directory / FIRMWARE),
-        firmware_signature=_read(directory / f"{FIRMWARE}.minisig"),
+        firmware_signature=_own_signature(directory, FIRMWARE, BASELINE),
         boot_files=_boot_files(directory, site),
         zones=read_zones(directory, site.zones),
         lease_public=_read(directory / LEASE_PUB),
@@ -154,6 +160,22 @@ def gather(directory: Path, state: Path, site: Site) -> SiteFiles:
             name.rpartition("/")[2] for name in (ROOT_KEY, SIGN_KEY) if (directory / name).exists()
         ),
     )
+
+
+def _own_signature(directory: Path, name: str, kind: Kind) -> bytes | None:
+    """Read the signature of a document: after a cut in an import it is one of two."""
+    try:
+        found = read_signed(directory / name, kind.max_bytes)
+    except KeysError:
+        return _read(directory / f"{name}.minisig")
+    if found is None:
+        return None
+    key = _read(directory / ROOT_PUB) or b""
+    for signature in found.signatures:
+        with contextlib.suppress(KeysError):
+            manifest.verify(key, found.data, signature, context=kind.context)
+            return signature
+    return found.signatures[0] if found.signatures else None
 
 
 def _boot_files(directory: Path, site: Site) -> frozenset[str] | str:

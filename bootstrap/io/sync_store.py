@@ -54,9 +54,16 @@ class SyncStore:
         self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.Error as error:
+            raise SiteError(f"{path}: {error}") from error
+        try:
             self._configure()
         except sqlite3.Error as error:
+            self._db.close()
             raise SiteError(f"{path}: {error}: move it away, it is made again") from error
+        except SiteError:
+            self._db.close()
+            raise
 
     def _configure(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
