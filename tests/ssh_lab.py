@@ -95,15 +95,13 @@ class SshLab:
         self.stop()
         directory = self.seed / "ssh"
         directory.mkdir(parents=True, exist_ok=True)
-        hint = ssh.sshd_hint(str(directory))
         key = directory / ssh.FILE
         key.touch(0o600)
         key.write_bytes(self.host_key.private)
         (directory / f"{ssh.FILE}.pub").write_bytes(self.host_key.public_line)
-        if certificate is None:
-            hint = hint.splitlines(keepends=True)[0]
-        else:
+        if certificate is not None:
             (directory / ssh.CERTIFICATE).write_text(certificate + "\n")
+        hint = ssh.sshd_hint(str(directory), is_certified=certificate is not None)
         (directory / ssh.HINT).write_bytes(hint)
         config, log = self.base / "sshd_config", self.base / "sshd.log"
         config.write_text(SSHD.format(seed=self.seed, base=self.base))

@@ -155,7 +155,9 @@ def test_a_site_that_certifies_none(box, site):
     site.ssh_identity = lambda public: {}
     box.run()
     written = {one.name for one in (box.seed / "ssh").iterdir()}
-    assert written == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"}
+    assert written == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "sshd.conf"}
+    hint = (box.seed / "ssh" / "sshd.conf").read_text()
+    assert hint == f"HostKey {box.seed}/ssh/ssh_host_ed25519_key\n"
 
 
 OTHER_KEY = ssh.make_host_key(bytes(range(36))).public

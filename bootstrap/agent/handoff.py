@@ -140,9 +140,10 @@ def write_seed(handoff: Handoff, host_key: HostKey, directory: Path) -> None:
     _write(fresh / "trust/dns.positive", handoff.dns_anchors.encode())
     _write(fresh / "ssh" / ssh.FILE, host_key.private)
     _write(fresh / "ssh" / f"{ssh.FILE}.pub", host_key.public_line)
-    if handoff.ssh_certificate:
+    is_certified = bool(handoff.ssh_certificate)
+    if is_certified:
         _write(fresh / "ssh" / ssh.CERTIFICATE, handoff.ssh_certificate)
-        _write(fresh / "ssh" / ssh.HINT, ssh.sshd_hint(f"{directory}/ssh"))
+    _write(fresh / "ssh" / ssh.HINT, ssh.sshd_hint(f"{directory}/ssh", is_certified=is_certified))
     seeds.put(fresh, directory)
 
 

@@ -22,7 +22,7 @@ FILE = "ssh_host_ed25519_key"
 """As sshd(8) calls it; the public half has `.pub` behind it."""
 CERTIFICATE = f"{FILE}-cert.pub"
 HINT = "sshd.conf"
-"""What names both to sshd, for a drop-in directory of sshd_config(5)."""
+"""What names them to sshd, for an `Include` of sshd_config(5)."""
 DRAWN_BYTES = 36
 _KIND = b"ssh-ed25519"
 _CERTIFIED = b"ssh-ed25519-cert-v01@openssh.com"
@@ -81,9 +81,12 @@ def check_certificate(line: str, public: bytes) -> bytes:
     return b" ".join(words[:2]) + b"\n"
 
 
-def sshd_hint(directory: str) -> bytes:
+def sshd_hint(directory: str, *, is_certified: bool) -> bytes:
     """Write the lines with which sshd serves key and certificate from a directory."""
-    return f"HostKey {directory}/{FILE}\nHostCertificate {directory}/{CERTIFICATE}\n".encode()
+    lines = f"HostKey {directory}/{FILE}\n"
+    if is_certified:
+        lines += f"HostCertificate {directory}/{CERTIFICATE}\n"
+    return lines.encode()
 
 
 def _take(data: bytes) -> tuple[bytes, bytes]:
