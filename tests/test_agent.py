@@ -124,7 +124,7 @@ def test_its_ssh_host_key_is_evidence_and_its_private_half_stays(box, site):
     assert shown[:2] == ["ssh-ed25519", base64.b64encode(blob).decode()]
     assert place.with_suffix(".pub").read_text().split() == shown[:2]
     fingerprint = ssh_keygen("-l", "-f", str(place)).split()[1]
-    assert f"ssh host key {fingerprint}" in box.said
+    assert f"ssh host key {fingerprint}, certified by the site" in box.said
     records = ssh_keygen("-r", "till-1", "-f", f"{place}.pub").splitlines()
     assert f"till-1 IN SSHFP {sshfp(blob)}" in records
     private = place.read_bytes()
@@ -154,6 +154,7 @@ def test_the_site_certifies_that_host_key(box, site):
 def test_a_site_that_certifies_none(box, site):
     site.ssh_identity = lambda public: {}
     box.run()
+    assert not any("certified" in line for line in box.said)
     written = {one.name for one in (box.seed / "ssh").iterdir()}
     assert written == {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "sshd.conf"}
     hint = (box.seed / "ssh" / "sshd.conf").read_text()

@@ -175,7 +175,8 @@ def check_enrolled(site: Site, name: str, end: Mapping[str, Any]) -> None:
 
 def check_ssh_host_key(site: Site, name: str, end: Mapping[str, Any]) -> None:
     """The site's zone, signed, names the key that the box showed on its own screen."""
-    shown = re.search(rb"ssh host key SHA256:([A-Za-z0-9+/]{43})", site.boxes[name].console)
+    said_by_box = rb"ssh host key SHA256:([A-Za-z0-9+/]{43}), certified by the site"
+    shown = re.search(said_by_box, site.boxes[name].console)
     assert shown, site.boxes[name].console[-1500:]
     row = site.appliance.ask("control", "box", {"box": end["box"]})["box"]
     fqdn = f"{row['hostname']}.{site.rehearsal.place.site.site.domain}"

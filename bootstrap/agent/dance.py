@@ -218,7 +218,8 @@ def _use(tpm: Tpm, document: handoff.Handoff, place: Place, host_key: HostKey) -
     try:
         handoff.write_seed(document, host_key, place.seed)
         checks["seed-written"] = "ok"
-        place.say(f"ssh host key {host_key.fingerprint}")
+        certified = ", certified by the site" if document.ssh_certificate else ""
+        place.say(f"ssh host key {host_key.fingerprint}{certified}")
     except OSError as error:
         checks["seed-written"] = f"failed: {error.strerror}"
     return checks
