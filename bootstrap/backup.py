@@ -33,7 +33,7 @@ MAX_MEMBERS = 1_000_000
 BLOCK = 512
 STATEMENT_TYPE = "doorstep/resealed/v1"
 _NAME_PART = re.compile(r"[^/\x00-\x1f\x7f]{1,255}")
-TOP = ("header.json", "boot-files.json", "secrets", "db", "site", "state")
+TOP = ("header.json", "secrets", "db", "site", "state")
 
 
 class Form(Enum):

@@ -215,6 +215,10 @@ class ControlSite:
         if rehearsal:
             (self.layout.state / "rehearsal").write_text("test\n")
         prepare(self.layout, rehearsal=rehearsal)
+        self._stand_in()
+
+    def _stand_in(self) -> None:
+        """Make the processes, and what stands for netboot."""
         self._heard = self.base / "netboot.jsonl"
         self._heard.write_text("")
         self.leases = self.base / "leases.json"

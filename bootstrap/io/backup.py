@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import stat
@@ -118,11 +117,6 @@ class _Work:
         yield from self._tree(base / "sets", "state/bootsets/sets")
         with contextlib.suppress(FileNotFoundError):
             yield from self._file("state/bootsets/published.json", _open(base / "published.json"))
-        names = sorted(path.name for path in (base / "files").glob("*") if path.is_file())
-        listed = [
-            {"sha256": name, "size": (base / "files" / name).stat().st_size} for name in names
-        ]
-        yield from self._data("boot-files.json", json.dumps(listed).encode())
         if self.with_boot_sets:
             yield from self._tree(base / "files", BOOT_FILES)
 

@@ -232,7 +232,8 @@ def missing_files(state: Path) -> tuple[str, ...]:
     wanted = {
         file.sha256 for digest in store.digests() for file in store.manifest(digest).roles.values()
     }
-    return tuple(sorted(one.hex() for one in wanted if not store.file(one).exists()))
+    held = state / "bootsets" / "files"
+    return tuple(sorted(one.hex() for one in wanted if not (held / one.hex()).exists()))
 
 
 def _check_quiet(layout: Layout) -> None:
