@@ -100,6 +100,9 @@ def _give_tpm(path: Path) -> None:
 
 def _take_settings(source: Path, target: Path, site: Site) -> None:
     shutil.copyfile(source / SITE_FILE, target / SITE_FILE)
+    for upstream in site.upstreams:  # never asked: a rehearsal has no login of any
+        (target / upstream.ca).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / upstream.ca, target / upstream.ca)
     for role in site.roles:
         (target / role.config).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / role.config, target / role.config)
