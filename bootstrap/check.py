@@ -36,9 +36,9 @@ from bootstrap.templates import BoxNetwork, BoxValues, render
 from keys.ca import check_root, load_certificate, may_vouch
 from keys.errors import PeerError
 from keys.note import DeliveryNote
+from keys.rootfs import Seen
 from keys.signed import POLICY as SIGNED_POLICY
 from keys.signed import check_signed
-from keys.rootfs import Seen
 from netboot.plan_check import check as check_plan
 
 ROOT = "trust/root.pem"

@@ -154,6 +154,7 @@ def test_any_bytes_are_refused_with_a_reason(data: bytes, signature: bytes) -> N
         with pytest.raises((SignedError, ManifestError)):
             check_signed(kind, data, signature, public_key=PUBLIC, site_id=make.SITE)
     assert claimed_kind(signature) is None or signature
+    assert claimed_kind(GOOD + bytes(4096)) is None
 
 
 @given(st.text(max_size=60).filter(lambda text: all(ord(char) >= 32 for char in text)))

@@ -36,11 +36,11 @@ from bootstrap.published import Published, decode_published
 from bootstrap.site import SITE_FILE, Problem, Severity, Site, decode_site
 from keys import ca, manifest, note
 from keys.errors import KeysError
+from keys.io.root_device import look
 from keys.io.signed_files import read_signed
 from keys.signed import FIRMWARE as BASELINE
 from keys.signed import NOTE, Kind
 from keys.signed import POLICY as SIGNED_POLICY
-from keys.io.root_device import look
 
 ROOT_KEY, SIGN_KEY = "offline/root.key", "offline/sign.key"
 ROOT_PEM, ROOT_PUB = "trust/root.pem", "trust/root.pub"
