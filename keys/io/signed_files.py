@@ -150,9 +150,10 @@ def read_bounded(path: Path, limit: int) -> bytes | None:
         return None
     except OSError as error:
         raise SiteError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PeerError(f"{path} is no file: put the document itself there")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise PeerError(f"{path} is no file: put the document itself there")
         try:
             data = file.read(limit + 1)
         except OSError as error:
