@@ -24,6 +24,7 @@ from tests.bench import (
     dhcp_boxes,
     dns,
     http,
+    identities,
     memory,
     ready,
     size,
@@ -47,6 +48,7 @@ FIGURES: dict[str, Measure] = {
     "verify": verify.measure,
     "http": http.measure,
     "cache": cache.measure,
+    "identities": identities.measure,
     "ssh": ssh.measure,
 }
 _FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError, SubprocessError)
