@@ -255,11 +255,11 @@ class Lab:
         """Log a project's user in with the password."""
         return self._login(project.user, project.password, project.name)
 
-    def issue(self, project: Project, ends: datetime | None) -> Issued:
+    def issue(self, project: Project, ends: datetime | None, role: str = "member") -> Issued:
         """Make a read-only application credential that ends then."""
         wanted = {
             "name": secrets.token_hex(8),
-            "roles": [{"name": "member"}],
+            "roles": [{"name": role}],
             "access_rules": list(READ_ONLY),
             "expires_at": None if ends is None else _naive(ends),
         }

@@ -1,5 +1,6 @@
 """The Barbican adapter against Keystone and Barbican themselves (barbican_lab), over TLS."""
 
+import json
 import logging
 import re
 import time
@@ -13,7 +14,7 @@ import pytest
 from keys.io.upstreams import open_upstream
 from keys.secret import Secret
 from keys.upstream import Fetched, Gone, Trouble, Upstream, UpstreamKind, UpstreamRule
-from tests.barbican_lab import PINS, Issued, Lab, Project
+from tests.barbican_lab import PINS, READ_ONLY, Issued, Lab, Project
 from tests.upstream_doubles import Authority, Front
 
 pytestmark = pytest.mark.timeout(1200)  # the first test on a machine installs both
@@ -257,6 +258,11 @@ class TestCredential:
         got = trouble(site.upstream(wrong), "pos/any")
         assert got.login and "wrong" not in got.sentence
 
+    def test_one_that_may_not_list_purges_nothing(self, site: Site) -> None:
+        reader = site.upstream(site.lab.issue(site.project, None, role="reader"))
+        site.lab.store(site.project, "pos/listed", b"value")
+        assert trouble(reader, "pos/listed").login
+
     def test_it_can_read_and_nothing_else(self, site: Site) -> None:
         token = site.lab.token_of(site.issued)
         reference = site.lab.store(site.project, "pos/kept", b"value")
@@ -285,6 +291,13 @@ def test_no_secret_and_no_token_in_any_log(site: Site, caplog: pytest.LogCapture
     assert tokens and got.value.reveal() == CANARY
     for hidden in (CANARY.decode(), site.issued.secret, *tokens):
         assert hidden not in shown
+
+
+def test_the_page_says_which_access_rules_are_enough() -> None:
+    page = (ROOT / "docs" / "upstreams.md").read_text()
+    printed = re.search(r"--access-rules '([^']*)'", page)
+    assert printed is not None
+    assert json.loads(printed[1]) == list(READ_ONLY)
 
 
 def test_the_pins_are_those_of_the_page() -> None:

@@ -89,8 +89,10 @@ class Barbican:
         entries: list[Entry] = []
         for number in range(MAX_PAGES):
             answer = self._get(f"{self._rule.url}/v1/secrets", JSON, name, number * PAGE)
+            if answer.status_code in (401, 403):  # of no secret in particular: it purges none
+                return self._refused(answer.status_code)
             if answer.status_code != 200:
-                return self._denied(answer, name)
+                return self._strange(answer)
             page = barbican_page(answer.content, name)
             entries += page.entries
             if entries or number * PAGE + page.count >= page.total:
@@ -122,12 +124,14 @@ class Barbican:
         status = answer.status_code
         if status == 401:
             return self._refused(status)
-        if status in (403, 404) and is_barbican_error(answer.content, status):
-            why = "there is no secret" if status == 404 else "our credential may not read"
-            return Gone(status=status, sentence=self._sentence(f"{why} {name}"))
-        return Trouble(
-            sentence=self._sentence(f"answered status {status} in no form of Barbican's")
-        )
+        if status not in (403, 404) or not is_barbican_error(answer.content, status):
+            return self._strange(answer)
+        why = "there is no secret" if status == 404 else "our credential may not read"
+        return Gone(status=status, sentence=self._sentence(f"{why} {name}"))
+
+    def _strange(self, answer: Response) -> Trouble:
+        what = f"answered status {answer.status_code} in no form of Barbican's"
+        return Trouble(sentence=self._sentence(what))
 
     def _refused(self, status: int | None) -> Trouble:
         """Tell of a login that failed; Keystone knows a deleted credential no more (404)."""
@@ -136,7 +140,7 @@ class Barbican:
             return Trouble(sentence=self._at_keystone(what))
         return Trouble(
             sentence=self._at_keystone(
-                "our application credential is refused; it ended, was deleted or may not read "
+                "our application credential is refused; it ended, was deleted or may not list "
                 "secrets: give this site a new one"
             ),
             login=True,
