@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keys_site import SITE_TOML, USERS, KeysSite, _become, request
+from test_lease_service import TIERS, LeasedSite
 from upstream_doubles import TOKEN, Authority, Kv2Double, Wire
 
 from bootstrap.io import sync
@@ -150,19 +151,27 @@ class Upstream:
         return sum("/data/" in one.path for one in self.wire.requests)
 
 
+class LeasedSyncSite(SyncSite, LeasedSite):
+    """The same with a TPM in the controller and a lease."""
+
+
 @contextmanager
-def synced_site(ttl: str = "1h") -> Iterator[tuple[SyncSite, Upstream]]:
+def synced_site(
+    ttl: str = "1h", kind: type[SyncSite] = SyncSite
+) -> Iterator[tuple[SyncSite, Upstream]]:
     """Give a running site and its upstream, which has both secrets; sync is not started."""
-    site = SyncSite()
+    site = kind()
     try:
         upstream = Upstream(site.base)
         with upstream.wire:
             upstream.kv2.put("pos/token", value=VALUE)
             upstream.kv2.put("wifi", value="psk-1")
             site.write("trust/hq.pem", upstream.authority.file.read_text())
-            site.write(
-                "site.toml", site_toml(upstream.wire.url, ttl, 'kind = "kv2"\ndeadline = "2s"')
-            )
+            text = site_toml(upstream.wire.url, ttl, 'kind = "kv2"\ndeadline = "2s"')
+            if isinstance(site, LeasedSite):
+                table = f'[controller]\ntpm = "{site.tpm.tcti}"\nroot = "verity"\n'
+                text = text.replace(TIERS, table)
+            site.write("site.toml", text)
             site.ready()
             yield site, upstream
     finally:

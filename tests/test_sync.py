@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from barbican_lab import Lab
 from click.testing import CliRunner
-from sync_site import LOGIN, VALUE, SyncSite, Upstream, site_toml, synced_site
+from sync_site import LOGIN, VALUE, LeasedSyncSite, SyncSite, Upstream, site_toml, synced_site
 from upstream_doubles import TOKEN, Authority, http, say
 
 from bootstrap.cli.main import main
@@ -162,16 +162,11 @@ def test_an_upstream_that_hangs_delays_no_other(running: Site) -> None:
         spare = text.partition("[[upstream]]")[2].replace('"hq"', '"spare"')
         text = text.replace(upstream.wire.url, url)
         site.write("site.toml", f"{text}[[upstream]]{spare}")
-        site.until(lambda: "spare" in site.operator("status")["site"] or _knows(site, "spare"))
+        site.until(lambda: site.listed("wifi-psk")["source"] == "spare:wifi")  # keys read it
         site.login(upstream="spare")
         upstream.kv2.put("wifi", value="psk-2")
         site.until(lambda: site.listed("wifi-psk").get("upstream_version") == 2, asking=True)
         assert site.listed()["upstream_version"] == 1
-
-
-def _knows(site: SyncSite, upstream: str) -> bool:
-    """Tell whether keys has read the newest site file; asking for its status makes it look."""
-    return site.listed("wifi-psk")["source"].startswith(upstream)
 
 
 def test_a_killed_sync_goes_on_where_it_was(running: Site) -> None:
@@ -311,6 +306,27 @@ def test_the_commands_of_an_operator(place: Site) -> None:
     assert "the next renewal replaces this value" in done.output
     done = doorstep(site, "secret", "remove", "pos-api-token")
     assert "what was withdrawn may come again" in done.output
+
+
+def test_after_the_lease_no_upstream_is_asked() -> None:
+    """Who steals the controller does not log in upstream with what sync has in memory either."""
+    with synced_site(kind=LeasedSyncSite) as (site, upstream):
+        assert isinstance(site, LeasedSyncSite)
+        site.operator("lease_apply", lease=site.issue_lease())
+        site.login()
+        site.start_sync()
+        site.until(lambda: site.listed()["reason"] is None)
+        site.operator("lease_end")
+        site.renew()
+        site.until(lambda: any("no upstream is asked" in one for one in site.status()["sentences"]))
+        asked = len(upstream.wire.requests)
+        site.renew()
+        site.until(lambda: site.hq()["due"] == 2)
+        assert len(upstream.wire.requests) == asked
+        site.operator("lease_apply", lease=site.issue_lease())
+        site.until(lambda: site.hq()["due"] == 0 and not site.status()["sentences"], asking=True)
+        assert len(upstream.wire.requests) > asked
+        assert site.given()
 
 
 def test_a_database_of_a_newer_release_is_refused_and_rows_come_back(tmp_path: Path) -> None:
