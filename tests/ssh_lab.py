@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -114,8 +115,19 @@ class SshLab:
             exec /usr/sbin/sshd -D -f {shlex.quote(str(config))} -E {shlex.quote(str(log))}
         """
         self._sshd = subprocess.Popen(self.inside("sh", "-c", words))
-        end = time.monotonic() + 20
-        while "Server listening on :: port 22" not in log.read_text():
+        self._wait_until_it_listens(1)
+
+    def renew(self, certificate: str) -> None:
+        """Have sshd serve another certificate, as after a renewal."""
+        assert self._sshd is not None
+        (self.seed / "ssh" / ssh.CERTIFICATE).write_text(certificate + "\n")
+        self._sshd.send_signal(signal.SIGHUP)
+        self._wait_until_it_listens(2)
+
+    def _wait_until_it_listens(self, times: int) -> None:
+        assert self._sshd is not None
+        log, end = self.base / "sshd.log", time.monotonic() + 20
+        while log.read_text().count("Server listening on :: port 22") < times:
             assert self._sshd.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.01)

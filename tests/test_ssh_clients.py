@@ -135,6 +135,14 @@ def test_a_client_whose_clock_is_behind(world: World) -> None:
     assert world.reaches(NAME)
 
 
+def test_a_renewed_certificate_is_served_after_a_reload(world: World) -> None:
+    now = time.time()
+    world.lab.serve(world.certify(now=now - 48 * HOUR, not_after=now - HOUR))
+    assert not world.reaches(NAME)
+    world.lab.renew(world.good())
+    assert world.reaches(NAME)
+
+
 def test_a_certificate_of_another_authority(world: World) -> None:
     now = int(time.time())
     made = ssh_certificate.issue(
