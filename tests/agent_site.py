@@ -204,7 +204,8 @@ class Site:
             device_public=sent.device_public,
             ssh_host_key=sent.ssh_host_key,
         )
-        q = hashes_of.enrol_data(self.identity, made, enrolment)
+        purpose = decode_hello(sent.hello).purpose
+        q = hashes_of.enrol_data(self.identity, made, enrolment, purpose)
         values = {bank: dict(enumerate(pcrs)) for bank, pcrs in sent.pcrs.items()}
         quotes = tuple(
             check_quote(
@@ -295,6 +296,7 @@ class Site:
             "restart_count": clock.restart_count,
             "clock_before": clock.clock + 600_000,
             "pcrs": dict(known["pcrs"]["sha256"]),
+            "opened": known["pcrs"]["sha256"][15],
         }
         self.twist("boot", boot)
         bundle = seal(

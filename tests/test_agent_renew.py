@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from agent_site import Authority, Site
 from attest_box import measure
 from click.testing import CliRunner
 from control_site import KIOSK, Box, ControlSite, boot_log, make_tpm, patiently, row
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from software_tpm import SoftwareTpm
 
 from bootstrap.agent import renew, seeds
-from bootstrap.agent.dance import Kept, Outcome, Place, enrol
+from bootstrap.agent.client import Client
+from bootstrap.agent.dance import Kept, Outcome, Place, enrol, load_anchor
 from bootstrap.agent.errors import AgentError, BoxError, Code, SiteRefusalError
-from bootstrap.agent.protocol import Logs
+from bootstrap.agent.protocol import Logs, unb64u
 from bootstrap.agent.renew import Schedule
 from bootstrap.agent.tpm import Tpm
 from bootstrap.cli.main import main
@@ -182,6 +187,71 @@ def test_a_reader_finds_the_old_or_the_new_seed_whole(seed: Path) -> None:
     reader.join()
     assert wrong == []
     assert not seed.with_name("seed.new").exists()
+
+
+# Against a site that answers what the test says
+
+
+def answering(status: str) -> Callable[[str, dict], None]:
+    def twist(step: str, things: dict) -> None:
+        if step == "answer":
+            things["payload"] = {**things["payload"], "status": status}
+
+    return twist
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[tuple[Site, Callable[[Kept | None], Outcome]]]:
+    """A site whose answers a test twists, and a box that enrols at it or renews."""
+    tpm = SoftwareTpm(tmp_path / "tpm", certificates=True)
+    site = Site(tmp_path, Authority(datetime.now(UTC)))
+    site.handoff = {"after": "stay", "renew": 60}
+    anchor = load_anchor(site.authority.write_anchor(tmp_path / "anchor"))
+
+    def run(kept: Kept | None) -> Outcome:
+        client = Client(site.url, anchor.root_pem, anchor.server_name, sleep=lambda _: None)
+        place = Place(seed=tmp_path / "seed", say=lambda _: None)
+        with patiently(lambda: Tpm(f"swtpm:path={tpm.directory / 's'}")) as opened:
+            return enrol(opened, client, anchor, b"{}", Logs(event_log=b""), place, kept)
+
+    yield site, run
+    site.close()
+    tpm.stop()
+
+
+def test_an_answer_to_an_enrolment_is_none_to_a_renewal_and_the_other_way_round(
+    lab: tuple[Site, Callable[[Kept | None], Outcome]], tmp_path: Path
+) -> None:
+    site, run = lab
+    site.twist = answering("renewed")
+    with pytest.raises(AgentError, match="status 'renewed'") as refused:
+        run(None)
+    assert refused.value.code is Code.ANSWER_MALFORMED
+    site.twist = lambda step, things: None
+    kept = run(None).kept
+    assert kept is not None and kept.renew == 60
+    with pytest.raises(AgentError, match="status 'enrolled'"):
+        run(kept)  # this site says so to everybody
+    site.twist = answering("renewed")
+    assert run(kept).kept is not None
+    first, second = (json.loads(unb64u(json.loads(body)["hello"])) for body in last_two(site))
+    assert ("purpose" in first, second["purpose"]) == (True, "renew")
+    assert first["ak_public"] == second["ak_public"]
+    assert first["box_nonce"] != second["box_nonce"]
+
+
+def last_two(site: Site) -> list[bytes]:
+    return site.posts("/evidence")[-2:]
+
+
+def test_a_site_of_before_names_no_time_and_the_box_never_renews(
+    lab: tuple[Site, Callable[[Kept | None], Outcome]],
+) -> None:
+    site, run = lab
+    site.handoff = {"after": "stay"}
+    kept = run(None).kept
+    assert kept is not None
+    assert not renew.begin(kept, 0, 0).schedule.is_due(1e12)
 
 
 # Against control and keys

@@ -148,6 +148,9 @@ SETTINGS = [
     ("secrets =", '"pos-api-token"', '"other"', "role.pos.secrets", "no [[secret]] other"),
     ("secrets =", '"]', '", "pos-api-token"]', "role.pos.secrets", "there twice"),
     ("config =", "pos.yaml.j2", "none.j2", "role.pos.config", "cannot read"),
+    ("after =", "after =", 'renew = "12h"\nafter =', "role.pos.renew", "nothing to renew"),
+    ("after =", '"power-off"', '"stay"\nrenew = "7d"', "role.pos.renew", "not inside the 7 days"),
+    ("after =", '"power-off"', '"stay"\nrenew = "0s"', "role.pos.renew", "not inside the 7 days"),
     ("domain =", "shop-1.example.org", "shop-2.example.org", "", "may not vouch for names"),
     ("delivery_note =", "delivery.csv", "none.csv", "trust.delivery_note", "cannot read"),
 ]

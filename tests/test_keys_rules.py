@@ -85,6 +85,29 @@ def test_what_is_wrong_is_named(old, new, sentence):
         read(GOOD.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("lines", "renew"),
+    [
+        ("", None),
+        ('after = "power-off"', None),
+        ('after = "power-off"\nrenew = "1h"', None),
+        ('after = "stay"', timedelta(hours=36)),
+        ('after = "stay"\nrenew = "20s"', timedelta(seconds=20)),
+    ],
+)
+def test_boxes_that_stay_renew_at_half_of_a_certificates_life_or_as_told(lines, renew):
+    days = "certificate_days = 3"
+    rules = read(GOOD.replace(days, f"{days}\n{lines}", 1))
+    assert next(one for one in rules.roles.values() if one.secrets).renew == renew
+
+
+@pytest.mark.parametrize("wrong", ["3d", "4d", "0s", "often"])
+def test_a_renewal_lies_inside_the_life_of_a_certificate(wrong):
+    days = "certificate_days = 3"
+    with pytest.raises(SiteError, match=r"role\.renew"):
+        read(GOOD.replace(days, f'{days}\nafter = "stay"\nrenew = "{wrong}"', 1))
+
+
 @given(st.text(max_size=6))
 def test_any_text_is_a_duration_or_an_error(text):
     try:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attest.transcript import Purpose
 from bootstrap import phonehome
 from bootstrap.phonehome import Malformed, b64u, from_b64u
 
@@ -47,6 +48,18 @@ def test_a_hello_is_taken_apart() -> None:
     hello = phonehome.decode_hello(json.dumps(HELLO).encode())
     assert (hello.ek_public, hello.ak_public, len(hello.box_nonce)) == (b"ek", b"ak", 32)
     assert hello.ek_certificates == (b"certificate\xff\xff",)
+
+
+def test_a_hello_says_that_it_renews_or_nothing() -> None:
+    def decode(**changes: object) -> phonehome.Hello:
+        return phonehome.decode_hello(json.dumps({**HELLO, **changes}).encode())
+
+    assert decode().purpose is Purpose.ENROL
+    assert decode(purpose="renew").purpose is Purpose.RENEW
+    # "enrol" too: two spellings of one hello would be two sessions of one box
+    for wrong in ("enrol", "", None, 1, True, [], {"renew": 1}, "RENEW"):
+        with pytest.raises(Malformed, match="purpose"):
+            decode(purpose=wrong)
 
 
 def test_evidence_is_taken_apart() -> None:

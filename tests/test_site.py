@@ -50,6 +50,17 @@ def keys_of(document: object, prefix: str = "") -> set[str]:
     return found
 
 
+def test_boxes_that_stay_renew_at_half_of_a_certificates_life_or_as_told() -> None:
+    def renewal(lines: str) -> timedelta | None:
+        role = decode_site(EXAMPLE.replace('after = "power-off"', lines).encode()).role(None)
+        assert role is not None
+        return role.renewal
+
+    assert renewal('after = "power-off"') is None
+    assert renewal('after = "stay"') == timedelta(days=3.5)
+    assert renewal('renew = "12h"\nafter = "stay"') == timedelta(hours=12)
+
+
 def test_the_example_shows_no_other_keys() -> None:
     assert keys_of(tomllib.loads(EXAMPLE)) < known_keys()
 
