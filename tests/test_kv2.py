@@ -143,6 +143,16 @@ class TestTrouble:
             got = hq.fetch("pos/token")
         assert isinstance(got, Trouble) and got.login and "give this site a new one" in got.sentence
 
+    def test_a_token_that_is_good_again_is_used_again(
+        self, double: Kv2Double, directory: Path
+    ) -> None:
+        with Wire(double.answer) as wire:
+            hq = upstream(wire, directory, TOKEN_FILE)
+            double.tokens.clear()
+            assert isinstance(hq.fetch("pos/token"), Trouble)
+            double.tokens.add(TOKEN)
+            assert isinstance(hq.fetch("pos/token"), Fetched)
+
     def test_approle_gets_a_new_token_when_the_old_one_ended(
         self, double: Kv2Double, directory: Path
     ) -> None:
@@ -175,18 +185,27 @@ class TestTrouble:
             got = upstream(wire, directory, APPROLE_FILE).fetch("pos/token")
         assert isinstance(got, Trouble) and got.login and len(logins) == 2
 
-    def test_a_portal_in_front_of_the_question_about_the_token(
-        self, double: Kv2Double, directory: Path
+    @pytest.mark.parametrize(
+        ("lie", "word"),
+        [
+            (http(200, b"<html>", "text/html"), "portal"),
+            (say(200, {"data": {}}), "form"),
+            (say(200, []), "form"),
+            (say(503, {"errors": ["sealed"]}), "503"),
+        ],
+    )
+    def test_no_answer_to_the_question_about_the_token_is_no_deletion(
+        self, lie: bytes, word: str, double: Kv2Double, directory: Path
     ) -> None:
         def answer(request: Request) -> Reply:
             if request.path.endswith("lookup-self"):
-                return http(200, b"<html>", "text/html")
+                return lie
             return double.answer(request)
 
         double.forbidden.add("pos/token")
         with Wire(answer) as wire:
             got = upstream(wire, directory, TOKEN_FILE).fetch("pos/token")
-        assert isinstance(got, Trouble) and "portal" in got.sentence
+        assert isinstance(got, Trouble) and word in got.sentence
 
     @pytest.mark.parametrize(
         "body",
@@ -223,6 +242,20 @@ class TestTrouble:
         with Wire(lambda _request: say(404, body)) as wire:
             got = upstream(wire, directory, TOKEN_FILE).fetch("pos/token")
         assert isinstance(got, Trouble) and "404" in got.sentence
+
+    @pytest.mark.parametrize("status", [201, 400])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"errors": []},
+            {"data": {"data": None, "metadata": {"version": 1, "destroyed": True}}},
+            {"data": {"data": {"value": "x"}, "metadata": {"version": 1, "destroyed": False}}},
+        ],
+    )
+    def test_another_status(self, status: int, body: object, directory: Path) -> None:
+        with Wire(lambda _request: say(status, body)) as wire:
+            got = upstream(wire, directory, TOKEN_FILE).fetch("pos/token")
+        assert isinstance(got, Trouble) and str(status) in got.sentence
 
 
 @pytest.mark.parametrize(

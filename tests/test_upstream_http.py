@@ -177,6 +177,7 @@ def test_a_lie_is_neither_a_secret_nor_its_end(
         got = upstream(kind, wire.url, directory).fetch(NAME)
     assert isinstance(got, Trouble), got
     assert got.sentence.startswith(f"upstream hq ({wire.url}): ")
+    assert not got.login or step == "login"
     if step != "payload":  # there some of them are bytes of the wrong type, before all else
         assert word in got.sentence
 
@@ -360,6 +361,19 @@ class TestTls:
             got = adapter.fetch(NAME)
             assert isinstance(got, Trouble) and "compare ca.pem" in got.sentence
             assert len(wire.requests) == seen, "the token was not shown to it"
+
+    def test_the_next_address_of_a_name_is_tried(self, kind: UpstreamKind, tmp_path: Path) -> None:
+        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve("localhost")) as wire:
+            url = wire.url.replace("127.0.0.1", "localhost")  # ::1 first, where nobody listens
+            assert isinstance(upstream(kind, url, tmp_path).fetch(NAME), Fetched)
+
+    def test_the_server_itself_may_be_what_is_pinned(
+        self, kind: UpstreamKind, tmp_path: Path
+    ) -> None:
+        other = Authority(tmp_path, "other")
+        with Wire(Liar(kind, "", b""), other.serve()) as wire:
+            (tmp_path / "ca.pem").write_bytes(other.last)
+            assert isinstance(self.fetch(kind, wire, tmp_path), Fetched)
 
     def test_an_expired_one(self, kind: UpstreamKind, tmp_path: Path) -> None:
         tls = Authority(tmp_path, "ca").serve(ends=-timedelta(days=1))

@@ -180,7 +180,7 @@ class Authority:
             name,
             directory,
         )
-        self._count = 0
+        self._count, self.last = 0, b""
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._certificate = self._sign(self._subject, self._key, timedelta(days=30), ca=True)
         self.file = directory / f"{name}.pem"
@@ -191,6 +191,7 @@ class Authority:
         self._count += 1
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(x509.Name([]), key, ends, hosts=hosts or ("127.0.0.1",))
+        self.last = certificate.public_bytes(serialization.Encoding.PEM)
         file = self._directory / f"{self._name}-{self._count}.pem"
         file.write_bytes(
             key.private_bytes(
@@ -198,7 +199,7 @@ class Authority:
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             )
-            + certificate.public_bytes(serialization.Encoding.PEM)
+            + self.last
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)

@@ -89,10 +89,8 @@ class Barbican:
         entries: list[Entry] = []
         for number in range(MAX_PAGES):
             answer = self._get(f"{self._rule.url}/v1/secrets", JSON, name, number * PAGE)
-            if answer.status_code in (401, 403):  # of no secret in particular: it purges none
-                return self._refused(answer.status_code)
             if answer.status_code != 200:
-                return self._strange(answer)
+                return self._unlisted(answer)
             page = barbican_page(answer.content, name)
             entries += page.entries
             if entries or number * PAGE + page.count >= page.total:
@@ -119,6 +117,13 @@ class Barbican:
             raise_exc=False,
             log=False,
         )
+
+    def _unlisted(self, answer: Response) -> Trouble:
+        """Tell of a list that we may not see: that is no word about a secret, and purges none."""
+        status = answer.status_code
+        if status == 401 or (status == 403 and is_barbican_error(answer.content, status)):
+            return self._refused(status)
+        return self._strange(answer)
 
     def _denied(self, answer: Response, name: str) -> Gone | Trouble:
         status = answer.status_code
