@@ -102,7 +102,8 @@ def appliance_name(site: str, ek: bytes, ak: bytes) -> str:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or len(value) > MAX_CHALLENGE:
+    """Read one printable line: half a surrogate of JSON can be neither shown nor hashed."""
+    if not isinstance(value, str) or len(value) > MAX_CHALLENGE or not value.isprintable():
         raise ValueError("text is expected")
     return value
 

@@ -136,7 +136,7 @@ class Part:
             return cls(
                 site=str(found["site"]),
                 listing=unb64u(found["listing"]),
-                number=int(found["number"]),
+                number=_count(found["number"]),
                 is_last=found["last"] is True,
                 items=tuple(Item.of(one) for one in found["items"]),
             )
@@ -199,15 +199,15 @@ class Header:
             found = json.loads(data[:MAX_HEADER])
             if found["type"] != HEADER_TYPE:
                 raise ValueError("another type")
-            numbers = [_number(found[name]) for name in ("at", "epoch", "lease_counter", "secrets")]
-            at, epoch, lease_counter, secrets = (int(one) for one in numbers)  # type: ignore[arg-type]
+            numbers = [_count(found[name]) for name in ("at", "epoch", "lease_counter", "secrets")]
+            at, epoch, lease_counter, secrets = numbers
             header = cls(
                 site=str(found["site"]),
                 ek=unb64u(found["ek"]),
                 at=at,
                 epoch=epoch,
                 lease_counter=lease_counter,
-                audit_number=int(found["audit"]["n"]),
+                audit_number=_count(found["audit"]["n"]),
                 audit_hash=unb64u(found["audit"]["hash"]),
                 secrets=secrets,
                 listing=unb64u(found["listing"]),
@@ -313,6 +313,14 @@ def _number(value: object) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
         raise ValueError("a number is expected")
     return value
+
+
+def _count(value: object) -> int:
+    """Read a number that must be there; JSON has larger ones than any integer (1e999)."""
+    found = _number(value)
+    if found is None:
+        raise ValueError("a number is expected")
+    return found
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from base64 import b32decode, b32encode
 from dataclasses import replace
 
 import forge
@@ -32,7 +33,7 @@ from bootstrap.lease_desk import (
 )
 from bootstrap.lease_ledger import Appliance, Ledger
 from keys.lease import SignedLease, sign
-from keys.lease_request import QUOTED_PCRS, LeaseRequest
+from keys.lease_request import HEADER, QUOTED_PCRS, LeaseRequest
 from keys.policy import pcr_digest
 from keys.secret import Secret
 from keys.tpm_objects import Index
@@ -150,8 +151,22 @@ def test_a_key_that_is_not_its_own_is_quoted_too() -> None:
 
 @pytest.mark.parametrize("site", ["", "..", "../../etc", "a/b", "a\0b", "a\n", ".a", "a" * 64])
 def test_a_site_that_is_no_site_names_no_directory(site: str) -> None:
-    with pytest.raises(PeerError, match="is no site id"):
+    with pytest.raises(PeerError, match="is no site id|damaged"):
         check_request(asking(site=site))
+
+
+@pytest.mark.parametrize("name", ["site", "challenge"])
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J"])
+def test_words_of_a_request_are_one_line_that_can_be_shown(name: str, text: str) -> None:
+    with pytest.raises(PeerError, match="damaged"):
+        check_request(asking(**{name: text}))
+
+
+def test_half_a_surrogate_in_a_request_is_refused() -> None:
+    letters = asking(challenge="7391").removeprefix(HEADER)
+    fields = b32decode(letters + "=" * (-len(letters) % 8)).replace(b'"7391"', b'"\\ud800"')
+    with pytest.raises(PeerError, match="damaged"):
+        check_request(HEADER + b32encode(fields).decode().rstrip("="))
 
 
 def test_the_challenge_of_headquarters_must_be_quoted() -> None:

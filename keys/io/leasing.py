@@ -45,6 +45,8 @@ class Leasing:
         challenge = params.get("challenge", "")
         if not isinstance(challenge, str) or len(challenge) > MAX_CHALLENGE:
             raise Refusal("MALFORMED", f"a challenge has at most {MAX_CHALLENGE} letters")
+        if not challenge.isprintable():
+            raise Refusal("MALFORMED", "a challenge is one line that can be printed")
         request: LeaseRequest = self._tpm_ring().request(challenge, int(now))
         with self._store.transaction():
             detail = {"counter": request.lease_counter, "challenge": challenge}

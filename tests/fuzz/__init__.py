@@ -23,6 +23,8 @@ is not what was signed; exactly:
 - evidence: `appraise` says "accepted", and one of the above holds, or another field than the facts,
   the platform certificates and the IMA list (when PCR 10 is zero) differs.
 - wire forms: bytes are read that `encode` would not give back.
+- lease, request, ledger, wrapped secret, signed file, SSH certificate, stored row: one that nobody
+  signed or sealed is taken, or one that somebody did says something else.
 
 For packets, a lie is an answer that should not have been given:
 

@@ -42,7 +42,7 @@ from bootstrap import phonehome
 from bootstrap.errors import PeerError as BootstrapPeerError
 from keys.errors import PeerError
 from keys.tpm_public import PublicArea
-from tests.fuzz import dns_packets, lies, material, packet_seeds, packets
+from tests.fuzz import dns_packets, lies, material, packet_seeds, packets, secret_forms
 from tests.fuzz.lies import REFUSED, TAKEN, Lie
 
 OWN_ERRORS = (AttestError, PeerError, BootstrapPeerError)
@@ -309,4 +309,9 @@ TARGETS |= {
     "dns": _packets(dns_packets.query, dns_packets.query_seeds, 8192),
     "dns-answer": _packets(dns_packets.answer, dns_packets.answer_seeds, 8192),
     "master-file": _packets(dns_packets.master_file, lambda: dns_packets.MASTER_FILES, 8192),
+}
+
+TARGETS |= {
+    name: _packets(attempt, seeds, largest)
+    for name, (attempt, seeds, largest) in secret_forms.FORMS.items()
 }
