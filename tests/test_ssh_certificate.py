@@ -132,6 +132,7 @@ def test_it_says_what_was_asked() -> None:
         {"public": blob() + b"\0"},
         {"public": blob(point=bytes(31))},
         {"public": blob(kind=b"ssh-rsa")},
+        {"public": blob(kind=b"ssh-ed25518")},
     ],
 )
 def test_what_is_never_certified(changes: dict[str, Any]) -> None:
@@ -206,6 +207,40 @@ def test_whom_the_authority_never_vouches_for(
         ssh_certificate.site_names(hostname, fqdn, map(ip_address, addresses), RULES)
 
 
+def test_the_names_of_a_box() -> None:
+    addresses = (IPv4Address("10.41.7.20"), IPv6Address("fd00:41:7::20"))
+    assert ssh_certificate.site_names("pos-01", f"pos-01.{DOMAIN}", addresses, RULES) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("hostname", "fqdn"),
+    [
+        ("pos-01", "pos-01"),
+        ("pos-01", "pos-02.a"),
+        ("a", ".".join(["a", *["b" * 63] * 4])),
+        ("localhost", "localhost.a"),
+        ("a", "a..b"),
+        ("a", "a.*"),
+        ("a", "a.b."),
+    ],
+)
+def test_what_is_no_name_for_whoever_asks(hostname: str, fqdn: str) -> None:
+    with pytest.raises(PeerError):
+        HostNames(hostname=hostname, fqdn=fqdn)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "::", "127.0.0.2", "::1", "224.0.0.1", "ff02::1"])
+def test_what_is_no_address_of_one_host(text: str) -> None:
+    with pytest.raises(PeerError):
+        HostNames(hostname="a", fqdn="a.b", addresses=(ip_address(text),))
+
+
+@pytest.mark.parametrize("text", ["169.254.0.1", "fe80::1", "fd00::1%eth0"])
+def test_an_address_of_one_link_alone(text: str) -> None:
+    with pytest.raises(PeerError):
+        HostNames(hostname="a", fqdn="a.b", addresses=(ip_address(text),))
+
+
 def foreign(twist: Callable[[SSHCertificateBuilder], SSHCertificateBuilder]) -> bytes:
     """Make a certificate that we would not make."""
     builder = SSHCertificateBuilder().public_key(HOST.public_key()).serial(1).key_id(b"x")
@@ -234,6 +269,12 @@ def test_what_is_no_host_certificate_of_ours(
 ) -> None:
     with pytest.raises(PeerError):
         ssh_certificate.read(foreign(twist))
+
+
+def test_a_plain_key_is_no_certificate() -> None:
+    line = b"ssh-ed25519 " + base64.b64encode(blob())
+    with pytest.raises(PeerError, match="a plain SSH key is no certificate"):
+        ssh_certificate.read(line)
 
 
 def test_a_bit_that_fell_over() -> None:
@@ -317,6 +358,9 @@ def revocations(tmp_path: Path) -> Revocations:
 def test_a_list_of_nobody(revocations: Revocations) -> None:
     revocations.write()
     assert not revocations.revokes(certify())
+    assert "CA key" not in keygen("-Q", "-l", "-f", revocations.krl).stdout
+    header = struct.pack(">8sIQQQ4x", b"SSHKRL\n\0", 1, 3, NOW, 0)
+    assert revocations.krl.read_bytes() == header + b"\0\0\0\x08doorstep"
 
 
 def test_a_list_by_number(revocations: Revocations) -> None:
@@ -354,5 +398,6 @@ def test_what_openssh_says_of_the_list_itself(revocations: Revocations) -> None:
     said = keygen("-Q", "-l", "-f", revocations.krl)
     assert said.returncode == 0, said
     assert "# KRL version 3" in said.stdout
+    assert "CA key" in said.stdout
     assert "serial: 5" in said.stdout
     assert f"id: {KEY_ID}" in said.stdout
