@@ -21,7 +21,7 @@ from test_lease_service import LeasedSite
 from bootstrap.cli.main import main
 from keys import ca, ssh_certificate
 from keys.envelope import b64u, unb64u
-from keys.errors import PeerError
+from keys.errors import PeerError, SiteError
 from keys.io.authority import Authority
 from keys.io.issuing import Issued, Issuing
 from keys.io.open_ring import open_ring
@@ -173,6 +173,7 @@ def test_a_box_without_a_host_key_has_no_certificate(desk: Desk) -> None:
         {"hostname": "", "fqdn": ""},
         {"hostname": "appliance", "fqdn": "appliance.shop-0417.example.net"},
         {"hostname": None},
+        {"fqdn": None},
         {"network": [{"address": "10.41.7.2/24"}]},
         {"network": [{"address": "192.0.2.1/24"}]},
         {"network": [{"address": "anywhere"}]},
@@ -250,6 +251,16 @@ def test_a_name_is_free_when_its_certificate_has_ended(desk: Desk) -> None:
         for now, is_given in ((END - 1, False), (END, True)):
             line = desk.ssh.certificate(OTHER_HOST, DOCUMENT, not_after=END + 60, now=now)
             assert (line is not None) is is_given
+
+
+@pytest.mark.parametrize("stored", [b"", b"{}", b"[]", b'{"names": 1, "until": 1}', b"\xff"])
+def test_a_row_that_is_damaged_is_told(desk: Desk, stored: bytes) -> None:
+    desk.read()
+    with desk.store.transaction():
+        desk.store.set_meta(f"ssh-names:{EK.name().hex()}", stored)
+    for host in (HOST, OTHER_HOST):
+        with pytest.raises(SiteError, match="SSH names of a box are damaged"):
+            desk.certify(host)
 
 
 def test_a_box_with_a_new_name_gives_up_the_old_one(desk: Desk, tmp_path: Path) -> None:
