@@ -296,7 +296,10 @@ class TestEndOfTheLogin:
 
     def test_it_is_told(self, double: Kv2Double, directory: Path, login) -> None:
         with Wire(double.answer) as wire:
-            assert upstream(wire, directory, login).credential_ends() == ENDS
+            hq = upstream(wire, directory, login)
+            assert hq.credential_ends() == ENDS
+            assert hq.credential_ends() == ENDS
+        assert double.logins == (login is APPROLE_FILE), "one login is enough"
 
     def test_it_has_none(self, double: Kv2Double, directory: Path, login) -> None:
         double.expire_time = None
