@@ -85,12 +85,12 @@ class Statement:
         """Read it; PeerError when it is none."""
         try:
             found = json.loads(data)
-            if found["type"] != STATEMENT_TYPE:
-                raise ValueError("another type")
+            if found["type"] != STATEMENT_TYPE or type(found["at"]) is not int:
+                raise ValueError("another form")
             return cls(
                 site=str(found["site"]),
                 recipient=check_recipient(found["for"]),
-                at=int(found["at"]),
+                at=found["at"],
                 stale=found["stale"] is not False,
                 sha256=unb64u(found["sha256"]),
             )

@@ -122,7 +122,8 @@ class _Work:
 
     def _tree(self, top: Path, prefix: str) -> Iterator[bytes]:
         """Give every file below a directory; links, sockets and offline keys are left out."""
-        for directory, subdirectories, names, handle in os.fwalk(top, follow_symlinks=False):
+        walk = os.fwalk(top, follow_symlinks=False) if top.is_dir() else ()
+        for directory, subdirectories, names, handle in walk:
             below = Path(directory).relative_to(top)
             if prefix == "site" and below == Path():
                 with contextlib.suppress(ValueError):

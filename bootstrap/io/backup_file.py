@@ -6,6 +6,7 @@ It never judges a signature: see `bootstrap.backup`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tarfile
 import tempfile
@@ -42,8 +43,9 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         temporary.rename(path)
         _sync(path.parent)
     except OSError as error:
-        text = error.strerror or str(error)
-        raise SiteError(f"{path}: {text}: nothing was written, make room there") from error
+        text = f"{error.filename or path}: {error.strerror or error}: nothing was written"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise SiteError(text + (", make room there" if is_full else "")) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

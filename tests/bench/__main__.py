@@ -19,6 +19,7 @@ from bootstrap.errors import BootstrapError
 from keys.errors import KeysError
 from netboot.errors import NetbootError
 from tests.bench import (
+    backup,
     cache,
     dhcp,
     dhcp_boxes,
@@ -31,6 +32,7 @@ from tests.bench import (
     ssh,
     start,
     tftp,
+    upstreams,
     verify,
 )
 from tests.bench.figure import BenchError, Figure, Measure
@@ -48,8 +50,10 @@ FIGURES: dict[str, Measure] = {
     "verify": verify.measure,
     "http": http.measure,
     "cache": cache.measure,
+    "backup": backup.measure,
     "identities": identities.measure,
     "ssh": ssh.measure,
+    "upstreams": upstreams.measure,
 }
 _FAILURES = (BenchError, BootstrapError, KeysError, NetbootError, OSError, SubprocessError)
 
