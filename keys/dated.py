@@ -38,9 +38,9 @@ def read_until(text: str) -> int:
         day, minute, second = found.groups()
         at = datetime.fromisoformat(f"{day}T{minute or '23:59'}:{second or '59'}")
     except ValueError:
-        shown = text if len(text) <= 40 and text.isprintable() else "what was given"
+        shown = repr(text) if len(text) <= 40 and text.isprintable() else "this"
         raise PeerError(
-            f"{shown!r} is no date: write year, month and day, as in 2027-01-31 (to its end, UTC)"
+            f"{shown} is no date: write year, month and day, as in 2027-01-31 (to its end, UTC)"
         ) from None
     if minute is not None and second is None:
         at = at.replace(second=0)

@@ -65,7 +65,7 @@ class PublicKey:
     def decode(cls, text: bytes) -> PublicKey:
         """Read a minisign public key file, with one comment line or none."""
         lines = _lines(text)
-        if lines and lines[0].startswith(UNTRUSTED):
+        if lines[0].startswith(UNTRUSTED):
             lines = lines[1:]
         if len(lines) != 1:
             raise _malformed("a public key file has one comment and one key")

@@ -108,7 +108,7 @@ def encode(entries: tuple[Entry, ...]) -> bytes:
     writer.writerow(HEADER)
     for one in entries:
         key = one.ek_sha256.hex() if one.ek_sha256 else ""
-        writer.writerow([one.serial, one.model or "", key, one.role or "", one.name or ""])
+        writer.writerow([one.serial, one.model, key, one.role, one.name])
     return out.getvalue().encode()
 
 

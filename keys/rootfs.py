@@ -83,9 +83,9 @@ def decode_mounts(text: str) -> tuple[Mount, ...]:
     """Read mountinfo; a line of another form is left out."""
     found = []
     for line in text.splitlines():
-        head, dash, tail = line.partition(" - ")
+        head, _, tail = line.partition(" - ")
         first, last = head.split(" "), tail.split(" ")
-        if dash and len(first) >= 6 and len(last) >= 2:
+        if len(first) >= 6 and len(last) >= 2:
             found.append(
                 Mount(number=first[2], point=_plain(first[4]), kind=last[0], source=_plain(last[1]))
             )
@@ -107,22 +107,23 @@ def judge(mounts: Iterable[Mount], devices: Mapping[str, Device], paths: Iterabl
 
     `devices` are by major:minor; what is on no block device cannot be judged.
     """
-    known, unknown = tuple(mounts), None
-    worst: Seen | None = None
-    for path in paths:
-        mount = mount_of(known, path)
-        seen = _judge_mount(mount, devices.get(mount.number)) if mount else None
-        if seen is None or seen.root is None:
-            unknown = unknown or seen or Seen(root=None, where=f"nothing is known of {path}")
-        elif worst is None or _STRENGTH.index(seen.root) < _STRENGTH.index(_root(worst)):
-            worst = seen
-    if worst is not None and (worst.root is RootFs.NONE or unknown is None):
-        return worst
-    return unknown or Seen(root=None, where="no program was looked for")
+    known = tuple(mounts)
+    seen = [_judge_path(known, devices, path) for path in paths]
+    told = [(_STRENGTH.index(one.root), one.where) for one in seen if one.root is not None]
+    unknown = [one for one in seen if one.root is None]
+    weakest, where = min(told, key=lambda one: one[0], default=(len(_STRENGTH), ""))
+    if unknown and weakest > 0:
+        return unknown[0]
+    if not told:
+        return Seen(root=None, where="no program was looked for")
+    return Seen(root=_STRENGTH[weakest], where=where)
 
 
-def _root(seen: Seen) -> RootFs:
-    return seen.root or RootFs.NONE
+def _judge_path(mounts: Iterable[Mount], devices: Mapping[str, Device], path: str) -> Seen:
+    mount = mount_of(mounts, path)
+    if mount is None:
+        return Seen(root=None, where=f"nothing is known of {path}")
+    return _judge_mount(mount, devices.get(mount.number))
 
 
 def _judge_mount(mount: Mount, device: Device | None) -> Seen:

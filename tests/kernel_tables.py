@@ -46,6 +46,14 @@ LUKS = Kernel(
     mounts=root_on("253:0", "ext4", "/dev/mapper/cryptroot") + PROC,
     blocks=SDA | {"253:0": Block(name="dm-0", uuid=LUKS_UUID, slaves=("8:3",))},
 )
+LUKS1 = Kernel(
+    mounts=root_on("253:0"),
+    blocks=SDA | {"253:0": Block(name="dm-0", uuid="CRYPT-LUKS1-0d2c1d7f-x", slaves=("8:3",))},
+)
+DM_CRYPT = Kernel(
+    mounts=root_on("253:0"),
+    blocks=SDA | {"253:0": Block(name="dm-0", uuid="CRYPT-PLAIN-root", slaves=("8:3",))},
+)
 PLAIN = Kernel(mounts=root_on("8:2", source="/dev/sda2") + PROC, blocks=SDA)
 LVM_ON_LUKS = Kernel(
     mounts=root_on("253:1", source="/dev/mapper/vg-root"),

@@ -99,8 +99,8 @@ def test_a_day_is_good_to_its_end_and_a_moment_to_itself(text: str, wanted: str)
 def test_what_is_no_date_or_has_no_year(text: str) -> None:
     with pytest.raises(PeerError, match="write year, month and day, as in 2027-01-31") as said:
         read_until(text)
-    assert "\x1b" not in str(said.value)
-    assert len(str(said.value)) < 140
+    shown = "this" if text in ("9" * 50, "\x1b[31m", "2027-01-31\n") else repr(text)
+    assert str(said.value).startswith(f"{shown} is no date: ")
 
 
 @given(st.text(max_size=30) | st.datetimes().map(lambda day: day.strftime("%Y-%m-%d")))
@@ -120,6 +120,7 @@ def test_any_text_is_a_date_or_refused(text: str) -> None:
         ("license", VENDOR, "2026-11-21", "2026-11-21T23:59:59+00:00"),
         ("blob", GOOD, "2030-01-31", "2030-01-31T23:59:59+00:00"),
         ("license", GOOD, None, "2027-03-01T06:00:00+00:00"),
+        ("license", GOOD, "2030-01-31", "2030-01-31T23:59:59+00:00"),
         ("license", b"\n" + GOOD, None, "2027-03-01T06:00:00+00:00"),
         ("certificate", GOOD, None, "2027-03-01T06:00:00+00:00"),
         ("certificate", DER, None, "2027-03-01T06:00:00+00:00"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from keys.errors import PeerError
 from keys.manifest import PublicKey, sign
-from keys.note import CONTEXT, HEADER, DeliveryNote, Entry, Floor, decode, encode
+from keys.note import CONTEXT, HEADER, MAX_BYTES, DeliveryNote, Entry, Floor, decode, encode
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC = PublicKey.of(KEY.public_key()).encode()
@@ -28,6 +28,7 @@ def test_a_good_note():
     note = verified()
     assert note.entry(EK) == ENTRY
     assert note.entry(EK + b"x") is None
+    assert set(note.by_ek) == {ENTRY.ek_sha256}, "a box without an EK is found by none"
     assert note.floor == Floor(counter=3, digest=sha256(TEXT).digest())
     assert len(note.entries) == 2
 
@@ -65,6 +66,7 @@ def test_a_note_for_something_else(arguments, sentence):
         (["S1,M,zz,pos,"], "ek_sha256"),
         ([f"S1,M,{'AB' * 32},pos,"], "ek_sha256"),
         (["S1 ,M,,pos,"], "blanks"),
+        (["S1,M\x07,,pos,"], "no plain text"),
         (["S1,M,,pos,", "S1,M,,pos,"], "twice"),
         ([f"S1,M,{'ab' * 32},,", f"S2,M,{'ab' * 32},,"], "twice"),
         (['"S1,M,,pos,'], "no CSV"),
@@ -73,6 +75,16 @@ def test_a_note_for_something_else(arguments, sentence):
 def test_a_wrong_line_is_named(rows, sentence):
     with pytest.raises(PeerError, match=sentence):
         decode("\n".join([",".join(HEADER), *rows]).encode())
+
+
+def test_empty_lines_are_no_entries():
+    (one,) = decode(",".join(HEADER).encode() + b"\n\nS1,M,,pos,\n\n")
+    assert (one.serial, one.name) == ("S1", None)
+
+
+def test_a_note_that_is_too_large():
+    with pytest.raises(PeerError, match="larger than 4 MiB"):
+        decode(",".join(HEADER).encode() + b"\n" * MAX_BYTES)
 
 
 @pytest.mark.parametrize("text", [b"", b"serial\n", b"\xff\xfe", b"serial;model\n"])

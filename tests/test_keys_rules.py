@@ -149,6 +149,12 @@ def locked(value=b"value"):
     return cache.lock(Secret(value), cache_key=KEY, label=LABEL, site_id="s", drawn=drawn)
 
 
+@pytest.mark.parametrize("size", [0, cache.RANDOM_SIZE - 1, cache.RANDOM_SIZE + 1])
+def test_a_value_is_locked_with_fresh_bytes_for_all_that_is_drawn(size):
+    with pytest.raises(ValueError, match="random bytes"):
+        cache.lock(Secret(b"v"), cache_key=KEY, label=LABEL, site_id="s", drawn=bytes(size))
+
+
 @given(st.binary(max_size=50))
 def test_a_stored_secret_comes_back(value):
     row = locked(value)

@@ -41,6 +41,8 @@ def test_a_short_span_and_a_reset_say_nothing() -> None:
     suspended = reading(50, 1000 + SECONDS, restarts=1)
     assert pace(first, soon) is None
     assert following(first, soon) == first
+    at_once = reading(0, 1001, resets=2)
+    assert following(first, at_once) == at_once
     for later in (reset, suspended):
         assert pace(first, later) is None
         assert following(first, later) == later

@@ -1,6 +1,7 @@
 """`python -m tests.mutants [MODULE…]`: see the package's text for what it does.
 
-MODULE is a module of `attest`, or `tpm_public`, the wire form of keys; without one, all of them.
+MODULE is a module of `attest`, `tpm_public`, or one of keys that decides, as `keys.lease`; without
+one, all of them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,25 @@ from tests.mutants.sites import Mutant, find
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 RESULT = ROOT / "build" / "mutants.json"
+KEYS = {
+    "cache": ("keys_rules", "readable"),
+    "dated": ("dated",),
+    "lease": ("keys_lease", "lease_desk", "tpm_ring"),
+    "lease_request": ("lease_desk",),
+    "manifest": ("keys_manifest",),
+    "note": ("keys_note",),
+    "policy": ("keys_policy",),
+    "rootfs": ("rootfs",),
+    "rules": ("keys_rules", "dated", "rootfs"),
+    "witness": ("witness",),
+    "wrap": ("wrap", "wrap_tpm"),
+}
+"""Modules of keys that decide, and the tests that are theirs."""
 MODULES = {
     path.stem: path
     for path in (*sorted((ROOT / "attest").glob("*.py")), ROOT / "keys" / "tpm_public.py")
     if path.stem != "__init__"
-}
+} | {f"keys.{name}": ROOT / "keys" / f"{name}.py" for name in KEYS}
 TEST_FILES = ("test_attest*", "test_vectors*", "test_reasons*", "test_cli_*")
 """Tests of the verifier whatever they import; beside them each that imports a module in question
 and none of the services."""
@@ -54,13 +69,22 @@ def main() -> None:
 
 
 def _test_files(names: Iterable[str]) -> list[Path]:
-    wanted = {f"{MODULES[name].parent.name}.{name}" for name in names}
+    named = list(names)
+    of_keys = {test for name in named for test in KEYS.get(name.removeprefix("keys."), ())}
+    verifier = [name for name in named if not name.startswith("keys.")]
+    wanted = {f"{MODULES[name].parent.name}.{name}" for name in verifier}
     return [
         path
         for path in sorted((ROOT / "tests").glob("test_*.py"))
-        if any(path.match(f"{pattern}.py") for pattern in TEST_FILES)
-        or (wanted & (found := _imports(path)) and not any("bootstrap" in name for name in found))
+        if path.stem.removeprefix("test_") in of_keys or (verifier and _is_verifier(path, wanted))
     ]
+
+
+def _is_verifier(path: Path, wanted: set[str]) -> bool:
+    if any(path.match(f"{pattern}.py") for pattern in TEST_FILES):
+        return True
+    found = _imports(path)
+    return bool(wanted & found) and not any("bootstrap" in name for name in found)
 
 
 def _imports(path: Path) -> set[str]:
@@ -126,7 +150,7 @@ class Run:
             name
             for name in known
             if not any(each == name or each.startswith(name.rstrip("*")) for each in names)
-            and (self.complete or name.split(".")[1] in modules)
+            and (self.complete or _named(name) in modules)
         ]
         _write(self.outcomes, reasons)
         _table(self.outcomes, reasons)
@@ -145,7 +169,13 @@ class Run:
 
 
 def _module(mutant: Mutant) -> str:
-    return mutant.path.stem
+    return next(name for name, path in MODULES.items() if path == mutant.path)
+
+
+def _named(mutant: str) -> str:
+    """Name the module of a mutant as it is asked for."""
+    package, module, *_ = mutant.split(".")
+    return f"keys.{module}" if package == "keys" and module in KEYS else module
 
 
 def _equivalent() -> dict[str, str]:
