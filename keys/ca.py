@@ -13,18 +13,23 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from keys.ca_request import Kind as Kind
+from keys.ca_request import PrivateKey as PrivateKey
+from keys.ca_request import Request as Request
+from keys.ca_request import kind_in, request_of, site_in, site_name
+from keys.ca_request import make_request as make_request
+from keys.ca_request import read_request as read_request
 from keys.errors import PeerError, SiteError
 
 ANSWER_SIGNING = ObjectIdentifier("2.25.112558911838470021783907741235113412353")
@@ -35,19 +40,8 @@ ANSWER_LIFETIME = timedelta(days=90)
 BACKDATED = timedelta(hours=1)
 """Certificates begin this much before they are made: the clock of the other side may be behind."""
 
-_OF_SITE = "Doorstep "
-"""How the organization of every name of a site begins."""
-
-PrivateKey = ec.EllipticCurvePrivateKey
 Certificate = x509.Certificate
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
-
-class Kind(Enum):
-    """The two intermediates of a site, and how their names end."""
-
-    APPLIANCE = "appliance"
-    BOX = "box"
 
 
 USAGES = {
@@ -63,17 +57,6 @@ class Issue:
 
     serial: int
     now: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a request for an intermediate asks for; `csr` is signed with `key`."""
-
-    site: str
-    kind: Kind
-    appliance: str | None
-    key: ec.EllipticCurvePublicKey
-    csr: x509.CertificateSigningRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,35 +76,13 @@ def make_root(
     issue: Issue,
 ) -> Certificate:
     """Make the site root; it can vouch for names in `domain` and addresses in `networks` only."""
-    name = _name(site_id, "site root")
+    name = site_name(site_id, "site root")
     permitted: list[x509.GeneralName] = [x509.DNSName(domain)]
     permitted += [x509.IPAddress(network) for network in networks]
     builder = _builder(name, name, key.public_key(), issue, issue.now + ROOT_LIFETIME)
     builder = _authority(builder, key.public_key(), path_length=1)
     constraints = x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=None)
     return builder.add_extension(constraints, critical=True).sign(key, hashes.SHA256())
-
-
-def make_request(
-    key: PrivateKey, *, site_id: str, kind: Kind, appliance: str | None = None
-) -> x509.CertificateSigningRequest:
-    """Make the request that the offline root answers with `sign_intermediate`.
-
-    `appliance` is the fingerprint of the TPM that holds the key: two appliances of one site, or one
-    after the other, are two authorities, and no list of one revokes for the other.
-    """
-    name = _name(site_id, f"{kind.value} CA", appliance)
-    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-
-
-def read_request(text: str | bytes) -> Request:
-    """Read a request and check its own signature; PeerError with a sentence otherwise."""
-    data = text.encode() if isinstance(text, str) else text
-    try:
-        found = x509.load_pem_x509_csr(data)
-    except (ValueError, x509.InvalidVersion):
-        raise PeerError("not a certificate request in PEM") from None
-    return _request_of(found)
 
 
 def sign_intermediate(
@@ -136,7 +97,7 @@ def sign_intermediate(
 
     PeerError when it is for another site or kind, or not signed with its own P-256 key.
     """
-    asked, site = _request_of(request), site_of(root.certificate)
+    asked, site = request_of(request), site_of(root.certificate)
     if asked.site != site:
         raise PeerError(f"the request is for the site {asked.site!r}, this root is of {site!r}")
     if asked.kind is not kind:
@@ -174,12 +135,12 @@ def check_intermediate(
 
 def kind_of(certificate: Certificate) -> Kind:
     """Say which intermediate a certificate calls itself; PeerError when it is none."""
-    return _kind(certificate.subject, "the certificate")
+    return kind_in(certificate.subject, "the certificate")
 
 
 def site_of(certificate: Certificate) -> str:
     """Say which site a root or an intermediate is of; PeerError when it is of none."""
-    return _site(certificate.subject, "the certificate")
+    return site_in(certificate.subject, "the certificate")
 
 
 def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
@@ -248,7 +209,7 @@ def issue_answer_leaf(
     issuer: Issuer, key: ec.EllipticCurvePublicKey, *, site_id: str, issue: Issue
 ) -> Certificate:
     """Issue the certificate of the key that signs answers; it serves for nothing else."""
-    subject = _name(site_id, "answers")
+    subject = site_name(site_id, "answers")
     builder = _leaf(issuer, subject, key, issue, issue.now + ANSWER_LIFETIME)
     return _use(builder, ANSWER_SIGNING).sign(issuer.key, hashes.SHA256())
 
@@ -420,54 +381,6 @@ def _extension(certificate: Certificate, kind: type[_Extension], what: str) -> _
 def _key_of(certificate: Certificate) -> x509.AuthorityKeyIdentifier:
     found = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found.value)
-
-
-def _request_of(csr: x509.CertificateSigningRequest) -> Request:
-    try:
-        key, is_signed = csr.public_key(), csr.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm):
-        raise PeerError("the request names a key of an unknown kind") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise PeerError("the keys of a site are on the curve P-256: this request names another")
-    if not is_signed:
-        raise PeerError("the request is not signed with the key that it names: it was changed")
-    return Request(
-        site=_site(csr.subject, "the request"),
-        kind=_kind(csr.subject, "the request"),
-        appliance=_part(csr.subject, NameOID.SERIAL_NUMBER),
-        key=key,
-        csr=csr,
-    )
-
-
-def _site(subject: x509.Name, what: str) -> str:
-    unit = _part(subject, NameOID.ORGANIZATION_NAME) or ""
-    if not unit.startswith(_OF_SITE):
-        raise PeerError(f"{what} names no site")
-    return unit.removeprefix(_OF_SITE)
-
-
-def _kind(subject: x509.Name, what: str) -> Kind:
-    name = _part(subject, NameOID.COMMON_NAME)
-    for kind in Kind:
-        if name == f"{kind.value} CA":
-            return kind
-    raise PeerError(f"{what} is for neither the appliance CA nor the box CA")
-
-
-def _part(subject: x509.Name, what: ObjectIdentifier) -> str | None:
-    found = subject.get_attributes_for_oid(what)
-    return str(found[0].value) if len(found) == 1 else None
-
-
-def _name(site_id: str, what: str, serial: str | None = None) -> x509.Name:
-    parts = [
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"{_OF_SITE}{site_id}"),
-        x509.NameAttribute(NameOID.COMMON_NAME, what),
-    ]
-    if serial is not None:
-        parts.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, serial))
-    return x509.Name(parts)
 
 
 def _common_name(text: str) -> x509.Name:

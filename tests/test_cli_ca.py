@@ -26,7 +26,7 @@ from test_lease_service import LeasedSite
 from bootstrap.cli.main import main
 from bootstrap.io.offline_keys import FORM, read_root_key, read_sign_key
 from bootstrap.io.offline_root import OfflineRoot
-from keys import ca, crl, manifest, note
+from keys import ca, ca_proof, crl, manifest, note
 from keys.ca import Issue, Issuer, Kind
 from keys.envelope import unb64u
 from keys.secret import Secret
@@ -190,6 +190,8 @@ def test_the_whole_way_with_a_tpm(desk: Desk, tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         for line in shown.output.splitlines():
             assert line in done.output  # fingerprints to compare
+        authority = ca.fingerprint(site.authority.public_key())
+        assert done.output.count(f"in its TPM, for leases of the authority {authority}") == 2
         layout = site.layout
         asked = doorstep(
             *("lease", "request", "--site", layout.site, "--state", layout.state),
@@ -319,6 +321,25 @@ def test_a_request_that_is_refused_leaves_nothing(
     assert str(bad) in done.output
     assert not (tmp_path / "out").exists()
     assert not (desk.root / "root.crl").exists()
+
+
+def test_a_key_in_software_is_told_from_one_in_a_tpm(
+    appliance: Appliance, desk: Desk, tmp_path: Path
+) -> None:
+    done = desk.sign(tmp_path / "out", *appliance.requests(tmp_path))
+    assert done.exit_code == 0
+    assert done.output.count("nothing proves it") == 2
+    assert "in its TPM" not in done.output
+    # and a word that is none is no such request, but a refused one
+    name = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, f"Doorstep {SITE}")
+    kind = x509.NameAttribute(x509.NameOID.COMMON_NAME, "box CA")
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([name, kind]))
+    builder = builder.add_attribute(ca_proof.ATTRIBUTE, b"{}")
+    lie = tmp_path / "lie.csr"
+    lie.write_bytes(builder.sign(p256(), hashes.SHA256()).public_bytes(Encoding.PEM))
+    refused = desk.sign(tmp_path / "other", lie)
+    assert (refused.exit_code, "word of a TPM does not hold" in refused.output) == (1, True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_two_requests_of_one_kind_are_refused(desk: Desk, tmp_path: Path) -> None:

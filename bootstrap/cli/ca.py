@@ -110,6 +110,7 @@ def _sign_files(
     yes: bool,
     passphrase_file: Path | None,
 ) -> None:
+    from bootstrap.errors import PeerError as DeskError
     from bootstrap.io.offline_root import OfflineRoot
     from bootstrap.io.site_dir import write
     from keys.errors import PeerError
@@ -118,14 +119,14 @@ def _sign_files(
     try:
         asked = [(path, _request(path)) for path in paths]
         _check_asked(desk.certificate(), asked)
-        for path, one in asked:
-            click.echo("\n".join(map(plain, _request_words(path, one))))
+        for line in [line for path, one in asked for line in _request_words(path, one)]:
+            click.echo(plain(line))
         if not yes:
             click.confirm("Compare with what the appliance shows. Sign?", abort=True)
         issuer = desk.open(lambda path: _passphrase_from(passphrase_file, path))
         signed = {f"{one.kind.value}.pem": desk.sign(issuer, one, days) for _, one in asked}
         signed[_LISTS] = desk.list_revoked(issuer)
-    except PeerError as error:
+    except (PeerError, DeskError) as error:
         raise _no(error) from None
     for name, text in signed.items():
         write(out / name, text.encode())
@@ -319,12 +320,19 @@ def _check_asked(
 
 
 def _request_words(path: Path, one: authorities.Request) -> tuple[str, ...]:
+    from bootstrap.ca_desk import check_proof
     from keys.ca import fingerprint, grouped
 
-    by = "keys in software" if one.appliance is None else f"appliance {grouped(one.appliance)}"
+    proven = check_proof(one)
+    said = "a key in software, as far as anybody can tell"
+    if proven is not None:
+        said = f"in its TPM, for leases of the authority {fingerprint(proven.authority)}"
+    by = f"appliance {grouped(one.appliance or 'not named')}"
     return (
-        f"{path}: {one.kind.value} CA of the site {one.site}, {by}",
+        f"{path}: {one.kind.value} CA of the site {one.site}",
+        f"  {by}" if proven else f"  {by} (nothing proves it)",
         f"  key {fingerprint(one.key)}",
+        f"  {said}",
     )
 
 

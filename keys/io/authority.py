@@ -103,7 +103,11 @@ class Authority:
         for kind in Kind:
             key = self._ca_key(kind)
             request = ca.make_request(
-                key, site_id=self._site_id, kind=kind, appliance=self._vault.appliance
+                key,
+                site_id=self._site_id,
+                kind=kind,
+                appliance=self._vault.appliance,
+                proof=self._vault.prove(f"{kind.value}-ca", kind.value),
             )
             made.append(
                 {"kind": kind.value, "csr_pem": request.public_bytes(Encoding.PEM).decode()}

@@ -67,6 +67,9 @@ class Ring(Protocol):
     def signing_key(self, stored: bytes) -> ec.EllipticCurvePrivateKey:
         """Give a key that `make_signing_key` made."""
 
+    def prove(self, stored: bytes, kind: str) -> bytes | None:
+        """Let the TPM vouch for such a key (`keys.ca_proof`); None without a TPM."""
+
     def audit_value(self) -> bytes | None:
         """Read what the audit is anchored to; None without a TPM."""
 
@@ -115,6 +118,9 @@ class FileRing:
     def signing_key(self, stored: bytes) -> NoReturn:
         """Refuse: the database is of a controller with a TPM."""
         raise SiteError("keys.db: its signing keys are in a TPM that this controller has not")
+
+    def prove(self, stored: bytes, kind: str) -> None:
+        """Have nobody who would vouch."""
 
     def audit_value(self) -> None:
         """Have nothing that an audit could be held against."""

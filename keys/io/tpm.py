@@ -168,6 +168,22 @@ class Tpm(TpmPolicies):
             data = bytes(attest.attestationData)
             return Quoted(attest=data, signature=bytes(signature.marshal()), public=public)
 
+    def certify(self, blob: Blob, extra_data: bytes) -> Quoted:
+        """Let the key that quotes vouch for a signing key of this TPM (TPM2_Certify)."""
+        with (
+            self._primary(ESYS_TR.ENDORSEMENT, AK_TEMPLATE) as (ak, public),
+            self._loaded(blob) as key,
+            self._saying("its word for a key"),
+        ):
+            attest, signature = self._esys.certify(
+                object_handle=key,
+                sign_handle=ak,
+                qualifying_data=TPM2B_DATA(extra_data),
+                in_scheme=TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
+            )
+            data = bytes(attest.attestationData)
+            return Quoted(attest=data, signature=bytes(signature.marshal()), public=public)
+
     # set-up, while the owner's hierarchy has no password yet
 
     def make_storage_key(self) -> bytes:

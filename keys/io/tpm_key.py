@@ -36,6 +36,16 @@ class TpmKey(ec.EllipticCurvePrivateKey):
             raise SiteError("keys.db: a signing key is no ECC key")
         self._public, self._blob, self._unmoved, self._sign = public, blob, unmoved, sign
 
+    @property
+    def blob(self) -> Blob:
+        """The key as its TPM alone loads it."""
+        return self._blob
+
+    @property
+    def unmoved(self) -> int | None:
+        """The number in its policy (`keys.lease.signing_policy`)."""
+        return self._unmoved
+
     @staticmethod
     def dump(blob: Blob, unmoved: int | None) -> bytes:
         """Write a key for the database; nothing of it is secret."""

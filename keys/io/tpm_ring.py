@@ -408,6 +408,11 @@ class TpmRing:
         """Give such a key; each of its signatures asks the TPM."""
         return TpmKey.read(stored, self._sign)
 
+    def prove(self, stored: bytes, kind: str) -> bytes:
+        """Let the TPM vouch for such a key, for a request of one kind."""
+        key, ek = self.signing_key(stored), self._made.ek
+        return self._signing.prove(key, site=self._site_id, kind=kind, ek=ek).encode()
+
     def _sign(self, blob: Blob, unmoved: int | None, digest: bytes) -> tuple[int, int]:
         try:
             if self._lease is None and (unmoved is None or self.lease_counter() != unmoved):

@@ -6,7 +6,9 @@ It keeps no lease and decides nothing: which one to show is the ring's, whether 
 from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from keys.ca_proof import Proof, proof_digest
 from keys.io.tpm import Tpm
 from keys.io.tpm_key import TpmKey
 from keys.io.tpm_policies import Satisfy
@@ -29,6 +31,22 @@ class TpmSigning:
         """Make a key; gives what is stored of it."""
         policy = signing_policy(self._authority, self._reference, Index.LEASE.nv_name, unmoved)
         return TpmKey.dump(self._tpm.make_signing_key(policy), unmoved)
+
+    def prove(self, key: TpmKey, *, site: str, kind: str, ek: bytes) -> Proof:
+        """Let the TPM vouch for a key, for the request of one kind."""
+        blob = key.blob
+        digest = proof_digest(site=site, kind=kind, public=blob.public)
+        said = self._tpm.certify(blob, digest)
+        point = self._authority.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        return Proof(
+            ek=ek,
+            ak=said.public,
+            public=blob.public,
+            attest=said.attest,
+            signature=said.signature,
+            authority=point,
+            unmoved=key.unmoved,
+        )
 
     def sign(
         self, blob: Blob, unmoved: int | None, digest: bytes, lease: SignedLease | None

@@ -180,6 +180,11 @@ class Vault:
                 self._store.set_meta(f"signing-key:{name}", stored)
         return self._ring.signing_key(stored)
 
+    def prove(self, name: str, kind: str) -> bytes | None:
+        """Let the TPM vouch for a signing key, for a request; None for a key in software."""
+        stored = self._store.meta(f"signing-key:{name}")
+        return None if stored is None else self._ring.prove(stored, kind)
+
     def rsa_key(self, name: str, bits: int) -> rsa.RSAPrivateKey:
         """Read an RSA key pair, drawn at its first use with so many bits."""
         der = self._material(name, lambda: _draw_rsa(bits)).reveal()
