@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sqlite3
@@ -329,6 +330,23 @@ def reset(controller: Controller) -> None:
     controller.tpm.command(struct.pack(">HIIH", 0x8001, 12, 0x144, 0))  # TPM2_Startup(CLEAR)
 
 
+def test_a_cache_of_a_release_before_has_keys_for_leases_alone(controller: Controller) -> None:
+    """It did not say where the lease counter stood at first."""
+    with controller.started() as (store, ring, vault):
+        ring.apply(controller.lease(ring), NOW)
+        document = json.loads(store.meta("tpm") or b"")
+        del document["first"]
+        with store.transaction():
+            store.set_meta("tpm", json.dumps(document).encode())
+    with controller.started() as (store, ring, vault):
+        key = vault.signing_key(NAME)
+        assert stored_key(store)[1] is None
+        with pytest.raises(ClosedError):
+            key.sign(b"x", ECDSA)
+        ring.open()
+        key.sign(b"x", ECDSA)
+
+
 def test_a_ticket_is_for_one_lease(controller: Controller) -> None:
     """What the TPM verified for a lease is no word for the next, nor for an edited one."""
     with controller.started() as (_, ring, vault):
@@ -367,6 +385,17 @@ def test_a_site_says_why_its_authorities_do_not_sign(site: LeasedSite) -> None:
     assert "doorstep lease request" in said
     for name in ("server.pem", "box-ca.crl"):  # what was made serves on
         assert (site.layout.run / "tls" / name).exists()
+
+
+def test_what_a_killed_process_left_in_the_tpm_is_forgotten(site: LeasedSite) -> None:
+    """Three objects and three sessions are all that a TPM must hold."""
+    site.ready()
+    site.operator("lease_apply", lease=site.issue_lease())
+    for boot in range(5):
+        site.control("handover", **request(reset_count=20 + boot))
+        site.kill()
+        site.start()
+    assert site.control("handover", **request(reset_count=40))["digests"] is not None
 
 
 def test_a_key_of_a_release_before_is_not_used_beside_a_tpm(site: LeasedSite) -> None:

@@ -7,12 +7,14 @@ docs/architecture.md, "keys `handover`", "Approvals", "keys `answer`".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from keys import ca
 from keys.envelope import unb64u
+from keys.errors import SiteError
 from keys.io.authority import Authority
 from keys.io.handover import Desk, Request, sized
 from keys.io.method_rows import BOTH, CONTROL_ALONE, OPERATOR_ALONE, MethodRow, Record
@@ -101,7 +103,8 @@ class Boxes:
         with self.vault.revoking():
             self.store.revoke(ek_name, now)
             self.record(now, user, "revoked", ek_name=ek_name.hex())
-        self.authority.refresh_list(ca.at(now))
+        with suppress(SiteError):  # it is revoked all the same; the next turn tries again
+            self.authority.refresh_list(ca.at(now))
         return {"revoked": True}
 
     def _allow(self, user: str, params: Params, now: float) -> Mapping[str, Any]:

@@ -59,6 +59,7 @@ from keys.tpm_public import PublicArea
 _AES_128_CFB = bytes.fromhex("000600800043")
 _PERMANENT, _MANUFACTURER = 0x200, 0x105
 _OWNER_SET, _LOCKOUT_SET = 1, 4
+_TRANSIENT, _LOADED_SESSION, _MANY = 0x80000000, 0x02000000, 64
 _ONE_SHA256 = bytes.fromhex("000000010020")
 """TPML_DIGEST of one digest of 32 bytes, before the digest."""
 
@@ -94,6 +95,20 @@ class Tpm(TpmPolicies):
         """Let go of what is loaded, and disconnect."""
         self._let_go()
         super().close()
+
+    def tidy(self) -> None:
+        """Let the TPM forget what a process that was killed left loaded, before anything is.
+
+        Behind a resource manager (/dev/tpmrm0) there is nothing: it shows each process its own.
+        """
+        for first in (_TRANSIENT, _LOADED_SESSION):
+            with self._saying("what it has loaded"):
+                _, data = self._esys.get_capability(
+                    capability=TPM2_CAP.HANDLES, prop=first, property_count=_MANY
+                )
+                left = [self._esys.tr_from_tpmpublic(handle=int(one)) for one in data.data.handles]
+            for handle in left:
+                self._flush(handle)
 
     # what it says of itself
 

@@ -13,6 +13,9 @@ from keys.lease import Purpose, reference
 from keys.tpm_objects import Blob, Index
 from keys.tpm_public import PublicArea
 
+UNKNOWN = -1
+"""Where a release of before did not write the counter down: its keys are for leases alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
@@ -44,7 +47,7 @@ class Made:
         """Read it again; SiteError when it is damaged."""
         try:
             document = json.loads(stored)
-            first = int(document.pop("first"))
+            first = int(document.pop("first", UNKNOWN))
             found = {name: unb64u(text) for name, text in document.items()}
             return cls(
                 first=first,

@@ -76,11 +76,13 @@ class TpmRing:
         stored = store.meta(TPM_META)
         if stored is None:
             self._tpm = Tpm(tcti)
+            self._tpm.tidy()
             authority = read_authority(layout.site / "trust" / "lease.pub")
             self._made = self._make(authority)
         else:
             self._made = Made.read(stored)
             self._tpm = Tpm(tcti, storage_name=self._made.storage_name)
+            self._tpm.tidy()
         self._signing = TpmSigning(self._tpm, self._made.authority_key, self.reference)
         self.maker = self._tpm.maker()
         self._device = self._tpm.unseal(self._made.device, self._tpm.anytime)
