@@ -198,7 +198,17 @@ def test_what_is_left_is_said(world: World) -> None:
     assert "they come as a seed" in world.said["from"]
     assert "authorities are not signed yet" in world.said["check before"]
     done = world.machine.command("replace-appliance", "--check")
-    assert done.output == "everything is done: boxes enrol and renew here\n", done.output
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("everything is done: boxes enrol and renew here\n")
+    assert done.output.endswith("2 of 2 boxes were here since: the others come by themselves\n")
+    root = world.machine.layout.site / "trust/root.pem"
+    kept = root.read_bytes()
+    try:
+        root.write_bytes(kept.replace(b"A", b"B", 9))
+        done = world.machine.command("replace-appliance", "--check")
+        assert "has another root than this site" in done.output
+    finally:
+        root.write_bytes(kept)
 
 
 def test_its_files_are_there(world: World) -> None:

@@ -184,7 +184,8 @@ def reseal(
 
 _STALE = (
     "boxes that were revoked since must not come back: take them off the delivery note and sign it "
-    "again; until then the restored appliance hands nothing over"
+    "again; until then the restored appliance hands nothing over. Withdraw boot sets that were "
+    "withdrawn since"
 )
 
 
@@ -230,6 +231,7 @@ def replace_appliance(
         left = _left(place)
         for line in left or ("everything is done: boxes enrol and renew here",):
             click.echo(line)
+        click.echo(_here_since(place))
         if left:
             raise SystemExit(1)
         return
@@ -316,21 +318,39 @@ def _steps(restored: Restored) -> list[str]:
 
 def _left(place: Place) -> list[str]:
     """Say what is left to do after a replacement."""
+    from bootstrap.io.restore import missing_files, sets_of_other_roots
+
     status = place.ask("keys", "status")
     left = [str(one) for one in status["sentences"]]
-    events = place.ask("keys", "events", {"after": 0, "limit": 1000})
-    kinds = {one["kind"] for one in events["events"]}
-    secrets = place.ask("keys", "secret_list")["secrets"] if status["ready"] else []
-    for one in secrets:
-        if one["reason"] is not None and one["tier"] != "box":
-            left.append(f"secret {one['name']}: {one['reason']}")
-    if "restored" not in kinds and events["last"] <= 1000:
+    if _restored_at(place) is None:
         left.append("nothing was restored here: begin with --ask")
-    from bootstrap.io.restore import missing_files
-
+    for one in place.ask("keys", "secret_list")["secrets"] if status["ready"] else []:
+        if one["reason"] is not None and one["tier"] != "box":
+            left.append(f"secret {one['name']}: {one['reason']}: seed it, or put it again")
     if missing := missing_files(place.state):
         left.append(f"{len(missing)} boot files are missing in {place.state}/bootsets/files")
+    for name in sets_of_other_roots(place.site, place.state):
+        left.append(f"boot set {name} has another root than this site: build it again")
     return left
+
+
+def _restored_at(place: Place) -> float | None:
+    """Say when this appliance was restored last."""
+    last = place.ask("keys", "status")["last_event"]
+    for first in range((last - 1) // 1000 * 1000, -1, -1000):
+        page = place.ask("keys", "events", {"after": first, "limit": 1000})["events"]
+        for one in reversed(page):
+            if one["kind"] == "restored":
+                return float(one["at"])
+    return None
+
+
+def _here_since(place: Place) -> str:
+    """Say how many boxes have come by since."""
+    at = _restored_at(place) or 0.0
+    cards = place.ask("control", "boxes")["cards"]
+    seen = sum(1 for one in cards if one["since"] > at)
+    return f"{seen} of {len(cards)} boxes were here since: the others come by themselves"
 
 
 def _asker(path: Path, site: Path, authority: Path, *, compared: bool) -> tuple[bool, str]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from bootstrap.cli.common import Place, as_json, print_json, print_table, with_place
+from bootstrap.cli.seed import take as take_seeds
 from bootstrap.cli.value import check_value, no_value_here, read_input
 from bootstrap.cli.wrap import import_
 
@@ -18,6 +19,7 @@ def secret() -> None:
 
 
 secret.add_command(import_)
+secret.add_command(take_seeds, "seed")
 
 
 @secret.command(short_help="Store a value: doorstep secret put NAME < FILE")

@@ -25,12 +25,14 @@ from bootstrap.io.backup import BOOT_FILES, DATABASES
 from bootstrap.io.backup_file import CHUNK, BackupFile
 from bootstrap.io.supervisor import directories, gid_of
 from bootstrap.io.tpm_device import device_of, group_of
+from bootstrap.published import PublishedState
 from bootstrap.site import SITE_FILE, Site
 from keys.io import age
 from keys.io.layout import Layout
 from keys.parcel import MAX_HEADER, Header
 from keys.rules import SiteRules
 from keys.secret import Secret
+from netboot.bootset import Role
 from netboot.io.bootsets import BootSetStore
 
 IDENTITY = "restore.key"
@@ -234,6 +236,20 @@ def missing_files(state: Path) -> tuple[str, ...]:
     }
     held = state / "bootsets" / "files"
     return tuple(sorted(one.hex() for one in wanted if not (held / one.hex()).exists()))
+
+
+def sets_of_other_roots(site: Path, state: Path) -> tuple[str, ...]:
+    """Name the boot sets in use whose boxes would not believe this site's root."""
+    store, root = BootSetStore(state / "bootsets"), (site / site_dir.ROOT_PEM).read_bytes().strip()
+    published, strange = site_dir.load_published(state), []
+    for one in published.sets:
+        if one.state is PublishedState.WITHDRAWN:
+            continue
+        manifest = store.manifest(one.digest)
+        anchor = state / "bootsets" / "files" / manifest.roles[Role.ANCHOR].sha256.hex()
+        if anchor.exists() and root not in anchor.read_bytes():
+            strange.append(one.digest.hex()[:12])
+    return tuple(strange)
 
 
 def _check_quiet(layout: Layout) -> None:

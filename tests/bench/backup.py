@@ -46,10 +46,9 @@ def measure(lab: Lab) -> list[Figure]:
     try:
         lab.say(f"           an appliance with {COUNT} secrets under a lease, one swtpm")
         _fill(site)
+        # Control asks keys for the state of all secrets each second: that is another figure.
         for name in ("control", "netboot"):
-            site.processes[
-                name
-            ].kill()  # control asks keys for the state of all secrets each second
+            site.processes[name].kill()
         return _figures(lab, site)
     finally:
         site.close()
