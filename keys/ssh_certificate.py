@@ -222,17 +222,12 @@ def address_patterns(network: IPv4Network) -> Iterator[str]:
         yield ".".join(kept + ["*"] * (4 - octets))
 
 
-def revocations(
-    authority: ec.EllipticCurvePublicKey,
-    *,
-    serials: Sequence[int],
-    key_ids: Sequence[str],
-    version: int,
-    now: int,
-) -> bytes:
-    """Write the list of certificates that clients refuse (PROTOCOL.krl), for this authority alone.
+def revocations(*, serials: Sequence[int], key_ids: Sequence[str], version: int, now: int) -> bytes:
+    """Write the list of certificates that clients refuse (PROTOCOL.krl), whoever signed them.
 
-    OpenSSH takes no signed list any more: it goes to clients by a way that they trust.
+    Clients may still trust the authority of an appliance that was replaced. Our serial numbers are
+    random, and our key ids have the site in them: they meet nobody else's. OpenSSH takes no signed
+    list any more: it goes to clients by a way that they trust.
     """
     head = _KRL_MAGIC + struct.pack(">IQQQ", _KRL_FORMAT, version, now, 0)
     whole = head + _string(b"") + _string(b"doorstep")
@@ -245,8 +240,8 @@ def revocations(
         sections += bytes([_KRL_KEY_IDS]) + _string(named)
     if not sections:
         return whole
-    data = _string(_blob(public_line(authority).encode())) + _string(b"") + sections
-    return whole + bytes([_KRL_CERTIFICATES]) + _string(data)
+    any_authority, reserved = _string(b""), _string(b"")
+    return whole + bytes([_KRL_CERTIFICATES]) + _string(any_authority + reserved + sections)
 
 
 def _has_scope(address: Address) -> bool:

@@ -339,7 +339,7 @@ class Revocations:
 
     def write(self, **changes: Any) -> None:
         wanted: dict[str, Any] = {"serials": [], "key_ids": [], "version": 3, "now": NOW}
-        made = ssh_certificate.revocations(AUTHORITY.public_key(), **{**wanted, **changes})
+        made = ssh_certificate.revocations(**{**wanted, **changes})
         self.krl.write_bytes(made)
 
     def revokes(self, line: str) -> bool:
@@ -358,7 +358,7 @@ def revocations(tmp_path: Path) -> Revocations:
 def test_a_list_of_nobody(revocations: Revocations) -> None:
     revocations.write()
     assert not revocations.revokes(certify())
-    assert "CA key" not in keygen("-Q", "-l", "-f", revocations.krl).stdout
+    assert "Wildcard CA" not in keygen("-Q", "-l", "-f", revocations.krl).stdout
     header = struct.pack(">8sIQQQ4x", b"SSHKRL\n\0", 1, 3, NOW, 0)
     assert revocations.krl.read_bytes() == header + b"\0\0\0\x08doorstep"
 
@@ -376,20 +376,24 @@ def test_a_list_by_box(revocations: Revocations) -> None:
     assert revocations.revokes(certify(serial=77))
     assert revocations.revokes(certify(serial=12, identity="a third"))
     assert not revocations.revokes(certify(identity="a third"))
+    assert not revocations.revokes(f"ssh-ed25519 {base64.b64encode(blob()).decode()}")
 
 
-def test_a_list_is_about_our_certificates_alone(revocations: Revocations) -> None:
-    revocations.write(serials=[SERIAL], key_ids=[KEY_ID])
-    other = ssh_certificate.issue(
-        ec.generate_private_key(ec.SECP256R1()),
-        public=blob(),
-        identity=KEY_ID,
-        names=NAMES,
-        serial=SERIAL,
-        now=NOW,
-        not_after=NOW + WEEK,
-    )
-    assert not revocations.revokes(other)
+def test_a_list_names_what_an_authority_of_before_signed(revocations: Revocations) -> None:
+    """A replaced appliance has another key; clients may know both for a week."""
+    before = ec.generate_private_key(ec.SECP256R1())
+    revocations.write(key_ids=[KEY_ID])
+    for identity, is_listed in ((KEY_ID, True), ("another", False)):
+        line = ssh_certificate.issue(
+            before,
+            public=blob(),
+            identity=identity,
+            names=NAMES,
+            serial=SERIAL,
+            now=NOW,
+            not_after=NOW + WEEK,
+        )
+        assert revocations.revokes(line) is is_listed
     assert not revocations.revokes(f"ssh-ed25519 {base64.b64encode(blob()).decode()}")
 
 
@@ -398,6 +402,6 @@ def test_what_openssh_says_of_the_list_itself(revocations: Revocations) -> None:
     said = keygen("-Q", "-l", "-f", revocations.krl)
     assert said.returncode == 0, said
     assert "# KRL version 3" in said.stdout
-    assert "CA key" in said.stdout
+    assert "Wildcard CA" in said.stdout
     assert "serial: 5" in said.stdout
     assert f"id: {KEY_ID}" in said.stdout

@@ -160,7 +160,6 @@ class SshAuthority:
         key_ids = [text for (text,) in self.store.execute(named, KIND)]
         serials = [one.serial for one in Issuing(self.store).revoked(KIND, now)]
         made = ssh_certificate.revocations(
-            self.vault.signing_key(KEY).public_key(),
             serials=serials,
             key_ids=key_ids,
             version=self.store.last_event(),
