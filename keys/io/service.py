@@ -97,6 +97,12 @@ class Service:
         self._room = Room(layout.state / "keys")
         self._pacing, self._swapped = Pacing(self._store, self._ring, monotonic), shortfall()
         self._links = LinkWatch(self._store, self._ring, self._files)
+        self._serve_boxes(layout)
+        self._serve_operator(layout)
+        self.tick()
+
+    def _serve_boxes(self, layout: Layout) -> None:
+        """Make the parts that give something to boxes."""
         self._desk = Desk(
             store=self._store,
             vault=self._vault,
@@ -105,12 +111,6 @@ class Service:
             zones=self._zones,
             ssh=self._ssh,
             wrapping=Wrapping(layout, self._store, self._vault, self._authority, self._files),
-        )
-        self._authorities = AuthorityMethods(
-            store=self._store,
-            authority=self._authority,
-            record=self._record,
-            refresh=self._refresh,
         )
         self._secrets = StoredSecrets(
             store=self._store,
@@ -126,6 +126,29 @@ class Service:
             files=self._files,
             desk=self._desk,
             record=self._record,
+        )
+        self._boxes = Boxes(
+            store=self._store,
+            ring=self._ring,
+            vault=self._vault,
+            authority=self._authority,
+            files=self._files,
+            desk=self._desk,
+            record=self._record,
+            tick=self.tick,
+        )
+        self._renewing = Renewing(
+            store=self._store, ring=self._ring, desk=self._desk, tick=self.tick
+        )
+        self._explaining = Explaining(ring=self._ring, files=self._files, secrets=self._secrets)
+
+    def _serve_operator(self, layout: Layout) -> None:
+        """Make the parts that take what headquarters signed."""
+        self._authorities = AuthorityMethods(
+            store=self._store,
+            authority=self._authority,
+            record=self._record,
+            refresh=self._refresh,
         )
         self._inputs = Inputs(
             layout=layout,
@@ -143,21 +166,6 @@ class Service:
             files=self._files,
             record=self._record,
         )
-        self._boxes = Boxes(
-            store=self._store,
-            ring=self._ring,
-            vault=self._vault,
-            authority=self._authority,
-            files=self._files,
-            desk=self._desk,
-            record=self._record,
-            tick=self.tick,
-        )
-        self._renewing = Renewing(
-            store=self._store, ring=self._ring, desk=self._desk, tick=self.tick
-        )
-        self._explaining = Explaining(ring=self._ring, files=self._files, secrets=self._secrets)
-        self.tick()
 
     def close(self) -> None:
         """Drop the keys and close the database."""
