@@ -1,27 +1,21 @@
 """Upstreams that lie, stall, redirect or change their certificate: nothing is ever believed."""
 
 import gzip
-import json
-import logging
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keys.errors import SiteError
-from keys.io.upstreams import open_upstream
-from keys.secret import Secret
-from keys.upstream import Fetched, Gone, Trouble, UpstreamKind, UpstreamRule
+from keys.upstream import Fetched, Gone, Trouble, UpstreamKind
 from keys.upstream_answers import MAX_ANSWER
 from tests.upstream_doubles import (
     NAME,
-    SECRET_ID,
+    SHORT,
     TOKEN,
     VALUE,
     Authority,
-    Kv2Double,
+    Liar,
     Reply,
     Request,
     Wire,
@@ -36,11 +30,9 @@ from tests.upstream_doubles import (
     reset_after,
     say,
     silence,
+    upstream,
 )
 
-APP = {"application_credential_id": "app1", "application_credential_secret": "app-secret-77"}
-APPROLE = {"role_id": "role-5521", "secret_id": SECRET_ID}
-SHORT, LONG = timedelta(seconds=0.5), timedelta(seconds=20)
 HTML = b"<html><body>Welcome to the hotel. <a href=/>Accept</a></body></html>"
 DEEP = b'{"secrets":' + b"[" * 3000 + b"]" * 3000 + b"}"
 
@@ -50,40 +42,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("site")
     Authority(path, "ca")
     return path
-
-
-def upstream(kind: UpstreamKind, url: str, directory: Path, deadline: timedelta = LONG):
-    """Give an adapter for whatever listens there."""
-    rule = UpstreamRule(
-        name="hq",
-        kind=kind,
-        url=url,
-        auth_url=f"{url}/v3" if kind is UpstreamKind.BARBICAN else None,
-        ca="ca.pem",
-        deadline=deadline,
-    )
-    credential = APP if kind is UpstreamKind.BARBICAN else APPROLE
-    return open_upstream(rule, Secret(json.dumps(credential).encode()), directory)
-
-
-def honest_kv2() -> Kv2Double:
-    double = Kv2Double()
-    double.put(NAME, value="a secret of the upstream")
-    return double
-
-
-class Liar:
-    """Answers one step with a lie, the others as they should be."""
-
-    def __init__(self, kind: UpstreamKind, step: str, lie: Reply) -> None:
-        if kind is UpstreamKind.BARBICAN:
-            self._step_of, self._honest = openstack_step, openstack
-        else:
-            self._step_of, self._honest = kv2_step, honest_kv2().answer
-        self._step, self._lie = step, lie
-
-    def __call__(self, request: Request) -> Reply:
-        return self._lie if self._step_of(request) == self._step else self._honest(request)
 
 
 STEPS = [
@@ -225,6 +183,39 @@ def test_a_payload_that_is_not_whole_is_not_taken(lie: Reply, word: str, directo
     assert isinstance(got, Trouble) and word in got.sentence
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_secret_that_is_denied_or_deleted_after_it_was_listed(
+    status: int, directory: Path
+) -> None:
+    body = {"code": status, "title": "No", "description": "not for you"}
+    with Wire(Liar(UpstreamKind.BARBICAN, "payload", say(status, body))) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Gone) and got.status == status
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS, ids=lambda one: getattr(one, "value", one))
+def test_an_answer_in_chunks_is_an_answer(kind: UpstreamKind, step: str, directory: Path) -> None:
+    liar = Liar(kind, "", b"")
+
+    def answer(request: Request) -> Reply:
+        reply = liar(request)
+        asked = (openstack_step if kind is UpstreamKind.BARBICAN else kv2_step)(request)
+        return in_chunks(reply) if isinstance(reply, bytes) and asked == step else reply
+
+    with Wire(answer) as wire:
+        got = upstream(kind, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Fetched) and got.value.reveal().startswith(b"a secret of the upstream")
+
+
+def in_chunks(reply: bytes) -> bytes:
+    """Send the same body without its length, in pieces of seven bytes. RFC 9112, 7.1."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
+    pieces = [body[start : start + 7] for start in range(0, len(body), 7)] + [b""]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", chunks])
+
+
 LISTS = {
     "another name": {"secrets": [entry(name="pos/other")], "total": 1},
     "one of another name": {"secrets": [entry(), entry(name="pos/other")], "total": 2},
@@ -332,138 +323,3 @@ HYPOTHESIS_SITE: Path
 def _site_of_hypothesis(directory: Path) -> None:
     global HYPOTHESIS_SITE
     HYPOTHESIS_SITE = directory
-
-
-@pytest.mark.parametrize("kind", UpstreamKind, ids=lambda kind: kind.value)
-class TestTls:
-    """The authorities of the file and no others."""
-
-    def fetch(self, kind: UpstreamKind, wire: Wire, directory: Path):
-        return upstream(kind, wire.url, directory, LONG).fetch(NAME)
-
-    def test_the_pinned_authority_is_believed(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve()) as wire:
-            assert isinstance(self.fetch(kind, wire, tmp_path), Fetched)
-
-    def test_no_other_is(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        Authority(tmp_path, "ca")
-        with Wire(Liar(kind, "", b""), Authority(tmp_path, "other").serve()) as wire:
-            got = self.fetch(kind, wire, tmp_path)
-        assert isinstance(got, Trouble) and "certificate is not believed" in got.sentence
-        assert not wire.requests, "nothing was said to who is not believed"
-
-    def test_a_certificate_that_changed(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve()) as wire:
-            adapter = upstream(kind, wire.url, tmp_path)
-            assert isinstance(adapter.fetch(NAME), Fetched)
-            wire.tls = Authority(tmp_path, "other").serve()
-            seen = len(wire.requests)
-            got = adapter.fetch(NAME)
-            assert isinstance(got, Trouble) and "compare ca.pem" in got.sentence
-            assert len(wire.requests) == seen, "the token was not shown to it"
-
-    def test_the_next_address_of_a_name_is_tried(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve("localhost")) as wire:
-            url = wire.url.replace("127.0.0.1", "localhost")  # ::1 first, where nobody listens
-            assert isinstance(upstream(kind, url, tmp_path).fetch(NAME), Fetched)
-
-    def test_the_server_itself_may_be_what_is_pinned(
-        self, kind: UpstreamKind, tmp_path: Path
-    ) -> None:
-        other = Authority(tmp_path, "other")
-        with Wire(Liar(kind, "", b""), other.serve()) as wire:
-            (tmp_path / "ca.pem").write_bytes(other.last)
-            assert isinstance(self.fetch(kind, wire, tmp_path), Fetched)
-
-    def test_an_expired_one(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        tls = Authority(tmp_path, "ca").serve(ends=-timedelta(days=1))
-        with Wire(Liar(kind, "", b""), tls) as wire:
-            got = self.fetch(kind, wire, tmp_path)
-        assert isinstance(got, Trouble) and "expired" in got.sentence and "clock" in got.sentence
-
-    def test_one_for_another_host(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        with Wire(Liar(kind, "", b""), Authority(tmp_path, "ca").serve("keys.example")) as wire:
-            got = self.fetch(kind, wire, tmp_path)
-        assert isinstance(got, Trouble) and "certificate is not believed" in got.sentence
-
-    def test_a_server_without_tls(self, kind: UpstreamKind, tmp_path: Path) -> None:
-        Authority(tmp_path, "ca")
-        with Wire(lambda _request: say(200, {})) as wire:
-            url = wire.url.replace("http:", "https:")
-            got = upstream(kind, url, tmp_path, SHORT).fetch(NAME)
-        assert isinstance(got, Trouble)
-
-    def test_an_authority_from_the_environment_is_not_believed(
-        self, kind: UpstreamKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        Authority(tmp_path, "ca")
-        other = Authority(tmp_path, "other")
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "VAULT_CACERT"):
-            monkeypatch.setenv(name, str(other.file))
-        with Wire(Liar(kind, "", b""), other.serve()) as wire:
-            assert isinstance(self.fetch(kind, wire, tmp_path), Trouble)
-
-
-@pytest.mark.parametrize("kind", UpstreamKind, ids=lambda kind: kind.value)
-class TestWhomWeSpeakWith:
-    """The addresses of the site file, over no other way."""
-
-    def test_no_proxy_of_the_environment(
-        self, kind: UpstreamKind, directory: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY"):
-            monkeypatch.setenv(name, "http://127.0.0.1:1")
-        monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
-        monkeypatch.delenv("no_proxy", raising=False)
-        with Wire(Liar(kind, "", b"")) as wire:
-            assert isinstance(upstream(kind, wire.url, directory).fetch(NAME), Fetched)
-
-    def test_not_without_tls_beyond_loopback(self, kind: UpstreamKind, directory: Path) -> None:
-        got = upstream(kind, "http://192.0.2.1:1", directory).fetch(NAME)
-        assert isinstance(got, Trouble) and "without TLS" in got.sentence
-
-    def test_nobody_listens(self, kind: UpstreamKind, directory: Path) -> None:
-        with Wire(silence) as wire:
-            url = wire.url
-        got = upstream(kind, url, directory).fetch(NAME)
-        assert isinstance(got, Trouble) and "cannot be reached (Connection refused)" in got.sentence
-
-    @pytest.mark.parametrize(("text", "seconds"), [
-        ("30", 30), (" 7 ", 7), ("0", 0), ("99999999999999999999", 21600), ("-5", None),
-        ("Sat, 21 Nov 2026 23:00:00 GMT", None), ("²", None), ("", None),
-    ])  # fmt: skip
-    def test_retry_after_is_a_number_of_seconds(
-        self, kind: UpstreamKind, text: str, seconds: int | None, directory: Path
-    ) -> None:
-        reply = http(503, HTML, "text/html", {"Retry-After": text}).replace(b"\xc2\xb2", b"\xb2")
-        with Wire(lambda _request: reply) as wire:
-            got = upstream(kind, wire.url, directory).fetch(NAME)
-        assert isinstance(got, Trouble) and got.retry_after == seconds
-        assert "503" in got.sentence and not got.login
-
-    def test_no_word_of_it_in_any_log(
-        self, kind: UpstreamKind, directory: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        with Wire(Liar(kind, "", b"")) as wire:
-            adapter = upstream(kind, wire.url, directory)
-            got = adapter.fetch(NAME)
-            adapter.credential_ends()
-        assert isinstance(got, Fetched) and len(wire.requests) >= 3
-        shown = caplog.text + repr(adapter) + repr(got) + repr(vars(adapter))
-        for hidden in ("a secret of the upstream", TOKEN, "app-secret-77", SECRET_ID, "role-5521"):
-            assert hidden not in shown
-
-
-@pytest.mark.parametrize(
-    "text", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "é"]
-)
-def test_a_file_without_authorities_is_refused_at_once(text: str, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text(text)
-    with pytest.raises(SiteError, match="upstream hq: .*ca.pem is no PEM file"):
-        upstream(UpstreamKind.KV2, "https://127.0.0.1:1", tmp_path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match=r"ca.pem .*\(No such file or directory\)"):
-        upstream(UpstreamKind.BARBICAN, "https://127.0.0.1:1", tmp_path)

@@ -26,6 +26,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from keys.io.upstreams import open_upstream
+from keys.secret import Secret
+from keys.upstream import Upstream, UpstreamKind, UpstreamRule
+
 Reply = bytes | Callable[[socket.socket], None]
 """What is sent back: bytes, or whatever is done with the connection."""
 TOKEN = "lab-token-3f1c"
@@ -417,3 +421,47 @@ def reset_after(part: bytes) -> Callable[[socket.socket], None]:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     return send
+
+
+APP = {"application_credential_id": "app1", "application_credential_secret": "app-secret-77"}
+APPROLE = {"role_id": "role-5521", "secret_id": SECRET_ID}
+SHORT, LONG = timedelta(seconds=0.5), timedelta(seconds=20)
+
+
+def rule_of(kind: UpstreamKind, url: str, deadline: timedelta) -> UpstreamRule:
+    """Give the settings for whatever listens there."""
+    return UpstreamRule(
+        name="hq",
+        kind=kind,
+        url=url,
+        auth_url=f"{url}/v3" if kind is UpstreamKind.BARBICAN else None,
+        ca="ca.pem",
+        deadline=deadline,
+    )
+
+
+def upstream(kind: UpstreamKind, url: str, directory: Path, deadline: timedelta = LONG) -> Upstream:
+    """Give an adapter for whatever listens there."""
+    rule = rule_of(kind, url, deadline)
+    credential = APP if kind is UpstreamKind.BARBICAN else APPROLE
+    return open_upstream(rule, Secret(json.dumps(credential).encode()), directory)
+
+
+def honest_kv2() -> Kv2Double:
+    double = Kv2Double()
+    double.put(NAME, value="a secret of the upstream")
+    return double
+
+
+class Liar:
+    """Answers one step with a lie, the others as they should be."""
+
+    def __init__(self, kind: UpstreamKind, step: str, lie: Reply) -> None:
+        if kind is UpstreamKind.BARBICAN:
+            self._step_of, self._honest = openstack_step, openstack
+        else:
+            self._step_of, self._honest = kv2_step, honest_kv2().answer
+        self._step, self._lie = step, lie
+
+    def __call__(self, request: Request) -> Reply:
+        return self._lie if self._step_of(request) == self._step else self._honest(request)

@@ -290,9 +290,7 @@ def _body(answer: HTTPResponse) -> bytes:
         raise _TooLongError
     body = bytearray()
     while data := answer.read(CHUNK):
-        body += data
-        if len(body) > MAX_ANSWER:
-            raise _TooLongError
+        body += data  # `_Limited` ends what has no length of its own
     if length is not None and len(body) != length:
         raise IncompleteRead(b"")
     return bytes(body)
