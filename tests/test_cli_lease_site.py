@@ -136,6 +136,8 @@ def test_boxes_wait_when_the_lease_has_ended_and_enrol_when_it_is_renewed(
     assert {path.name for path in (site.layout.run / "tls").iterdir()} == {
         "server.key",
         "server.pem",
+        "box-ca.crl",
+        "crl.pem",
     }
     site.until(lambda: "on its own until" in first_line(site))
     assert "of being switched on and 1 start more: then lease 3 ends." in first_line(site)
