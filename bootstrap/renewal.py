@@ -28,6 +28,9 @@ ROW_PAUSES = (30 * SECOND, HOUR)
 MISSING_PAUSE = 30 * SECOND
 """Between looks for what keys does not have, although its upstream gave it."""
 LONGEST_RETRY_AFTER = HOUR
+ROUND = 8
+"""Who is asked for one secret is asked for those too that are due within an eighth of their wait:
+one login, one call of keys and one entry of the audit are for many."""
 OUTAGE = 3
 """So many failures in a row are the upstream's and not one secret's."""
 
@@ -124,6 +127,7 @@ class Renewal:
         self._buckets: dict[str, _Bucket] = {}
         self._wanted: dict[str, Wanted] = {}
         self._asked: set[str] = set()
+        self._rounds: set[str] = set()
         self._changed: set[str] = set()
         self._changed_lines: set[str] = set()
         self._dropped: set[str] = set()
@@ -173,23 +177,36 @@ class Renewal:
         bucket = self._buckets.setdefault(upstream, _Bucket())
         bucket.fill(now)
         due = self.due(upstream, now)
-        if bucket.tokens < 1 or not due:
+        if not due:
+            self._rounds.discard(upstream)
             return None
+        if bucket.tokens < 1:
+            return None
+        if len(due) > 1:
+            self._rounds.add(upstream)
+        else:
+            self._rounds.discard(upstream)
         bucket.tokens -= 1
         row = min(due, key=self._urgency)
         self._asked.add(row.name)
         return row
 
     def due(self, upstream: str, now: int) -> list[Row]:
-        """List what an upstream is to be asked for."""
+        """List what an upstream is to be asked for, in a round what is nearly due too."""
+        early = ROUND if upstream in self._rounds else None
         return [
             row
             for row in self._rows.values()
             if row.source.upstream == upstream
             and row.name not in self._asked
             and row.name in self._wanted
-            and row.due(now, missing=self._wanted[row.name].missing) <= now
+            and self._is_due(row, now, early)
         ]
+
+    def _is_due(self, row: Row, now: int, early: int | None) -> bool:
+        missing = self._wanted[row.name].missing
+        lead = 0 if early is None or missing or row.failures else row.wait // early
+        return row.due(now, missing=missing) - lead <= now
 
     def _urgency(self, row: Row) -> tuple[bool, int, int, str]:
         wanted = self._wanted[row.name]

@@ -92,6 +92,16 @@ class _InProcess:
         """Give what sync is told of one secret."""
         return next(one for one in self.sync("sync_wanted")["secrets"] if one["name"] == name)
 
+    def all_wanted(self) -> list[str]:
+        """Name everything that sync is told of, page by page."""
+        names: list[str] = []
+        more = True
+        while more:
+            page = self.sync("sync_wanted", after=names[-1] if names else "")
+            names += [one["name"] for one in page["secrets"]]
+            more = page["more"]
+        return names
+
     def withheld(self) -> dict[str, str]:
         """Hand over to a box that booted again; gives what it did not get, with the reason."""
         self.wall += 2

@@ -361,6 +361,22 @@ def test_whatever_happens_a_day_later_everything_was_asked_for(story) -> None:
     assert seen == {"a", "b", "c"}
 
 
+def test_what_is_nearly_due_is_asked_with_what_is_due() -> None:
+    """A thousand secrets that were drawn apart are a few rounds, not a thousand events a day."""
+    names = [f"s{n:03}" for n in range(200)]
+    made, now, draw = engine(*names), NOW, random.Random(3)
+    moments, asked = [], Counter()
+    while now < NOW + 2 * DAY:
+        while (row := made.take("hq", now)) is not None:
+            asked[row.name] += 1
+            moments.append(now)
+            made.learned(row, now, draw.random(), left=14 * DAY)
+        now += MINUTE
+    rounds = 1 + sum(b - a > 5 * MINUTE for a, b in zip(moments, moments[1:], strict=False))
+    assert set(asked.values()) <= set(range(8, 15))
+    assert rounds < 100
+
+
 def test_a_line_is_paused_for_its_time_alone() -> None:
     line = Line(name="hq", since=NOW, wait=SECOND, failures=1)
     assert [line.is_paused(NOW + at) for at in (-1, 0, SECOND - 1, SECOND)] == [

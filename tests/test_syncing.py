@@ -10,7 +10,7 @@ from sync_lab import DAY, NOW, SOURCE, SyncedController, SyncedKeys, closing, te
 
 from keys.errors import SiteError
 from keys.io.rpc import Refusal
-from keys.io.syncing import MAX_BATCH
+from keys.io.syncing import MAX_BATCH, PAGE
 from keys.io.tpm import Tpm
 from keys.rules import SiteRules
 from keys.tpm_objects import Index
@@ -217,6 +217,18 @@ def test_a_login_is_for_sync_alone_and_in_no_list(site: SyncedKeys) -> None:
     assert rows["sync_credential"].users == frozenset({"sync"})
     site.operator("secret_remove", name="upstream/hq")
     assert code(site.sync, "sync_credential", upstream="hq") == "NO-LOGIN"
+
+
+def test_what_is_wanted_comes_in_pages(site: SyncedKeys) -> None:
+    names = [f"s{number:03}" for number in range(3 * PAGE)]
+    tables = "".join(
+        f'[[secret]]\nname = "{name}"\ntier = "site"\nttl = "1d"\nsource = "hq:{name}"\n'
+        for name in names
+    )
+    site.write("site.toml", (site.layout.site / "site.toml").read_text() + tables)
+    site.start()
+    assert site.all_wanted() == sorted([*names, "pos-api-token", "till-license", "wifi-psk"])
+    assert code(site.sync, "sync_wanted", after=7) == "MALFORMED"
 
 
 def test_threat_13_a_version_that_nobody_confirmed_may_be_stale(site: SyncedKeys) -> None:

@@ -32,7 +32,7 @@ from keys.io.upstreams import open_upstream
 from keys.secret import Secret
 from keys.upstream import Fetched, Gone, Source, Trouble, Upstream, UpstreamRule, upstream_rules
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 30.0
 """Between two questions to keys what it wants."""
 KEYS_PAUSE_SECONDS = 2.0
 BATCH, MAX_BATCH_BYTES = 48, 4 * 1024 * 1024
@@ -45,6 +45,7 @@ MISSING = frozenset({"SECRET-MISSING", "SECRET-EXPIRED", "SECRET-UNREADABLE"})
 NOT_KEPT = "SECRET-TIER-OFF"
 ENDED = "what its upstream gives has ended by this controller's clock: store a new version there"
 
+_Stamp = tuple[int, int] | None
 Connect = Callable[[UpstreamRule, Secret, Path], Upstream]
 _DRAW = random.SystemRandom().random
 
@@ -66,11 +67,11 @@ class Syncer:
         self.store = SyncStore(layout.state / "sync" / "sync.db")
         self._engine = Renewal(self.store.rows(), self.store.lines())
         self._rules: Mapping[str, UpstreamRule] = {}
-        self._adapters: dict[str, tuple[int, UpstreamRule, Upstream]] = {}
+        self._adapters: dict[str, tuple[int, UpstreamRule, _Stamp, Upstream]] = {}
         self._workers: dict[str, Worker] = {}
         self._fetched: list[tuple[Result, Fetched]] = []
         self._fetched_at = 0.0
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: _Stamp = None
         self._look_at = self._quiet_until = 0.0
         self._ends_asked: dict[str, float] = {}
         self._failing: set[str] = {line.name for line in self._engine.lines() if line.trouble}
@@ -114,9 +115,13 @@ class Syncer:
     def _look(self) -> None:
         """Read the site file if it changed, and ask keys what it wants."""
         self._read_rules()
-        answer = self._call("sync_wanted")
+        answer = self._call("sync_wanted", after="")
+        secrets = list(answer["secrets"])
+        while answer["more"]:
+            answer = self._call("sync_wanted", after=secrets[-1]["name"])
+            secrets += answer["secrets"]
         logins = {name: login for name, login in answer["upstreams"].items() if name in self._rules}
-        wanted = [one for one in map(_wanted, answer["secrets"]) if one is not None]
+        wanted = [one for one in map(_wanted, secrets) if one is not None]
         self._engine.want([one for one in wanted if one.source.upstream in logins], logins)
         if answer["closed"] is not None:  # who took this machine must not go on with our logins
             self._adapters.clear()
@@ -131,9 +136,8 @@ class Syncer:
     def _read_rules(self) -> None:
         path = self._layout.site / "site.toml"
         try:
-            found = path.stat()
-            stamp = found.st_mtime_ns, found.st_ino
-            if stamp == self._stamp:
+            stamp = _stamp(path)
+            if stamp is not None and stamp == self._stamp:
                 return
             self._rules = upstream_rules(tomllib.loads(path.read_text()))
             self._stamp = stamp
@@ -148,13 +152,14 @@ class Syncer:
         if login is None:
             self._adapters.pop(name, None)
             return
-        if known is not None and known[:2] == (login, rule):
+        pinned = _stamp(self._layout.site / rule.ca)
+        if known is not None and known[:3] == (login, rule, pinned):
             return
         try:
             answer = self._call("sync_credential", upstream=name)
             secret = Secret(unb64u(answer["login"]))
             adapter = self._connect(rule, secret, self._layout.site)
-            self._adapters[name] = answer["version"], rule, adapter
+            self._adapters[name] = answer["version"], rule, pinned, adapter
             self._ends_asked.pop(name, None)
         except RpcError as error:
             self._adapters.pop(name, None)
@@ -173,7 +178,7 @@ class Syncer:
         """Give each upstream that has nothing to do the secret that is due first."""
         if len(self._fetched) >= BATCH:
             return
-        for name, (_, _, adapter) in self._adapters.items():
+        for name, (*_, adapter) in self._adapters.items():
             worker = self._workers.get(name)
             if worker is None:
                 worker = self._workers[name] = Worker(name)
@@ -296,6 +301,14 @@ class Syncer:
 
     def _call(self, method: str, **params: Any) -> Any:
         return call(self._layout.socket("keys"), method, params)
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _wanted(one: Mapping[str, Any]) -> Wanted | None:

@@ -33,7 +33,7 @@ from keys.secret import Secret
 LOGIN = "upstream/"
 """A login lies in the cache under this and the upstream's name: no [[secret]] has a slash."""
 MAX_LOGIN = 16 * 1024
-MAX_BATCH = 64
+MAX_BATCH = PAGE = 64
 NO_END = 253_402_300_799
 VALUES_KEY = "upstream-values"
 GONE = frozenset({403, 404})
@@ -129,15 +129,23 @@ class Syncing:
     # what sync asks
 
     def wanted(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
-        """Name each secret that has a source, with what is here of it; never a value."""
-        known = [rule for rule in self.files.rules.secrets.values() if rule.source]
+        """Name the secrets that have a source, with what is here of them; never a value.
+
+        A page of them, by name from `after` on: a hand-over must not wait until all were opened.
+        """
+        after = params.get("after", "")
+        if not isinstance(after, str):
+            raise PeerError("after is the name of a secret")
+        rules = self.files.rules.secrets
+        names = sorted(name for name, rule in rules.items() if rule.source and name > after)
         logins = {}
         for name in sorted(self.files.rules.upstreams):
             row = self.store.secret(LOGIN + name)
             logins[name] = row and row.label.version
         return {
             "closed": self._closed(),
-            "secrets": [self._wanted(rule, now) for rule in known],
+            "secrets": [self._wanted(rules[name], now) for name in names[:PAGE]],
+            "more": len(names) > PAGE,
             "upstreams": logins,
         }
 

@@ -159,6 +159,7 @@ def _loop(upstream: Counted, stop: threading.Event) -> None:
     missing = {f"s{number}" for number in range(COUNT)}
     session = requests.Session()
     session.trust_env = False  # REQUESTS_CA_BUNDLE would take the place of verify
+    session.headers["Connection"] = "close"  # the double answers once on each
     session.verify = str(upstream.authority.file)
     url = upstream.wire.url
     while missing and not stop.is_set():
