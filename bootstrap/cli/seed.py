@@ -98,6 +98,8 @@ def take(place: Place, yes: bool, files: tuple[Path, ...]) -> None:
             click.confirm("Take it?", abort=True)
         take_seed(place, path.read_bytes(), signature)
         click.echo("taken: the stick may be cleared")
+        if any(name.startswith("zone-ksk-") for name in told["keys"]):
+            click.echo(_sign_zones(place))
 
 
 def take_seed(place: Place, data: bytes, signature: bytes, *, look: bool = False) -> Any:
@@ -111,6 +113,17 @@ def take_seed(place: Place, data: bytes, signature: bytes, *, look: bool = False
 
     params = {"file": b64u(data), "sig": b64u(signature), "look": look}
     return call(place.socket("keys"), "seed_take", params, SECONDS)
+
+
+def _sign_zones(place: Place) -> str:
+    """Let netboot sign the zones with the keys of before, which boxes believe."""
+    from keys.io.rpc import RpcError, RpcUnavailableError
+
+    try:
+        place.ask("netboot", "dns_sign", {})
+    except (RpcError, RpcUnavailableError):
+        return "restart netboot: it signs the zones with another key until then"
+    return "the zones are signed with the keys of before"
 
 
 def show_seed(told: Any) -> None:
