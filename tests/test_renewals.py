@@ -6,12 +6,13 @@ import json
 import os
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from control_site import ControlSite, boot_log, row
+from control_site import ControlSite, boot_log
 from test_agent_renew import STAYS, StayingBox
 from tpm2_pytss.constants import ESYS_TR
 from tpm2_pytss.types import TPM2B_EVENT
@@ -248,10 +249,10 @@ def test_a_boot_keeps_its_hand_over_and_the_last_renewals(tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory):
     site = ControlSite(settings=STAYS)
-    site.made = [StayingBox(site, tmp_path_factory.mktemp(f"box{n}"), n) for n in (1, 2, 3)]
+    site.made = [StayingBox(site, tmp_path_factory.mktemp(f"box{n}"), n) for n in (1, 2, 3, 4)]
     for box in site.made:
         site.trust(box.swtpm)
-    site.deliver(*(box.entry(role="kiosk") for box in site.made))
+    site.deliver(*(box.entry(role="kiosk") for box in site.made[:3]))  # the last is unlisted
     site.manifest = site.build()
     site.publish(site.manifest)
     try:
@@ -277,6 +278,15 @@ def fresh(site: ControlSite, number: int) -> StayingBox:
     box.said.clear()
     box.carrier.sent.clear()
     return box
+
+
+def edit(site: ControlSite, query: str, *values: object) -> None:
+    """Change control's database while it is down."""
+    site.processes["control"].kill()
+    with closing(sqlite3.connect(site.layout.state / "site/site.db")) as database:
+        database.execute(query, values)
+        database.commit()
+    site.restart("control")
 
 
 def told(box: StayingBox, path: str, body: bytes) -> tuple[int, str]:
@@ -455,13 +465,7 @@ def test_while_keys_are_away_nothing_is_taken_and_nothing_judged_twice(
 @pytest.mark.boots
 def test_an_overdue_box_is_stale_until_it_renews(site: ControlSite, box: StayingBox) -> None:
     kept = box.session().kept
-    path = site.layout.state / "site/site.db"
-    site.processes["control"].kill()
-    database = sqlite3.connect(path)
-    database.execute("UPDATE boxes SET renew=0.5, proved=? WHERE box=?", (1e9, box.box_id))
-    database.commit()
-    database.close()
-    site.restart("control")
+    edit(site, "UPDATE boxes SET renew=0.5, proved=? WHERE box=?", 1e9, box.box_id)
     site.until(lambda: box.shown()["box"]["stage"] == "stale")
     card = box.shown()["card"]
     assert (card["tone"], card["code"]) == ("wait", "RENEWAL-OVERDUE")
@@ -477,18 +481,69 @@ def test_an_overdue_box_is_stale_until_it_renews(site: ControlSite, box: Staying
 
 
 @pytest.mark.boots
+def test_what_a_person_released_for_this_boot_is_released_for_its_renewals(
+    site: ControlSite,
+) -> None:
+    box = fresh(site, 3)
+    held = box.session()
+    assert (held.status, held.reason) == ("held", "EK-UNLISTED")
+    said = site.approve(SimpleNamespace(id=box.box_id), "--role", "kiosk")
+    assert said.exit_code == 0, said.output
+    kept = box.session().kept
+    assert box.renewed(kept).status == "ready"
+    # and nothing else is: what differs now was not what the person saw
+    box.memory = 512
+    outcome = box.renewed(kept)
+    assert (outcome.status, outcome.reason) == ("held", "FACTS-DIFFER")
+    assert box.token()
+    box.memory = 16384
+    assert box.renewed(kept).status == "ready"
+
+
+@pytest.mark.boots
+def test_a_renewal_that_keys_gave_and_control_forgot_is_given_again(
+    site: ControlSite, box: StayingBox, tmp_path: Path
+) -> None:
+    """Killed between the two commits, control comes to the same answer by the same evidence."""
+    kept = box.session().kept
+    path, copy = site.layout.state / "site/site.db", tmp_path / "site.db"
+
+    def copied(source: Path, target: Path) -> None:
+        site.processes["control"].kill()
+        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+            one.backup(other)
+        site.restart("control")
+
+    copied(path, copy)
+    assert box.renewed(kept).status == "ready"
+    where, body = carried(box, "/evidence")
+    answer = box.carrier.post(where, body)
+    copied(copy, path)
+    assert box.shown()["box"]["renewals"] == 0
+    assert box.carrier.post(where, body) == answer
+    assert box.shown()["box"]["renewals"] == 1
+    assert box.renewed(kept).status == "ready"
+
+
+@pytest.mark.boots
+def test_a_box_whose_place_was_taken_is_refused_by_a_signed_answer(
+    site: ControlSite, box: StayingBox
+) -> None:
+    kept = box.session().kept
+    edit(site, "UPDATE boxes SET stage='replaced' WHERE box=?", box.box_id)
+    outcome = box.renewed(kept)
+    edit(site, "UPDATE boxes SET stage='contacted' WHERE box=?", box.box_id)
+    assert (outcome.status, outcome.reason) == ("refused", "REPLACED")
+    assert not (box.seed / "secrets/pos-api-token").exists()
+
+
+@pytest.mark.boots
 def test_a_box_that_nobody_enrolled_is_told_so(site: ControlSite, box: StayingBox) -> None:
     kept = box.session().kept
-    site.processes["control"].kill()
-    path = site.layout.state / "site/site.db"
-    database = sqlite3.connect(path)
-    database.execute("DELETE FROM openings WHERE box=?", (box.box_id,))
-    database.commit()
-    database.close()
-    site.restart("control")
+    edit(site, "DELETE FROM openings WHERE box=?", box.box_id)
     outcome = box.renewed(kept)
     assert (outcome.status, outcome.reason) == ("held", "NO-HANDOVER")
-    assert row(path, "SELECT renewals FROM boxes WHERE box=?", box.box_id)[0] == 0
+    assert box.shown()["box"]["renewals"] == 0
 
 
 @pytest.mark.boots

@@ -13,7 +13,7 @@ from keys_site import EK, SITE_TOML, KeysSite, code, device_area, request
 from test_lease_service import LeasedSite
 
 from keys.envelope import SEALED_PCRS, ZERO_PCR, b64u, unb64u
-from keys.renewal import Opening, has_opened, most_per_day
+from keys.renewal import RENEWALS_PER_MINUTE, Opening, has_opened, most_per_day
 
 STAYS = SITE_TOML.replace("certificate_days = 7\n", 'certificate_days = 7\nafter = "stay"\n', 1)
 
@@ -181,6 +181,15 @@ def test_a_box_that_renews_without_end_is_slowed_down(site: KeysSite) -> None:
     for _ in range(most_per_day(timedelta(days=3.5))):
         boot.renew()
     assert boot.refused() == "RATE"
+
+
+def test_a_site_renews_so_many_boxes_in_a_minute_and_enrols_beside_them(site: KeysSite) -> None:
+    site.write("site.toml", STAYS.replace('"stay"', '"stay"\nrenew = "10s"', 1))
+    boot = Boot(site)
+    for _ in range(RENEWALS_PER_MINUTE):
+        boot.renew()
+    assert boot.refused() == "RATE"
+    assert payload(Boot(site, reset_count=8).reply)["status"] == "enrolled"
 
 
 def test_nothing_is_renewed_after_the_lease() -> None:
