@@ -101,9 +101,12 @@ def appliance_name(site: str, ek: bytes, ak: bytes) -> str:
     return bind("doorstep/v1/appliance", site, ek, ak)[:16].hex()
 
 
-def _text(value: object) -> str:
-    """Read one printable line: half a surrogate of JSON can be neither shown nor hashed."""
-    if not isinstance(value, str) or len(value) > MAX_CHALLENGE or not value.isprintable():
+def _text(value: str) -> str:
+    """Read one printable line; what is no text has not its methods.
+
+    Half a surrogate, which JSON can write, can be neither shown nor hashed.
+    """
+    if len(value) > MAX_CHALLENGE or not value.isprintable():
         raise ValueError("text is expected")
     return value
 

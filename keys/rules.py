@@ -30,6 +30,8 @@ LOOKS = (timedelta(seconds=1), timedelta(hours=6))
 """An upstream is asked for each secret every quarter of its ttl, within these."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"([0-9]{1,10})([smhdw])", re.ASCII)
+CENTURY = 36_525 * 86_400
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 
 
@@ -244,11 +246,12 @@ def leapt(wall: float, mark: float, elapsed: float) -> bool:
 
 
 def duration(text: str, key: str) -> timedelta:
-    """Read `14d`, `12h`, `0s`; SiteError names the key."""
-    number, unit = text[:-1], text[-1:]
-    if unit not in _UNITS or not number.isascii() or not number.isdigit() or len(number) > 9:
+    """Read `14d`, `12h`, `0s`, up to a century; SiteError names the key."""
+    found = _DURATION.fullmatch(text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else CENTURY + 1
+    if seconds > CENTURY:
         raise SiteError(f"site.toml: {key}: {text!r} is no duration like 14d, 12h, 30m or 0s")
-    return timedelta(seconds=int(number) * _UNITS[unit])
+    return timedelta(seconds=seconds)
 
 
 def _check_references(rules: SiteRules) -> None:
@@ -325,7 +328,7 @@ def _kinds() -> str:
 def _controller(table: Mapping[str, Any]) -> Controller:
     tpm, root = _text(table, "controller.tpm", "none"), _text(table, "controller.root", "none")
     tiers = table.get("tiers", [])
-    if not isinstance(tiers, list) or not set(tiers) <= {Tier.SITE.value}:
+    if not isinstance(tiers, list) or any(one != Tier.SITE.value for one in tiers):
         raise SiteError('site.toml: controller.tiers may be ["site"] or []')
     if root not in {one.value for one in RootFs}:
         raise SiteError(

@@ -314,6 +314,8 @@ def test_a_choice_has_two_to_eight_branches(count):
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="does not fit"):
         TpmPolicy().counter_timer(TimeField.RESET_COUNT, 1 << 32, Comparison.EQUAL)
+    with pytest.raises(ValueError, match="no PCR -1"):
+        TpmPolicy().pcr({-1: bytes(32)})
     with pytest.raises(ValueError, match="no PCR 24"):
         TpmPolicy().pcr({24: bytes(32)})
     with pytest.raises(ValueError, match="32 bytes"):

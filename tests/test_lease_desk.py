@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from base64 import b32decode, b32encode
 from dataclasses import replace
@@ -32,8 +33,9 @@ from bootstrap.lease_desk import (
     span,
 )
 from bootstrap.lease_ledger import Appliance, Ledger
+from keys.errors import PeerError as KeysPeerError
 from keys.lease import SignedLease, sign
-from keys.lease_request import HEADER, QUOTED_PCRS, LeaseRequest
+from keys.lease_request import HEADER, MAX_CHALLENGE, MAX_TEXT, QUOTED_PCRS, LeaseRequest
 from keys.policy import pcr_digest
 from keys.secret import Secret
 from keys.tpm_objects import Index
@@ -167,6 +169,37 @@ def test_half_a_surrogate_in_a_request_is_refused() -> None:
     fields = b32decode(letters + "=" * (-len(letters) % 8)).replace(b'"7391"', b'"\\ud800"')
     with pytest.raises(PeerError, match="damaged"):
         check_request(HEADER + b32encode(fields).decode().rstrip("="))
+
+
+def written(**changes: object) -> str:
+    """Write a request whose fields are JSON of any kind."""
+    letters = asking().removeprefix(HEADER)
+    fields = json.loads(b32decode(letters + "=" * (-len(letters) % 8)))
+    data = json.dumps(fields | changes).encode()
+    return HEADER + b32encode(data).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("name", ["at", "lease_counter", "epoch"])
+@pytest.mark.parametrize("value", [-1, 1 << 63, True, 1.0, "1", None])
+def test_what_is_no_number_of_a_request(name: str, value: object) -> None:
+    with pytest.raises(KeysPeerError, match="damaged"):
+        LeaseRequest.read(written(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["site", "challenge"])
+@pytest.mark.parametrize("value", ["a" * (MAX_CHALLENGE + 1), 5, None, [], ["a"]])
+def test_what_is_no_text_of_a_request(name: str, value: object) -> None:
+    with pytest.raises(KeysPeerError, match="damaged"):
+        LeaseRequest.read(written(**{name: value}))
+
+
+def test_the_largest_that_a_request_may_say() -> None:
+    found = LeaseRequest.read(
+        written(at=(1 << 63) - 1, lease_counter=0, challenge="a" * MAX_CHALLENGE)
+    )
+    assert (found.at, found.lease_counter) == ((1 << 63) - 1, 0)
+    with pytest.raises(KeysPeerError, match="this is no request"):
+        LeaseRequest.read(written(more="a" * MAX_TEXT))
 
 
 def test_the_challenge_of_headquarters_must_be_quoted() -> None:

@@ -111,11 +111,18 @@ def test_the_vector_is_made_again_byte_by_byte() -> None:
     assert sha256(one.encode()).hexdigest() == VECTOR["file"]
     # the box's own code, which shares none with this, comes to the same
     document = json.dumps({"wrapped": [for_box(one, key, bytes(64))]}).encode()
+    assert b64u(one.sealed.proof).encode() not in document, "who reports it opened the share"
     (item,) = read_items(document, VECTOR["site"], ek.name())
     assert item.reference.hex() == VECTOR["reference"]
     opened = open_value(item, bytes.fromhex(VECTOR["randomness"])[:32])
     assert (opened.value.decode(), opened.proof.hex()) == (VECTOR["value"], VECTOR["proof"])
     assert VECTOR["value"] not in repr((one, item, opened))
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [(0x0B, 32), (0x0C, 48), (0x0D, 64)])
+def test_names_of_each_hash_that_tpms_have(algorithm: int, size: int) -> None:
+    one = revoke(replace(label(), ek_name=algorithm.to_bytes(2, "big") + bytes(size)))
+    assert WrappedSecret.decode(one.encode()) == one
 
 
 def test_what_is_written_is_read_again() -> None:

@@ -27,15 +27,15 @@ RESULT = ROOT / "build" / "mutants.json"
 KEYS = {
     "cache": ("keys_rules", "readable"),
     "dated": ("dated",),
-    "lease": ("keys_lease", "lease_desk", "tpm_ring"),
+    "lease": ("keys_lease", "lease_desk"),
     "lease_request": ("lease_desk",),
     "manifest": ("keys_manifest",),
     "note": ("keys_note",),
     "policy": ("keys_policy",),
     "rootfs": ("rootfs",),
-    "rules": ("keys_rules", "dated", "rootfs"),
+    "rules": ("keys_rules", "keys_site_rules"),
     "witness": ("witness",),
-    "wrap": ("wrap", "wrap_tpm"),
+    "wrap": ("wrap",),
 }
 """Modules of keys that decide, and the tests that are theirs."""
 MODULES = {
