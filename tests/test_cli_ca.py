@@ -237,6 +237,11 @@ def test_the_running_site_s_requests_are_signed_with_the_keys_beside_it(
     assert done.exit_code == 0, done.output
     assert "installed: appliance CA, until" in done.output
     assert appliance.ready
+    assert (offline / "root.crl").exists()
+    (offline / "root.crl").write_text("damaged, or on a stick that cannot be written")
+    done = appliance.ca("sign")
+    assert (done.exit_code, "stays as it was" in done.stderr) == (0, True), done.output
+    (offline / "root.crl").unlink()
     wrong = ec.generate_private_key(ec.SECP256R1())
     pem = wrong.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (offline / "root.key").write_bytes(pem)

@@ -192,6 +192,16 @@ def test_rows_go_long_after_their_certificates(issuing: Issuing) -> None:
     assert not issuing.of(b"ek")
 
 
+def test_a_damaged_list_is_made_again_with_everybody_on_it(issuing: Issuing) -> None:
+    give(issuing, 1, 7)
+    revoke(issuing)
+    issuing.make_list(ROOT, NOW)
+    with issuing._store.transaction():
+        issuing._store.set_certificate("box-crl", "junk")
+    assert issuing.is_due(ROOT.certificate, NOW)
+    assert listed(issuing, NOW) == {1}
+
+
 def test_no_number_comes_twice(issuing: Issuing) -> None:
     """Not within a second, not when the clock was set back, not from an older copy of the disk."""
     numbers = []

@@ -380,6 +380,7 @@ def test_a_site_says_why_its_authorities_do_not_sign(site: LeasedSite) -> None:
     assert code(site.control, "handover", **request(reset_count=8)) == "LEASE-ENDED"
     answer = {"status": "held", "session": "x", "transcript": "x", "box": str(UUID(int=1))}
     assert code(site.control, "answer", context="answer", payload=answer) == "LEASE-ENDED"
+    assert code(site.operator, "ca_requests") == "LEASE-ENDED"
     (said,) = site.operator("status")["sentences"]
     assert said.startswith("the lease was ended")
     assert "doorstep lease request" in said

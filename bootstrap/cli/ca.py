@@ -153,7 +153,10 @@ def _sign_running(
         }
     except PeerError as error:
         raise SiteError(f"the requests cannot be signed: {error}") from error
-    signed["root_crl_pem"] = desk.list_revoked(issuer)
+    try:
+        signed["root_crl_pem"] = desk.list_revoked(issuer)
+    except SiteError as error:  # a stick may be read-only, and what is needed now are certificates
+        click.echo(f"the root's list of revoked certificates stays as it was: {error}", err=True)
     answer = place.ask("keys", "ca_install", signed)
     for kind in Kind:
         end = answer.get(f"{kind.value}_not_after")

@@ -12,6 +12,7 @@ from typing import Any
 
 from keys import ca, crl
 from keys.ca import Issuer
+from keys.errors import PeerError
 from keys.io.store import Store
 
 BOX = "box"
@@ -64,9 +65,12 @@ class Issuing:
     # the list
 
     def current(self) -> crl.RevocationList | None:
-        """Give the newest list of the box CA."""
+        """Give the newest list of the box CA; a damaged one is none, and is made again."""
         text = self._store.certificate(BOX_LIST)
-        return None if text is None else crl.load(text)
+        try:
+            return None if text is None else crl.load(text)
+        except PeerError:
+            return None
 
     def is_due(self, issuer: ca.Certificate, now: datetime) -> bool:
         """Say whether the list is missing, half over, of another key, or names too few."""
