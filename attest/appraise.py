@@ -112,7 +112,7 @@ def _before_opening(draft: _Draft, record: BoxRecord | None) -> Values:
     PCR 15 alone has moved since, and only to what these bundles make of it.
     """
     values = draft.values
-    if record is None or not record.opened or not values:
+    if record is None or not record.opened:
         return values
     wrong = [bank for bank, given in values.items() if given.get(15) != record.opened.get(bank)]
     if wrong:
