@@ -17,9 +17,9 @@ from keys.rules import look_every
 from keys.upstream import Source, Trouble
 
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
-RATE = 10
+RATE = 25
 """Secrets asked of one upstream in a second, at the most; an upstream has thousands of sites."""
-BURST = 20
+BURST = 25
 UPSTREAM_PAUSES = (2 * SECOND, 5 * MINUTE)
 """After one failure, and at the most, before anything is asked of that upstream again."""
 LOGIN_PAUSES = (MINUTE, HOUR)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sync_lab import DAY, NOW, SOURCE, SyncedController, SyncedKeys, closing, text_of
 
+from keys import ca
 from keys.errors import SiteError
 from keys.io.rpc import Refusal
-from keys.io.syncing import MAX_BATCH, PAGE
+from keys.io.syncing import MAX_BATCH, MAX_LOGIN, PAGE, Outcome
 from keys.io.tpm import Tpm
-from keys.rules import SiteRules
+from keys.rules import MAX_SECRET, SiteRules
 from keys.tpm_objects import Index
 
 
@@ -241,6 +246,117 @@ def test_threat_13_a_version_that_nobody_confirmed_may_be_stale(site: SyncedKeys
     assert site.operator("keys_explain")["secrets"][0]["maybe_stale"] is True
 
 
+def test_a_withdrawal_from_elsewhere_is_none(site: SyncedKeys) -> None:
+    site.offer(7, b"token")
+    assert site.withdraw(source="spare:pos/token") == "refused"
+    assert site.withdraw(name="nobody") == "refused"
+    assert site.withdraw(name="vault-key") == "refused"
+    assert site.wanted()["usable"]
+
+
+def test_a_certificate_ends_when_it_says_or_before(site: SyncedKeys) -> None:
+    text = (site.layout.site / "site.toml").read_text()
+    site.write("site.toml", text.replace('kind = "license"', 'kind = "certificate"'))
+    site.start()
+    about = {"name": "till-license", "source": "spare:licenses/till"}
+    value, own = ca.pem([site.root]).encode(), int(site.root.not_valid_after_utc.timestamp())
+    assert own > NOW + 99 * DAY
+    assert site.offer(1, value, **about)["expires"] == own
+    assert site.offer(2, value, not_after=own + DAY, **about)["expires"] == own
+    assert site.offer(3, value, not_after=NOW + DAY, **about)["expires"] == NOW + DAY
+    assert site.offer(4, b"no certificate", **about)["code"] == "DATE"
+
+
+def test_what_is_too_large_is_not_taken(site: SyncedKeys) -> None:
+    assert site.offer(1, b"x" * (MAX_SECRET + 1))["code"] == "SIZE"
+    assert site.offer(1, b"x" * MAX_SECRET)["outcome"] == "new"
+    large = text_of(b"x" * (MAX_LOGIN + 1))
+    assert code(site.operator, "upstream_login", upstream="hq", login=large) == "MALFORMED"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["name", "source", "version", "value", "not_after", "status"])
+
+
+@given(st.data())
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_is_handed_in_is_answered_or_refused(site: SyncedKeys, data) -> None:
+    """The server answers MALFORMED for each of these errors, and nothing is changed by it."""
+    good = {"name": "pos-api-token", "source": SOURCE, "version": 7, "value": "AAAA", "status": 404}
+    one = good | data.draw(st.dictionaries(FIELDS, JSON, max_size=3))
+    secrets = data.draw(st.sampled_from([[one], one, [one, None], [[one]]]) | JSON)
+    for method in ("sync_put", "sync_gone"):
+        with suppress(Refusal, KeyError, TypeError, ValueError, AttributeError):
+            done = site.sync(method, secrets=secrets)["done"]
+            assert {found["outcome"] for found in done} <= {kind.value for kind in Outcome}
+
+
+class Floors(RuleBasedStateMachine):
+    """Whatever sync hands in, in whatever order: versions grow, and the newest value is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = SyncedKeys().ready()
+        self.newest = 0
+        self.is_gone = False
+        self.is_here = False
+
+    @rule(version=st.integers(1, 6))
+    def offer(self, version: int) -> None:
+        done = self.site.offer(version, b"value-%d" % version)
+        is_taken = version > self.newest or (version == self.newest and not self.is_gone)
+        assert (done["outcome"] in ("new", "renewed")) == is_taken
+        if is_taken:
+            self.newest, self.is_gone, self.is_here = version, False, True
+
+    @rule(version=st.integers(1, 6))
+    def lie(self, version: int) -> None:
+        """Another value under a version that is known."""
+        if version <= self.newest:
+            assert self.site.offer(version, b"a lie")["outcome"] == "refused"
+
+    @rule()
+    def withdraw(self) -> None:
+        assert self.site.withdraw() == ("known" if self.is_gone else "gone")
+        self.is_gone, self.is_here = True, False
+
+    @rule()
+    def remove(self) -> None:
+        self.site.operator("secret_remove", name="pos-api-token")
+        self.is_gone = self.is_here = False
+
+    @rule()
+    def restart(self) -> None:
+        self.site.start()
+
+    @invariant()
+    def what_is_given_is_the_newest(self) -> None:
+        wanted = self.site.wanted()
+        assert (wanted["version"] or 0, wanted["usable"]) == (self.newest, self.is_here)
+        assert (wanted["gone"] is not None) == self.is_gone
+        service = self.site.service
+        assert service is not None
+        row = service._store.secret("pos-api-token")
+        assert (row is not None) == self.is_here
+        if row is not None:
+            assert service._vault.unlock(row).reveal() == b"value-%d" % self.newest
+
+    def teardown(self) -> None:
+        self.site.close()
+
+
+TestFloors = Floors.TestCase
+TestFloors.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+
+
 def test_without_its_tier_a_site_takes_nothing(site: SyncedKeys) -> None:
     site.write("site.toml", (site.layout.site / "site.toml").read_text().replace('["site"]', "[]"))
     site.start()
@@ -306,6 +422,8 @@ def test_many_new_versions_are_one_revocation_and_renewals_none(
     assert offer(2, b"two") == ["new", "new"]
     assert epoch(controller) == before + 1
     assert controller.withdraw(404) == "gone"
+    assert epoch(controller) == before + 2
+    assert controller.withdraw(404, "wifi-psk", "hq:wifi") == "gone"  # it was never here
     assert epoch(controller) == before + 2
 
 

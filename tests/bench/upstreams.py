@@ -2,7 +2,7 @@
 
 The upstream is a double of ours of KV v2 behind TLS in this process. The peer is what a site
 writes first: a loop with `requests` that logs in, asks for each secret in turn and begins again
-when it is through, beside the same double in the same run. Ours asks ten a second at the most, on
+when it is through, beside the same double in the same run. Ours asks 25 a second at the most, on
 purpose: an upstream has thousands of sites. A peer in keys is putting each secret by hand.
 """
 
