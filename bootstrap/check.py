@@ -291,9 +291,6 @@ def _root(site: Site, data: bytes | None) -> Iterator[Problem]:
         if not may_vouch(root, subnet.appliance):
             what = f"may not vouch for {subnet.appliance} of subnet {subnet.name}"
             yield wrong("", what, remake, file=ROOT)
-    page = site.page.listen.address
-    if not page.is_unspecified and not may_vouch(root, page):
-        yield worth("", f"may not vouch for {page}, where the page listens", remake, file=ROOT)
     for six in site.subnets6:
         if not may_vouch(root, six.appliance):  # boxes check the name: they enrol all the same
             what = f"may not vouch for {six.appliance} of subnet6 {six.name}"

@@ -161,7 +161,6 @@ class SiteRules:
     secrets: Mapping[str, SecretRule]
     delivery_note: str
     appliances6: tuple[IPv6Address, ...] = ()
-    page: IPv4Address | None = None
     https_boot: bool = False
     interfaces: tuple[str, ...] = ()
     upstreams: frozenset[str] = frozenset()
@@ -170,9 +169,7 @@ class SiteRules:
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """Addresses in the certificates of the appliance."""
-        page = self.page
-        alone = () if page is None or page in (*self.appliances, IPv4Address(0)) else (page,)
-        return (*self.appliances, *alone, *self.appliances6)
+        return (*self.appliances, *self.appliances6)
 
     @property
     def server_names(self) -> tuple[str, ...]:
@@ -202,7 +199,6 @@ class SiteRules:
             appliances6=tuple(
                 _address6(_text(one, "subnet6.appliance")) for one in _tables(document, "subnet6")
             ),
-            page=_page(_table(document, "page")),
             https_boot=_table(document, "boot").get("https") is True,
             interfaces=tuple(
                 _text(one, "subnet.interface") for one in subnets if "interface" in one
@@ -389,17 +385,11 @@ def _network(text: str) -> IPv4Network:
         raise SiteError(f"site.toml: subnet.network: {text!r} is no IPv4 network") from None
 
 
-def _address(text: str, key: str = "subnet.appliance") -> IPv4Address:
+def _address(text: str) -> IPv4Address:
     try:
         return IPv4Address(text)
     except ValueError:
-        raise SiteError(f"site.toml: {key}: {text!r} is no IPv4 address") from None
-
-
-def _page(table: Mapping[str, Any]) -> IPv4Address | None:
-    if "listen" not in table:
-        return None
-    return _address(_text(table, "page.listen").rpartition(":")[0], "page.listen")
+        raise SiteError(f"site.toml: subnet.appliance: {text!r} is no IPv4 address") from None
 
 
 def _address6(text: str) -> IPv6Address:

@@ -567,9 +567,11 @@ def check_reload(here: Here, root: Path, process: subprocess.Popen[bytes]) -> No
     seen, old = set(), open_connection(context)
     for number in range(120):
         if number == 40:
-            page = f'\n[page]\nlisten = "{LOOPBACK}3:443"\n'
-            here.site.write("site.toml", SITE_TOML.replace("10.41.7.", LOOPBACK) + page)
-            here.service.tick()  # it says another name: issued again
+            more = f'[[subnet]]\nname = "b"\nnetwork = "{LOOPBACK}128/25"\n'
+            more += f'appliance = "{LOOPBACK}130"\n'
+            text = SITE_TOML.replace("10.41.7.", LOOPBACK).replace(".0/24", ".0/25")
+            here.site.write("site.toml", text + more)
+            here.service.tick()  # it has another address: issued again
             for path in here.tls.iterdir():
                 os.chown(path, USERS["keys"], USERS["nginx"])
             process.send_signal(signal.SIGHUP)

@@ -200,8 +200,6 @@ def errors_of(problems: Sequence[Problem]) -> list[Problem]:
 
 def root_certificate(site: Site, key_file: Path) -> bytes:
     """Make the root certificate for the domain and the networks of a site, as PEM."""
-    page = site.page.listen.address
-    has_page = page.is_unspecified or any(page in one.network for one in site.subnets)
     made = ca.make_root(
         read_root_key(key_file),
         site_id=site.site.id,
@@ -209,7 +207,6 @@ def root_certificate(site: Site, key_file: Path) -> bytes:
         networks=[
             *(subnet.network for subnet in site.subnets),
             *(subnet.network for subnet in site.subnets6),
-            *(() if has_page else (IPv4Network(page),)),
         ],
         issue=_issue(),
     )
