@@ -21,6 +21,7 @@ from upstream_doubles import TOKEN, Authority, http, say
 
 from bootstrap.cli.main import main
 from bootstrap.errors import SiteError
+from bootstrap.io import sync
 from bootstrap.io.sync_store import SyncStore, Withdrawal
 from bootstrap.renewal import Changes, Line, Row
 from keys.upstream import Source
@@ -254,6 +255,15 @@ def test_threat_10_the_end_of_a_login_is_told_before(
     site.start_sync()
     site.until(lambda: site.hq() is not None)
     assert abs(site.hq()["login_ends"] - ends.timestamp()) < 2
+
+
+def test_it_leaves_no_core_and_runs_as_nobody_else(running: Site) -> None:
+    site, _ = running
+    limits = Path(f"/proc/{site.sync_child}/limits").read_text().splitlines()
+    assert next(one.split()[4] for one in limits if one.startswith("Max core")) == "0"
+    assert Path(f"/proc/{site.sync_child}/mem").stat().st_uid == 0  # it is not dumpable
+    with pytest.raises(SiteError, match="not as 0"):
+        sync.main(site.layout)
 
 
 def test_nothing_of_a_value_or_login_is_left_with_sync(running: Site) -> None:

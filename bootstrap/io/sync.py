@@ -7,6 +7,7 @@ told. Nothing that a box waits for calls this process. architecture.md, "Process
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
@@ -18,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from bootstrap.errors import BootstrapError
+from bootstrap.errors import BootstrapError, SiteError
 from bootstrap.io.sync_store import SyncStore, Withdrawal
 from bootstrap.io.sync_worker import Job, Result, Worker
 from bootstrap.renewal import Renewal, Row, Wanted
@@ -26,6 +27,7 @@ from bootstrap.upstream_words import document, sentences
 from keys.envelope import b64u, unb64u
 from keys.errors import KeysError
 from keys.errors import SiteError as KeysSiteError
+from keys.io.hardening import harden
 from keys.io.layout import OPERATOR, Layout
 from keys.io.rpc import Method, Params, Refusal, RpcError, RpcServer, call
 from keys.io.upstreams import open_upstream
@@ -375,7 +377,13 @@ class SyncService:
 
 
 def main(layout: Layout) -> None:
-    """Fetch until SIGTERM."""
+    """Fetch until SIGTERM; SiteError when this process may not run here.
+
+    Values and logins are in its memory for a while: it is hardened as keys is.
+    """
+    if os.geteuid() != layout.users["sync"] or os.geteuid() == 0:
+        raise SiteError(f"sync runs as uid {layout.users['sync']}, not as {os.geteuid()}")
+    harden()
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
