@@ -184,7 +184,7 @@ def _begin(
 
 
 def _prove(tpm: Tpm, client: Client, dance: Dance, logs: Logs, say: Say) -> tuple[bytes, Answer]:
-    from bootstrap.agent.client import LONG
+    from bootstrap.agent.client import LONG, SHORT
 
     q = dance.q
     measured = tpm.quote(q)
@@ -200,7 +200,9 @@ def _prove(tpm: Tpm, client: Client, dance: Dance, logs: Logs, say: Say) -> tupl
     say("showing the site what was booted")
     path = f"/v1/sessions/{dance.session.session.hex()}/evidence"
     # The same bytes again after a lost reply: the site answers with what it stored.
-    reply = client.post(path, body, pauses=LONG)
+    # Who renews has other things to do meanwhile, and comes again.
+    pauses = LONG if dance.purpose is Purpose.ENROL else SHORT
+    reply = client.post(path, body, pauses=pauses)
     x = hashes_of.transcript(q, body)
     return x, protocol.read_answer(reply, dance, x)
 
@@ -234,18 +236,16 @@ def _report(
     digests: dict[str, bytes],
     place: Place,
 ) -> Answer:
-    from bootstrap.agent.client import LONG
+    from bootstrap.agent.client import LONG, SHORT
 
     report = protocol.report_bodies(checks, digests, medium_needed=place.medium_needed)
     session = dance.session.session
     message = hashes_of.report_message(dance.anchor.site_id, session, x, report)
     body = protocol.encode({"report": b64u(report), "signature": b64u(tpm.sign(message))})
-    # The bundle is open and opens no second time: nothing but this report can finish it. A box
-    # that renews is finished already.
-    patient = (
-        itertools.chain(LONG, itertools.repeat(60)) if dance.purpose is Purpose.ENROL else LONG
-    )
-    reply = client.post(f"/v1/sessions/{session.hex()}/report", body, pauses=patient)
+    # The bundle is open and opens no second time: nothing but this report can finish an enrolment.
+    patient = itertools.chain(LONG, itertools.repeat(60))
+    pauses = patient if dance.purpose is Purpose.ENROL else iter(SHORT)
+    reply = client.post(f"/v1/sessions/{session.hex()}/report", body, pauses=pauses)
     return protocol.read_answer(reply, dance, x, context="receipt")
 
 

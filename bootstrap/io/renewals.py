@@ -142,7 +142,7 @@ class RenewalDesk:
 
     def turn(self, now: float, started: float) -> int:
         """Find boxes that should have renewed long ago; gives how many became stale."""
-        late = [one for one in self._store.boxes() if is_overdue(one, now, started)]
+        late = [one for one in self._store.boxes_due(now) if is_overdue(one, now, started)]
         for box in late:
             stale = replace(
                 box,

@@ -177,6 +177,14 @@ class SiteStore:
         )
         return [_box(row) for row in rows]
 
+    def boxes_due(self, now: float) -> list[BoxRow]:
+        """Boxes in service whose time to renew is over."""
+        rows = self._db.execute(
+            "SELECT * FROM boxes WHERE stage IN (?, ?) AND proved + renew < ?",
+            (Stage.ENROLLED.value, Stage.READY.value, now),
+        )
+        return [_box(row) for row in rows]
+
     def box(self, box: str) -> BoxRow | None:
         """One box by its id."""
         row = self._db.execute("SELECT * FROM boxes WHERE box=?", (box,)).fetchone()
