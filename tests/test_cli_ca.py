@@ -165,6 +165,9 @@ def test_a_root_is_made_off_site_and_only_its_passphrase_opens_it(desk: Desk) ->
         (b"short", (), "passphrase is too short"),
         (PHRASE, ("--network", "10.41.7.1/24"), "--network"),
         (PHRASE, ("--network", "shop"), "--network"),
+        (PHRASE, ("--site-id", "Shop 417"), "--site-id"),
+        (PHRASE, ("--domain", "example"), "--domain"),
+        (PHRASE, ("--domain", "*.example.net"), "--domain"),
     ],
 )
 def test_a_root_that_is_not_made(

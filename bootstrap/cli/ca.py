@@ -65,7 +65,10 @@ def init(
     it elsewhere. Every command with --offline takes this directory.
     """
     from bootstrap.io.offline_root import OfflineRoot, RootOf
+    from bootstrap.site_types import Domain, Label
 
+    _check_typed("--site-id", Label, site_id)
+    _check_typed("--domain", Domain, domain)
     try:
         known = [ip_network(one) for one in networks]
     except ValueError as error:
@@ -288,6 +291,16 @@ def remake(place: Place, offline: Path | None) -> None:
 
     path = remake_root(place.site, load(place.site), offline)
     click.echo(f"made {path}: now run `doorstep ca sign`, and build the boot set again")
+
+
+def _check_typed(option: str, kind: Any, value: str) -> None:
+    """Hold an option to what the site file takes."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise click.UsageError(f"{option}: {error.errors()[0]['msg']}") from None
 
 
 def _request(path: Path) -> authorities.Request:
