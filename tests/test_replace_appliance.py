@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from backup_lab import Appliance, Headquarters, Machine, take_over
-from control_site import Box, boot_log, make_tpm
+from control_site import KIOSK, Box, boot_log, make_tpm
 from cryptography import x509
+from test_agent_renew import STAYS, StayingBox
 
 from bootstrap.io import site_dir
 from keys import note
@@ -33,6 +34,8 @@ class World:
     machine: Machine
     boxes: dict[str, Box]
     backups: dict[str, Path]
+    staying: StayingBox | None = None
+    kept: Any = None
     log: bytes = b""
     before: dict[str, Any] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
@@ -42,6 +45,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     base = tmp_path_factory.mktemp("dead")
     first = Appliance(base)
+    path = first.layout.site / "site.toml"
+    path.write_text(path.read_text().replace(KIOSK, STAYS))
     machine = Machine()
     boxes: dict[str, Box] = {}
     try:
@@ -51,6 +56,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             boxes[name] = Box(first, tpm, **place)
             first.trust(tpm)
         one = World(hq=first.hq, machine=machine, boxes=boxes, backups={})
+        one.staying = StayingBox(first, base, 3)
+        first.trust(one.staying.swtpm)
         _live(one, first)
         first.close()
         _replace(one)
@@ -58,13 +65,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     finally:
         for box in boxes.values():
             box.off()
+        if one.staying is not None:
+            one.staying.swtpm.stop()
         first.tpm.cut_power()
         machine.close()
 
 
 def _live(world: World, first: Appliance) -> None:
     """Let the first appliance enrol two boxes, revoke one, and be saved before and after."""
-    first.deliver(*(box.entry() for box in world.boxes.values()))
+    staying = world.staying
+    assert staying is not None
+    first.deliver(*(box.entry() for box in world.boxes.values()), staying.entry(role="kiosk"))
     manifest = first.build()
     first.publish(manifest)
     withdrawn = first.build(2)
@@ -76,6 +87,9 @@ def _live(world: World, first: Appliance) -> None:
         first.lease(box.mac, box.address)
         box.memory = 2048
         assert box.boot(world.log).enrol().status == "ready"
+    first.log_of_boot = world.log
+    first.lease(staying.mac, staying.address)
+    world.kept = staying.power_on().session().kept
     kept = world.boxes["kept"].boot(world.log)
     dance, answer = kept.attest()
     document = json.loads(kept.open(dance, answer).document)
@@ -116,6 +130,9 @@ def _replace(world: World) -> None:
     for box in world.boxes.values():
         box.site = machine
         machine.lease(box.mac, box.address)
+    assert world.staying is not None
+    world.staying.site = world.staying.carrier.site = machine
+    machine.lease(world.staying.mac, world.staying.address)
 
 
 def ek_name(box: Box) -> bytes:
@@ -154,6 +171,20 @@ def test_a_box_enrols_at_the_new_appliance_as_it_did_at_the_dead_one(world: Worl
     assert subject(document) == world.before["subject"]
     now = facts(world.machine, box)
     assert {name: world.before[name] for name in now} == now
+
+
+def test_a_box_that_stays_up_renews_at_the_new_appliance(world: World) -> None:
+    """The real agent, in the boot that the dead appliance handed over to."""
+    box = world.staying
+    assert box is not None
+    before = (box.seed / "identity/chain.pem").read_bytes()
+    outcome = box.renewed(world.kept)
+    assert outcome.status == "ready", box.said
+    assert box.token() == VALUE
+    after = (box.seed / "identity/chain.pem").read_bytes()
+    old, new = (x509.load_pem_x509_certificates(one) for one in (before, after))
+    assert old[0].subject == new[0].subject
+    assert old[1].public_key() != new[1].public_key(), "another appliance's intermediate"
 
 
 def test_nothing_revoked_comes_back(world: World) -> None:
@@ -200,7 +231,7 @@ def test_what_is_left_is_said(world: World) -> None:
     done = world.machine.command("replace-appliance", "--check")
     assert done.exit_code == 0, done.output
     assert done.output.startswith("everything is done: boxes enrol and renew here\n")
-    assert done.output.endswith("2 of 2 boxes were here since: the others come by themselves\n")
+    assert done.output.endswith("2 of 3 boxes were here since: the others come by themselves\n")
     root = world.machine.layout.site / "trust/root.pem"
     kept = root.read_bytes()
     try:
@@ -220,7 +251,7 @@ def test_its_files_are_there(world: World) -> None:
     assert not list(layout.state.glob(".restore*"))
     with sqlite3.connect(f"file:{layout.state}/site/site.db?mode=ro", uri=True) as database:
         (count,) = database.execute("SELECT count(*) FROM boxes").fetchone()
-    assert count == 2
+    assert count == 3
 
 
 def test_a_stale_backup_waits_for_the_next_delivery_note(world: World) -> None:

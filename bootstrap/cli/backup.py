@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -336,21 +337,28 @@ def _left(place: Place) -> list[str]:
 
 def _restored_at(place: Place) -> float | None:
     """Say when this appliance was restored last."""
-    last = place.ask("keys", "status")["last_event"]
-    for first in range((last - 1) // 1000 * 1000, -1, -1000):
-        page = place.ask("keys", "events", {"after": first, "limit": 1000})["events"]
-        for one in reversed(page):
-            if one["kind"] == "restored":
-                return float(one["at"])
-    return None
+    found = (one for one in _newest_first(place, "keys") if one["kind"] == "restored")
+    return next((float(one["at"]) for one in found), None)
 
 
 def _here_since(place: Place) -> str:
-    """Say how many boxes have come by since."""
-    at = _restored_at(place) or 0.0
-    cards = place.ask("control", "boxes")["cards"]
-    seen = sum(1 for one in cards if one["since"] > at)
-    return f"{seen} of {len(cards)} boxes were here since: the others come by themselves"
+    """Say how many boxes have proved themselves here since."""
+    at, seen = _restored_at(place) or 0.0, set()
+    for one in _newest_first(place, "control"):
+        if one["at"] > at and one["kind"] in ("enrolled", "renewed"):
+            seen.add(one["box"])
+    known = len(place.ask("control", "boxes")["cards"])
+    return f"{len(seen)} of {known} boxes were here since: the others come by themselves"
+
+
+def _newest_first(place: Place, service: str) -> Iterator[Any]:
+    """Give the events of a service."""
+    end = int(place.ask(service, "events", {"after": 1 << 60, "limit": 1})["last"])
+    while end > 0:
+        start = max(0, end - 1000)
+        page = place.ask(service, "events", {"after": start, "limit": end - start})["events"]
+        yield from reversed(page)
+        end = start
 
 
 def _asker(path: Path, site: Path, authority: Path, *, compared: bool) -> tuple[bool, str]:
