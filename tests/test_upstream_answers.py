@@ -82,6 +82,50 @@ def test_times_come_back_as_they_were_written(created: datetime, ends: datetime 
     assert found.secret_id == UUID(REFERENCE)
 
 
+LISTS = {
+    "another name": {"secrets": [entry(name="pos/other")], "total": 1},
+    "one of another name": {"secrets": [entry(), entry(name="pos/other")], "total": 2},
+    "no name": {"secrets": [entry(name=None)], "total": 1},
+    "another order": {
+        "secrets": [entry(created="2026-11-20T00:00:00.000000"), entry()],
+        "total": 2,
+    },
+    "no time": {"secrets": [entry(created=None)], "total": 1},
+    "a time that is none": {"secrets": [entry(created="2026-13-41T99:00:00")], "total": 1},
+    "a time before 1970": {"secrets": [entry(created="1961-04-12T06:07:00")], "total": 1},
+    "an end that is none": {"secrets": [entry(expiration="tomorrow")], "total": 1},
+    "a reference that leads elsewhere": {
+        "secrets": [entry(secret_ref="http://127.0.0.1/../../v3/users")],
+        "total": 1,
+    },
+    "a reference that is a number": {"secrets": [entry(secret_ref=7)], "total": 1},
+    "no list": {"secrets": None, "total": 0},
+    "no total": {"secrets": []},
+    "a total that is a text": {"secrets": [], "total": "0"},
+    "a total that is true": {"secrets": [entry()], "total": True},
+    "fewer in all than on this page": {"secrets": [entry()], "total": 0},
+    "nothing in it": {},
+    "an entry that is a text": {"secrets": [NAME], "total": 1},
+    "more than was asked for": {"secrets": [entry()] * 101, "total": 101},
+}
+
+
+@pytest.mark.parametrize("body", LISTS.values(), ids=LISTS)
+def test_a_list_of_another_form(body: object) -> None:
+    with pytest.raises(PeerError):
+        answers.barbican_page(json.dumps(body).encode(), NAME)
+
+
+def test_two_of_one_moment_have_no_order() -> None:
+    with pytest.raises(PeerError, match="delete one there"):
+        answers.newest(page(entry(), entry()).entries)
+
+
+def test_what_sql_finds_alike_is_left_out() -> None:
+    found = page(entry(), entry(name="POS/TOKEN"))
+    assert (len(found.entries), found.count, found.total) == (1, 2, 2)
+
+
 @pytest.mark.parametrize("status", ["PENDING", "ERROR", None])
 def test_what_is_not_active_is_not_counted(status: str | None) -> None:
     assert page(entry(status=status)).entries == ()
@@ -140,3 +184,53 @@ def test_the_credential_asked_for_and_no_other() -> None:
     assert answers.application_credential_ends(text, "app1") == 1_801_396_800
     with pytest.raises(PeerError):
         answers.application_credential_ends(text, "app2")
+
+
+@pytest.mark.parametrize("about", [{"id": "app1"}, {"id": "app1", "expires_at": 7}, None, []])
+def test_a_credential_that_says_nothing_of_its_end(about: object) -> None:
+    with pytest.raises(PeerError):
+        answers.application_credential_ends(
+            json.dumps({"application_credential": about}).encode(), "app1"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2027-01-31T12:00:00Z", 0),
+        ("2027-01-31T12:00:00.999999999Z", 0),
+        ("2027-01-31T12:00:00", 0),
+        ("2027-01-31 12:00:00", 0),
+        ("2027-01-31T14:30:00+02:30", 0),
+        ("2027-01-31T06:30:00-05:30", 0),
+        ("2027-01-31T12:00:30.5Z", 30),
+    ],
+)
+def test_times_of_rfc_3339(text: str, seconds: int) -> None:
+    body = json.dumps({"data": {"expire_time": text, "expiration_time": text}}).encode()
+    assert answers.token_ends(body) == answers.secret_id_ends(body) == 1_801_396_800 + seconds
+
+
+@pytest.mark.parametrize("text", [7, None, "", "0001-01-02", "2027-01-31T12:00:00+99:00"])
+def test_what_is_no_time(text: object) -> None:
+    with pytest.raises(PeerError):
+        answers.secret_id_ends(json.dumps({"data": {"expiration_time": text}}).encode())
+
+
+def test_an_end_that_does_not_come() -> None:
+    endless = {"expire_time": None, "expiration_time": "0001-01-01T00:00:00Z"}
+    body = json.dumps({"data": endless}).encode()
+    assert answers.token_ends(body) is None
+    assert answers.secret_id_ends(body) is None
+    credential = {"application_credential": {"id": "app1", "expires_at": None}}
+    assert answers.application_credential_ends(json.dumps(credential).encode(), "app1") is None
+    with pytest.raises(PeerError):
+        answers.token_ends(b'{"data": {}}')
+
+
+@pytest.mark.parametrize("version", ["1", True, 0, -1, 1.0, 2**63, None])
+def test_what_is_no_version(version: object) -> None:
+    about = {"version": version, "destroyed": False}
+    body = {"data": {"data": {"value": "x"}, "metadata": about}}
+    with pytest.raises(PeerError):
+        answers.kv2_secret(json.dumps(body).encode(), "value")

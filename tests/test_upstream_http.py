@@ -20,7 +20,6 @@ from tests.upstream_doubles import (
     Request,
     Wire,
     drip,
-    entry,
     flood,
     http,
     keystone_token,
@@ -183,14 +182,17 @@ def test_a_payload_that_is_not_whole_is_not_taken(lie: Reply, word: str, directo
     assert isinstance(got, Trouble) and word in got.sentence
 
 
-@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(
+    ("status", "outcome", "word"),
+    [(403, Gone, "may not read"), (404, Gone, "there is no secret"), (400, Trouble, "status 400")],
+)
 def test_a_secret_that_is_denied_or_deleted_after_it_was_listed(
-    status: int, directory: Path
+    status: int, outcome: type, word: str, directory: Path
 ) -> None:
     body = {"code": status, "title": "No", "description": "not for you"}
     with Wire(Liar(UpstreamKind.BARBICAN, "payload", say(status, body))) as wire:
         got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
-    assert isinstance(got, Gone) and got.status == status
+    assert isinstance(got, outcome) and word in got.sentence
 
 
 @pytest.mark.parametrize(("kind", "step"), STEPS, ids=lambda one: getattr(one, "value", one))
@@ -216,43 +218,39 @@ def in_chunks(reply: bytes) -> bytes:
     return b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", chunks])
 
 
-LISTS = {
-    "another name": {"secrets": [entry(name="pos/other")], "total": 1},
-    "one of another name": {"secrets": [entry(), entry(name="pos/other")], "total": 2},
-    "no name": {"secrets": [entry(name=None)], "total": 1},
-    "another order": {
-        "secrets": [entry(created="2026-11-20T00:00:00.000000"), entry()],
-        "total": 2,
-    },
-    "two in one moment": {"secrets": [entry(), entry()], "total": 2},
-    "no time": {"secrets": [entry(created=None)], "total": 1},
-    "a time that is none": {"secrets": [entry(created="2026-13-41T99:00:00")], "total": 1},
-    "a time before 1970": {"secrets": [entry(created="1961-04-12T06:07:00")], "total": 1},
-    "an end that is none": {"secrets": [entry(expiration="tomorrow")], "total": 1},
-    "a reference that leads elsewhere": {
-        "secrets": [entry(secret_ref="http://127.0.0.1/../../v3/users")],
-        "total": 1,
-    },
-    "no total": {"secrets": []},
-    "a total that is a text": {"secrets": [], "total": "0"},
-    "a total that is true": {"secrets": [entry()], "total": True},
-    "fewer in all than on this page": {"secrets": [entry()], "total": 0},
-    "more on the next page, for ever": {"secrets": [], "total": 1000},
-    "nothing in it": {},
-    "an entry that is a text": {"secrets": [NAME], "total": 1},
-    "more than was asked for": {"secrets": [entry()] * 101, "total": 101},
-}
+DENIED = {"code": 403, "title": "Forbidden", "description": "not for you"}
+NO_TOKEN = {"error": {"code": 401, "title": "Unauthorized", "message": "no"}}
 
 
-@pytest.mark.parametrize("body", LISTS.values(), ids=LISTS)
-def test_a_list_of_another_form_is_neither_a_secret_nor_its_end(
-    body: object, directory: Path
-) -> None:
-    with Wire(Liar(UpstreamKind.BARBICAN, "list", say(200, body))) as wire:
+@pytest.mark.parametrize("step", ["list", "payload"])
+def test_a_login_that_barbican_refuses(step: str, directory: Path) -> None:
+    with Wire(Liar(UpstreamKind.BARBICAN, step, say(401, NO_TOKEN))) as wire:
         got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
-    if body == LISTS["a total that is true"]:
-        assert "form" in got.sentence
-    assert isinstance(got, Trouble)
+    assert isinstance(got, Trouble) and got.login
+    logins = [one for one in wire.requests if openstack_step(one) == "login"]
+    assert len(logins) == 2, "once more with a new token, and no more"
+
+
+def test_a_list_that_we_may_not_see_is_about_the_login(directory: Path) -> None:
+    with Wire(Liar(UpstreamKind.BARBICAN, "list", say(403, DENIED))) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Trouble) and got.login
+
+
+def test_an_empty_list_is_the_end_of_a_secret(directory: Path) -> None:
+    with Wire(Liar(UpstreamKind.BARBICAN, "list", say(200, {"secrets": [], "total": 0}))) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Gone) and got.status == 404
+    assert got.sentence.endswith("there is no active secret pos/token")
+
+
+def test_a_list_that_never_ends_is_given_up(directory: Path) -> None:
+    page = say(200, {"secrets": [], "total": 1000})
+    with Wire(Liar(UpstreamKind.BARBICAN, "list", page)) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Trouble) and "more than 500 secrets" in got.sentence
+    asked = [one.query["offset"] for one in wire.requests if openstack_step(one) == "list"]
+    assert asked == [["0"], ["100"], ["200"], ["300"], ["400"]]
 
 
 TOKENS = {

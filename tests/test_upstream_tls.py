@@ -1,18 +1,23 @@
 """Whom the upstream adapters believe and speak with: pinned authorities, named addresses."""
 
+import json
 import logging
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from keys.errors import SiteError
+from keys.io.upstreams import open_upstream
 from keys.io.upstreams.http import NoAnswerError, pinned, session_for
+from keys.secret import Secret
 from keys.upstream import Fetched, Trouble, UpstreamKind
 from tests.upstream_doubles import (
+    APP,
     LONG,
     NAME,
     SECRET_ID,
@@ -203,3 +208,9 @@ def test_a_file_without_authorities_is_refused_at_once(text: str, tmp_path: Path
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match=r"ca.pem .*\(No such file or directory\)"):
         upstream(UpstreamKind.BARBICAN, "https://127.0.0.1:1", tmp_path)
+
+
+def test_barbican_without_keystone_is_refused(directory: Path) -> None:
+    rule = replace(rule_of(UpstreamKind.BARBICAN, "https://127.0.0.1:1", LONG), auth_url=None)
+    with pytest.raises(SiteError, match="upstream hq: auth_url is missing"):
+        open_upstream(rule, Secret(json.dumps(APP).encode()), directory)
