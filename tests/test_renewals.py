@@ -501,6 +501,23 @@ def test_what_a_person_released_for_this_boot_is_released_for_its_renewals(
 
 
 @pytest.mark.boots
+def test_a_box_that_lacked_a_secret_is_ready_once_it_renews_with_it(
+    site: ControlSite, box: StayingBox
+) -> None:
+    site.operator("keys", "secret_remove", name="pos-api-token")
+    first = box.session()
+    assert (first.status, first.withheld) == ("enrolled", ("pos-api-token",))
+    assert box.shown()["box"]["stage"] == "enrolled"
+    assert not (box.seed / "secrets/pos-api-token").exists()
+    site.put_secret(b"it came at last")
+    assert box.renewed(first.kept).status == "ready"
+    assert box.token() == b"it came at last"
+    shown = box.shown()
+    assert (shown["box"]["stage"], shown["box"]["withheld"]) == ("ready", [])
+    assert shown["card"]["sentence"] is None
+
+
+@pytest.mark.boots
 def test_a_renewal_that_keys_gave_and_control_forgot_is_given_again(
     site: ControlSite, box: StayingBox, tmp_path: Path
 ) -> None:

@@ -278,7 +278,9 @@ class RenewalDesk:
             self._store.save_box(renewed)
             self._store.save_session(session)
             openings.add(self._store, opening)
-            detail = {"times": renewed.renewals, "until": renewed.certificate_until}
+            detail: dict[str, Any] = {"findings": told(judgement.findings)}
+            detail |= {"released": told(judgement.released), "tier": judgement.tier}
+            detail |= {"times": renewed.renewals, "until": renewed.certificate_until}
             self._event(case, renewed, "renewed", detail)
         return str(given["answer"])
 
