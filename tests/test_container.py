@@ -105,7 +105,7 @@ class Controller:
 
     def answers(self, service: str) -> bool:
         """Tell whether a service does its work, as its own peers see it."""
-        if service in ("keys", "control", "netboot"):
+        if service in ("keys", "control", "netboot", "sync"):
             try:
                 self.ask(service, "events", after=0, limit=1)
             except RpcUnavailableError:
