@@ -125,6 +125,16 @@ def _of_keys(status: Mapping[str, Any], now: float) -> Iterable[Horizon]:
     for one in status.get("ends", ()):
         if (horizon := _secret(one)) is not None:
             yield horizon
+    for name, ends in status.get("lists", {}).items():
+        renewed, remedy = _LISTS[name]
+        yield Horizon(
+            kind="revocation list",
+            name=name,
+            ends=ends,
+            renewed=renewed,
+            then="servers of the site that ask for it let no box in",
+            remedy=remedy,
+        )
     certificates = status.get("certificates", {})
     for name, ends in certificates.items():
         if ends is not None and name in _CERTIFICATES:
@@ -141,6 +151,10 @@ def _of_keys(status: Mapping[str, Any], now: float) -> Iterable[Horizon]:
 
 _SIGN = "sign new ones with the offline root: `doorstep ca sign`"
 _BY_ITSELF = "keys renews it by itself at two thirds of its life, while the cache is open"
+_LISTS = {
+    "box CA": (Renewed.HERE, "keys makes it again at half of its life, while the cache is open"),
+    "site root": (Renewed.OPERATOR, f"{_SIGN}, or bring root.crl: `doorstep ca install`"),
+}
 _CERTIFICATES = {
     "appliance": (
         Renewed.OPERATOR,

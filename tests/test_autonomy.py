@@ -40,6 +40,7 @@ def status(**changes: Any) -> dict[str, Any]:
             "boot": NOW + 62 * DAY,
             "boot CA": NOW + 902 * DAY,
         },
+        "lists": {"box CA": NOW + 6 * DAY, "site root": NOW + 903 * DAY},
     } | changes
 
 
@@ -71,6 +72,7 @@ def test_what_ends_first_is_first_and_what_never_ends_is_last() -> None:
         "secret token",
         "revocation list Maker A",
         "secret disk",
+        "revocation list box CA",
         "lease 4",
         "secret psk",
         "certificate server",
@@ -79,6 +81,7 @@ def test_what_ends_first_is_first_and_what_never_ends_is_last() -> None:
         "certificate appliance",
         "certificate box",
         "certificate boot CA",
+        "revocation list site root",
         "TPM maker Root of A",
         "certificate site root",
         "delivery note 7",
@@ -91,7 +94,7 @@ def test_what_the_site_renews_by_itself_does_not_bound_it() -> None:
     found = horizons(known(), NOW)
     assert names(first(found)) == ["boot set generic 2", "secret token", "revocation list Maker A"]
     alone = {one.name for one in found if one.renewed.is_alone}
-    assert alone == {"pos-01", "server", "answer", "boot", "generic 3", "7"}
+    assert alone == {"pos-01", "server", "answer", "boot", "box CA", "generic 3", "7"}
     assert len(first(found)) == FIRST
 
 
@@ -209,7 +212,8 @@ def test_a_running_site_says_until_when_it_runs(site: ControlSite) -> None:
     assert services["autonomy"]["first"][0]["name"] == "pos-api-token"
     assert shown.output.count("secret") >= 2
     document = json.loads(site.doorstep("autonomy", "--json").output)
-    assert document["all"][0]["kind"] == "secret"
+    kinds = [one["kind"] for one in document["all"]]
+    assert kinds[:2] == ["revocation list", "secret"]  # the first is made again by keys itself
 
 
 def test_the_page_is_told_the_first_three_alone(site: ControlSite) -> None:

@@ -246,6 +246,11 @@ class Authority:
             raise Refusal("NO-CA", NO_CA)
         return found, crl.pem(found) + (self._store.certificate(ROOT_LIST) or "")
 
+    def list_ends(self) -> dict[str, float]:
+        """Say when the lists of revoked certificates end, in unix seconds, by whose they are."""
+        found = {"box CA": self.issuing.current(), "site root": self._root_list()}
+        return {name: crl.end(one).timestamp() for name, one in found.items() if one is not None}
+
     def sentences(self, now: datetime) -> list[str]:
         """Say what has ended of what others rely on."""
         found = self.issuing.current()

@@ -349,6 +349,7 @@ class Service:
             "tpm": self._ring.maker or "none",
             "not_covered": self._files.rules.controller.not_covered(),
             "sentences": self._sentences(ready),
+            "lists": self._authority.list_ends(),
             "certificates": {
                 name: self._authority.end(name) for name in ("appliance", "box", "server", "answer")
             },
