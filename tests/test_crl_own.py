@@ -33,7 +33,7 @@ import bootstrap
 from bootstrap.io.nginx import nginx_conf
 from bootstrap.site import decode_site
 from keys import ca, crl
-from keys.ca import Issue, Issuer
+from keys.ca import Issue, Issuer, Kind
 from keys.envelope import b64u
 from keys.errors import PeerError, SiteError
 from keys.io.issuing import Issued, Issuing
@@ -401,6 +401,46 @@ def certtool(box: Box, root: Path, lists: Path) -> str:
     )
     said = done.stdout + done.stderr
     return "OK" if done.returncode == 0 and "Verified. The certificate is trusted" in said else said
+
+
+def test_the_list_of_one_appliance_revokes_nothing_of_the_other(tmp_path: Path) -> None:
+    """A pair, or one that took another's place: the same serial number, under the same root."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    root = ca.make_root(
+        key,
+        site_id="shop-1",
+        domain="shop.example",
+        networks=[IPv4Network("10.41.7.0/24")],
+        issue=Issue(serial=1, now=NOW),
+    )
+    leaves, lists = [], []
+    for number, appliance in enumerate(("0" * 32, "1" * 32)):
+        own = ec.generate_private_key(ec.SECP256R1())
+        asked = ca.make_request(own, site_id="shop-1", kind=Kind.BOX, appliance=appliance)
+        middle = ca.sign_intermediate(
+            Issuer(certificate=root, key=key),
+            asked,
+            kind=Kind.BOX,
+            issue=Issue(serial=10 + number, now=NOW),
+        )
+        issuer = Issuer(certificate=middle, key=own)
+        leaf = ca.issue_box(
+            issuer,
+            own.public_key(),
+            site_id="shop-1",
+            pseudonym="a",
+            lifetime=timedelta(days=7),
+            issue=Issue(serial=77, now=NOW),
+        )
+        revoked = [crl.Revoked(serial=77, at=NOW)] if number == 0 else []
+        lists.append(crl.pem(crl.make(issuer, revoked, number=1, now=NOW)))
+        leaves.append(tmp_path / f"{number}.pem")
+        leaves[-1].write_text(ca.pem([leaf, middle]))
+    (tmp_path / "root.pem").write_text(ca.pem([root]))
+    (tmp_path / "crl.pem").write_text("".join(lists))
+    places = tmp_path / "root.pem", tmp_path / "crl.pem"
+    first, second = (verify(leaf, *places, "-crl_check") for leaf in leaves)
+    assert ("certificate revoked" in first, second) == (True, "OK")
 
 
 # servers that check it
