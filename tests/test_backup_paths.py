@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sqlite3
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 from backup_lab import USERS_TEXT, Appliance, Headquarters, Machine, take_over
 from click.testing import CliRunner
 from control_site import ControlSite
 from keys_site import USERS
+from small_disk import run
 from test_cli_lease_site import PHRASE
 
 from bootstrap.cli.main import main
+from bootstrap.errors import PeerError as BackupError
 from bootstrap.io import offsite
 from bootstrap.io.backup import make
+from bootstrap.io.backup_file import BackupFile
 from keys.envelope import b64u
+from keys.errors import SiteError as KeysSiteError
+from keys.io import age
+from keys.io.layout import Layout
+from keys.io.restored import Copy, bring_back
 from keys.io.rpc import call
 from keys.secret import Secret
 
@@ -65,6 +76,10 @@ def machine() -> Iterator[Machine]:
         yield one
     finally:
         one.close()
+
+
+def off_site(plain: Plain) -> Secret:
+    return offsite.open_identity(plain.hq.identity, Secret(PHRASE.encode()))
 
 
 def reasons(site: ControlSite) -> dict[str, str | None]:
@@ -224,3 +239,78 @@ def test_a_box_of_another_appliance_s_recipient_is_not_served(
         assert not out.exists()
     finally:
         other.close()
+
+
+def _spoiled(path: Path, query: str) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(query)
+        database.commit()
+
+
+SPOILED = {
+    "UPDATE meta SET value=CAST('shop-0001' AS BLOB) WHERE name='site-id'": "is not of the site",
+    "UPDATE audit SET entry='{}' WHERE n=3": "audit entry 3 was changed or removed",
+    "DELETE FROM audit WHERE n=2": "audit entry 2 was changed or removed",
+    "PRAGMA user_version=99": "has schema 99",
+}
+
+
+@pytest.mark.parametrize("query", SPOILED)
+def test_a_keys_db_that_does_not_hold_together_is_not_taken(
+    plain: Plain, tmp_path: Path, query: str
+) -> None:
+    found: dict[str, bytes] = {}
+
+    def take(name: str, size: int, content: IO[bytes]) -> None:
+        found[name] = content.read()
+
+    file = BackupFile(plain.backup("spoiled"))
+    file.unpack(
+        offsite.open_identity(plain.hq.identity, Secret(PHRASE.encode())), file.digest(), take
+    )
+    copy = tmp_path / "keys.db"
+    copy.write_bytes(found["db/keys.db"])
+    _spoiled(copy, query)
+    layout = Layout(site=tmp_path, state=tmp_path / "state", run=tmp_path, users=USERS)
+    with pytest.raises(KeysSiteError, match=SPOILED[query]):
+        bring_back(Copy(path=copy, at=1, is_stale=False, now=2), layout, "shop-0417", None)
+    assert not layout.state.exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_believed(plain: Plain) -> None:
+    """Whoever holds the stick can encrypt to the same key: what was checked is what is used."""
+    file = BackupFile(plain.backup("checked"))
+    digest, key, inside = file.digest(), off_site(plain), io.BytesIO()
+    file.open(key, inside.write, digest)
+    size = file.size - file.front.size - len(file.trailer) - 2
+    recipient, plaintext = age.public_half(key), Secret(inside.getvalue())
+    tries = (age.encrypt(plaintext, recipient) for _ in range(20_000))
+    again = next(one for one in tries if len(one) == size)  # age's own padding is of any length
+    with file.path.open("r+b") as target:
+        target.seek(file.front.size)
+        target.write(again)
+    seen: list[str] = []
+    with pytest.raises(BackupError, match="was changed while it was read"):
+        file.unpack(key, digest, lambda name, size, content: seen.append(name))
+    assert "db/keys.db" in seen
+
+
+def test_a_disk_that_fills_while_it_is_unpacked_is_as_before(
+    plain: Plain, machine: Machine
+) -> None:
+    backup = plain.backup("fills", "--boot-sets")
+    asked, resealed = machine.base / "asked", machine.base / "resealed"
+    machine.command("restore", "--ask", asked)
+    assert plain.hq.reseal(backup, asked, resealed).exit_code == 0
+    key = (machine.layout.state / "restore.key").read_bytes()
+    size = 2 * resealed.stat().st_size + (1 << 20)
+    run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=12", "test", machine.layout.state)
+    try:
+        (machine.layout.state / "restore.key").write_bytes(key)
+        done = machine.command("restore", "--key", plain.hq.site / "trust/root.pub", resealed)
+        assert done.exit_code == 2
+        assert "No space left on device: nothing was changed" in done.output
+        assert [path.name for path in machine.layout.state.iterdir()] == ["restore.key"]
+        assert not machine.layout.site.exists()
+    finally:
+        run("umount", "-l", machine.layout.state)

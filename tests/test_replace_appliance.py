@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from backup_lab import Appliance, Headquarters, Machine, take_over
+from click.testing import CliRunner
 from control_site import KIOSK, Box, boot_log, make_tpm
 from cryptography import x509
 from test_agent_renew import STAYS, StayingBox
 
+from bootstrap.cli.main import main
 from bootstrap.io import site_dir
+from bootstrap.io.lease_desk import LeaseDesk
 from keys import note
 from keys.envelope import b64u
 from keys.tpm_public import PublicArea
@@ -97,6 +100,7 @@ def _live(world: World, first: Appliance) -> None:
     world.backups["old"] = first.backup("old")
     first.operator("keys", "revoke", ek_name=b64u(ek_name(world.boxes["revoked"])))
     first.renew("--days", "30", "--starts", "9")
+    world.said["request"] = first.doorstep("lease", "request", "--challenge", "12").stdout
     world.backups["new"] = first.backup("new", "--boot-sets", "--evidence")
     world.before["revoked"] = first.operator("keys", "events", after=0)["last"]
 
@@ -209,10 +213,16 @@ def test_headquarters_opens_for_an_appliance_with_a_lease_alone(world: World) ->
 def test_the_dead_appliance_gets_no_lease_any_more(world: World) -> None:
     ledgers = world.hq.do("lease", "issued", "--authority", world.hq.authority, "--json")
     assert len({one["site"] for one in json.loads(ledgers.output)["leases"]}) == 1
-    from bootstrap.io.lease_desk import LeaseDesk
-
     replaced = [one.replaced is not None for one in LeaseDesk(world.hq.authority).ledgers()]
     assert sorted(replaced) == [False, True]
+    options = ("--authority", str(world.hq.authority), "--passphrase-file", str(world.hq.phrase))
+    done = CliRunner().invoke(
+        main,
+        ["lease", "issue", *options, "--days", "3", "--starts", "1", "--new"],
+        input=world.said["request"],
+    )
+    assert done.exit_code == 1
+    assert "another appliance took the place of this one" in done.output
 
 
 def test_the_record_of_before_goes_on(world: World) -> None:

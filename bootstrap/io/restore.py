@@ -11,7 +11,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -105,17 +106,27 @@ def restore(layout: Layout, path: Path, public_key: bytes) -> Restored:
             )
         digest = file.digest()
         statement = check_resealed(file.trailer, file.header, digest, public_key)
-        _check_room(layout.state, file.size)
-        shutil.rmtree(stage.base, ignore_errors=True)
-        stage.base.mkdir(parents=True, mode=0o711)
-        _unpack(file, _identity(layout.state), digest, stage)
-        return _place(layout, stage, file.header, statement)
-    except OSError as error:
-        text = error.strerror or str(error)
-        raise SiteError(f"{error.filename or layout.state}: {text}: nothing was changed") from error
+        with _told(layout.state, "nothing was changed"):
+            _check_room(layout.state, file.size)
+            shutil.rmtree(stage.base, ignore_errors=True)
+            stage.base.mkdir(parents=True, mode=0o711)
+        with _told(layout.state, "nothing was changed"):
+            _unpack(file, _identity(layout.state), digest, stage)
+        with _told(layout.state, "do the same again: what is in place stays"):
+            return _place(layout, stage, file.header, statement)
     finally:
         file.close()
         shutil.rmtree(stage.base, ignore_errors=True)
+
+
+@contextmanager
+def _told(state: Path, remedy: str) -> Iterator[None]:
+    """Make a sentence of what the disk says."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.filename or state}: {error.strerror or error}"
+        raise SiteError(f"{text}: {remedy}") from error
 
 
 def _unpack(file: BackupFile, identity: Secret, digest: bytes, stage: _Stage) -> None:
