@@ -306,7 +306,7 @@ def check_signed(
         kind=kind,
         data=data,
         signature=signature,
-        site="*" if site is None and kind.sites is Sites.ALL else site,
+        site="*" if kind.sites is Sites.ALL else site,
         counter=None if counter is None else int(counter),
         subject=_subject(kind, data, fields.pop("subject", "")),
         fields=fields,

@@ -122,7 +122,12 @@ def bad_comments() -> list[Case]:
     no_ek = (signed(APPROVAL, b"{}"),)
     found.append(("comment-no-ek", "INPUT-COMMENT", APPROVAL, b"{}", no_ek, {}))
     version = f"version=3 digest={'ab' * 32}"
-    for name, data in (("nameless", b"{}"), ("no-json", b"{"), ("long", b'{"name":"' + b"x" * 201)):
+    for name, data in (
+        ("nameless", b"{}"),
+        ("empty", b'{"name":""}'),
+        ("no-json", b"{"),
+        ("long", b'{"name":"' + b"x" * 201),
+    ):
         told = data + (b'"}' if name == "long" else b"")
         signature = (signed(BOOT_SET, told, version),)
         found.append((f"boot-set-{name}", "INPUT-COMMENT", BOOT_SET, told, signature, {}))

@@ -253,7 +253,10 @@ APPROVAL_FIELDS: list[tuple[str, object]] = [
     ("sealed", "AAAA"),
     ("ek_name", "AAAA"),
     ("role", "POS"),
+    ("reasons", "ABC"),
     ("site", ""),
+    ("site", "a\nb"),
+    ("site", "a" * 64),
     ("type", "doorstep/approval/v2"),
     ("more", 1),
 ]
@@ -265,6 +268,11 @@ def test_an_approval_with_a_wrong_field_is_none(field: str, value: object) -> No
     data = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
     with pytest.raises(KeysError, match="no approval of a box, or it is damaged"):
         SignedApproval.decode(data)
+
+
+def test_an_approval_has_a_size() -> None:
+    with pytest.raises(KeysError, match="at most 16 KiB"):
+        SignedApproval.decode(APPROVAL.encode() + b" " * 16_384)
 
 
 def test_an_approval_is_written_in_one_way() -> None:

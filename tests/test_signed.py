@@ -73,6 +73,8 @@ def test_vector(name: str) -> None:
     assert refused.value.reason.value == vector["expect"]
     sentence = str(refused.value)
     assert sentence.count(": ") >= 1, "what, then what to do"
+    if vector["expect"].startswith("INPUT"):
+        assert KINDS[vector["kind"]].title in sentence and sentence[0].islower()
 
 
 def test_every_reason_has_a_vector_and_every_kind_a_good_and_a_large_one() -> None:
@@ -104,9 +106,44 @@ def test_what_is_checked_says_all_that_was_signed() -> None:
         "version": "12",
     }
     assert check(VECTORS["policy-of-all"]).site == check(VECTORS["firmware-of-before"]).site == "*"
+    assert check(VECTORS["policy-of-a-site"]).site == check(VECTORS["note"]).site == make.SITE
     assert check(VECTORS["boot-set"]).subject == "enrol"
+    assert check(VECTORS["boot-set"]).site is None
     with pytest.raises(ValueError, match="no counter"):
         _ = check(VECTORS["rehearsal"]).floor
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("other-site", "is for site shop-0418, this is shop-0417"),
+        ("note-for-all", "is for site *, this is shop-0417"),
+        ("firmware-of-one", "is for site shop-0417, it must be for all sites"),
+        ("older", "has counter 3, this site has seen 4"),
+        ("too-large-delivery-note", "is larger than 4 MiB"),
+    ],
+)
+def test_the_sentence_says_what_differs(name: str, said: str) -> None:
+    with pytest.raises(SignedError) as refused:
+        check(VECTORS[name])
+    assert said in str(refused.value)
+
+
+def test_of_two_signatures_the_first_is_told_of() -> None:
+    good = make.signed(NOTE, make.TEXT)
+    cut, strange = good[:-20], make.signed(NOTE, make.TEXT, key=make.STRANGER)
+    for signatures, wanted in (
+        ((cut, strange), ManifestReason.MALFORMED),
+        ((strange, cut), ManifestReason.OTHER_KEY),
+    ):
+        with pytest.raises(ManifestError) as refused:
+            check_either(NOTE, make.TEXT, signatures, public_key=PUBLIC, site_id=make.SITE)
+        assert refused.value.reason is wanted
+
+
+def test_a_size_is_told_in_whole_units() -> None:
+    told = [size_text(size) for size in (0, 100, 1024, 1536, 4096, 1 << 20, (1 << 20) + 1024)]
+    assert told == ["0 bytes", "100 bytes", "1 KiB", "1536 bytes", "4 KiB", "1 MiB", "1025 KiB"]
 
 
 def test_every_kind_has_a_purpose_of_its_own() -> None:
