@@ -8,6 +8,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import sys
 import tarfile
@@ -703,6 +704,32 @@ def cut_off(site: ImportSite, one: Document, draw: random.Random, counters: list
         counters.append(now)
         shown = site.operator("keys", "status")
         assert shown["delivery_note"]["counter"] == now, shown["sentences"]
+
+
+def test_a_boot_set_that_is_cut_off_is_not_there_or_whole(site: ImportSite) -> None:
+    """kill -9 after each file that appears in the store; the next import finishes it."""
+    site.document("boot-set")
+    store, path = site.layout.state / "bootsets", site.stick / "set/manifest.json"
+    key = (site.layout.site / "trust/root.pub").read_bytes()
+    for events in range(14):
+        shutil.rmtree(store)
+        (store / "files").mkdir(parents=True)
+        (store / "sets").mkdir()
+        watches = [Watch(store / "files"), Watch(store / "sets")]
+        pidfd = importing(site, path)
+        watches[events % 2].after(events, pidfd)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        for descriptor in (pidfd, *(one.descriptor for one in watches)):
+            os.close(descriptor)
+        for digest in site.store.digests():
+            manifest = site.store.verified_manifest(digest, key)
+            site.store.check_files(manifest)
+            assert site.store.has(digest, "rehearsal.json.minisig")
+        assert site.doorstep("bootset", "list").exit_code == 0
+        assert site.take(path).exit_code == 0
+        (digest,) = site.store.digests()
+        site.store.check_files(site.store.verified_manifest(digest, key))
 
 
 def test_the_baseline_of_the_old_comment_is_taken(site: ImportSite) -> None:

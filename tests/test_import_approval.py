@@ -6,12 +6,17 @@ The boxes are software TPMs, keys and control run as they do at a site.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from control_site import CLAIM, Box, ControlSite, row, running
+from keys_site import USERS
 from test_cli_lease_site import LeasedControlSite
+
+from bootstrap.cli.main import main
 
 pytestmark = pytest.mark.boots
 World = tuple[ControlSite, list[Box]]
@@ -48,10 +53,6 @@ def held(box: Box) -> str:
 
 def signed(site: ControlSite, offer: str, *words: str) -> str:
     """Sign at headquarters, which has the site's files and the offline key."""
-    from click.testing import CliRunner
-
-    from bootstrap.cli.main import main
-
     out = str(site.base / "approval.json")
     command = ["sign", "approval", offer, "--out", out, "--yes", "--site", str(site.layout.site)]
     done = CliRunner().invoke(main, [*command, *words])
@@ -164,5 +165,31 @@ def test_a_lease_comes_on_a_stick(tmp_path: Path) -> None:
         path.write_text(issued.stdout)
         told = site.doorstep("import", "--yes", str(path))
         assert (told.exit_code, "the cache is open" in told.output) == (0, True), told.output
+        a_raised_floor_ends_the_epoch(site)
     finally:
         site.close()
+
+
+def a_raised_floor_ends_the_epoch(site: ControlSite) -> None:
+    """A copy of keys.db of before, with the floor of before, is refused on this TPM."""
+    database = site.layout.state / "keys/keys.db"
+    assert site.doorstep("ca", "sign").exit_code == 0
+    site.put_secret()
+    site.processes["keys"].kill()
+    old = {path: path.read_bytes() for path in database.parent.glob("keys.db*")}
+    site.restart("keys")
+    before = site.operator("keys", "lease_show")["counters"]["epoch"]
+    newer = site.base / "newer.csv"
+    newer.write_bytes(b"serial,model,ek_sha256,role,name\nS9,M,,pos,\n")
+    command = ("sign", "file", str(newer), "--counter", "7", "--site", str(site.layout.site))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert site.doorstep("import", "--yes", str(newer)).exit_code == 0
+    assert site.operator("keys", "lease_show")["counters"]["epoch"] == before + 1
+    site.processes["keys"].kill()
+    for path in database.parent.glob("keys.db*"):
+        path.unlink()
+    for path, data in old.items():
+        path.write_bytes(data)
+        os.chown(path, USERS["keys"], USERS["keys"])
+    with pytest.raises(AssertionError, match=r"keys\.db is older than the last revocation"):
+        site.restart("keys")
