@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bootstrap.io import offsite, site_dir
 from bootstrap.io.backup_file import BackupFile
 from bootstrap.io.lease_desk import LeaseDesk
 from keys.envelope import b64u
+from keys.io import parcels, restored
 from keys.io.store import Store
 from keys.parcel import Header
 from keys.secret import Secret
@@ -463,3 +465,24 @@ def test_take_over_needs_a_person_who_compared(site: Appliance, machine: Machine
     assert "compare the fingerprint" in done.output
     assert not (machine.base / "out").exists()
     assert take_over(machine, site.hq, site.first).exit_code in (0, 2)
+
+
+SITE_META = {"site-id", "time-mark", "zone-ksk", "crl-number"}
+SITE_PREFIXES = ("ssh-name:", "ssh-names:")
+
+
+def test_of_each_value_in_keys_db_it_is_known_whose_it_is(site: Appliance) -> None:
+    """A name that is new must be put down as the appliance's own, or as the site's."""
+    found = {name for name, _ in rows(site.layout.state / "keys/keys.db")["meta"]}
+    own = {name for name in found if any(fnmatch(name, one) for one in restored.OWN_META)}
+    left = {name for name in found - own if not name.startswith(SITE_PREFIXES)}
+    assert {"tpm", "tpm-clock", "owner-escrow", "key-check", "signing-key:box-ca"} <= own
+    assert left <= SITE_META, left - SITE_META
+
+
+def test_of_each_key_it_is_known_whether_it_goes_into_a_backup(site: Appliance) -> None:
+    """Keys that others know go along, others are drawn again; which, must be said of each."""
+    found = {name for name, *_ in rows(site.layout.state / "keys/keys.db")["material"]}
+    carried = {name for name in found if name in parcels.CARRIED or name.startswith(parcels.ZONES)}
+    assert {"pseudonym", "wrap", "zone-ksk-1"} <= carried
+    assert found - carried <= {"answer", "server", "boot-server", "seed-identity"}

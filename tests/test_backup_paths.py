@@ -314,3 +314,27 @@ def test_a_disk_that_fills_while_it_is_unpacked_is_as_before(
         assert not machine.layout.site.exists()
     finally:
         run("umount", "-l", machine.layout.state)
+
+
+def test_what_the_root_revoked_and_who_holds_a_name_outlive_the_appliance(
+    plain: Plain, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.db"
+    found: dict[str, bytes] = {}
+    file = BackupFile(plain.backup("lists"))
+    file.unpack(
+        off_site(plain), file.digest(), lambda name, _, one: found.update({name: one.read()})
+    )
+    path.write_bytes(found["db/keys.db"])
+    _spoiled(path, "INSERT OR REPLACE INTO certificates VALUES('root-crl', 'a list')")
+    _spoiled(path, "INSERT INTO meta VALUES('ssh-name:pos-01', x'0102')")
+    _spoiled(path, "INSERT INTO allowed VALUES(x'01', 'pos', '[]', 9e9, x'')")
+    layout = Layout(site=tmp_path, state=tmp_path / "state", run=tmp_path, users=USERS)
+    bring_back(Copy(path=path, at=1, is_stale=False, now=2), layout, "shop-0417", None)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT * FROM certificates").fetchall() == [("root-crl", "a list")]
+        names = {name for (name,) in database.execute("SELECT name FROM meta")}
+        assert names >= {"site-id", "ssh-name:pos-01"}
+        assert "key-check" not in names
+        for table in ("secrets", "material", "allowed"):
+            assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)

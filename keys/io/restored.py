@@ -19,6 +19,7 @@ from typing import Any
 
 from keys.cachekey import SHARE_SIZE
 from keys.errors import SiteError
+from keys.io.authority import ROOT_LIST
 from keys.io.layout import REHEARSAL_MARK, Layout
 from keys.io.store import Event, Store
 from keys.io.tpm import Tpm
@@ -29,9 +30,12 @@ from keys.secret import Secret
 from keys.signed import NOTE
 from keys.tpm_objects import EK_TEMPLATE, Index, counter_policy
 
-KEPT_META = ("site-id", "time-mark", "zone-ksk")
-"""What of `meta` is the site's and not the appliance's."""
-OF_THE_APPLIANCE = ("secrets", "material", "slots", "leases", "anchors", "certificates")
+OWN_META = (
+    *("tpm", "tpm-clock", "owner-escrow", "owner-due", "key-check", "epoch-due", "link-seen"),
+    "signing-key:*",
+)
+"""What of `meta` is this appliance's own (GLOB); all else is the site's, and stays."""
+OF_THE_APPLIANCE = ("secrets", "material", "slots", "leases", "anchors", "allowed")
 LEAVES = ("answer", "boot-server", "boot-ca")
 """Certificates whose keys went with the epoch."""
 
@@ -131,10 +135,12 @@ def _is_its_tpm(made: Made, tcti: str) -> bool:
 
 
 def _strip(store: Store) -> None:
-    for table in (*OF_THE_APPLIANCE, "allowed"):
+    for table in OF_THE_APPLIANCE:
         store.execute(f"DELETE FROM {table}")
-    marks = ",".join("?" * len(KEPT_META))
-    store.execute(f"DELETE FROM meta WHERE name NOT IN ({marks})", *KEPT_META)
+    # What the site root revoked, the intermediates of a lost appliance, stays revoked.
+    store.execute("DELETE FROM certificates WHERE name<>?", ROOT_LIST)
+    for name in OWN_META:
+        store.execute("DELETE FROM meta WHERE name GLOB ?", name)
 
 
 def _void_note(store: Store) -> None:
@@ -209,6 +215,8 @@ def _take_over(store: Store) -> dict[str, int]:
         "INSERT INTO main.issued SELECT * FROM old.issued WHERE true ON CONFLICT DO UPDATE SET "
         "revoked=coalesce(issued.revoked, excluded.revoked)"
     )
+    query = "INSERT OR IGNORE INTO main.certificates SELECT * FROM old.certificates WHERE name=?"
+    store.execute(query, ROOT_LIST)
     if revoked or withdrawn:
         epoch = store.execute("SELECT coalesce(max(epoch), 0) FROM slots").fetchone()[0]
         store.set_meta(EPOCH_DUE, (epoch + 1).to_bytes(8, "big"))
