@@ -197,8 +197,6 @@ class Header:
         """Read the line; PeerError when it is none of a backup, or not as `encode` writes it."""
         try:
             found = json.loads(data[:MAX_HEADER])
-            if found["type"] != HEADER_TYPE:
-                raise ValueError("another type")
             numbers = [_count(found[name]) for name in ("at", "epoch", "lease_counter", "secrets")]
             at, epoch, lease_counter, secrets = numbers
             header = cls(
@@ -302,7 +300,7 @@ def _checksum(values: Sequence[int]) -> int:
 
 def _document(data: bytes, kind: str, fields: set[str]) -> Mapping[str, Any]:
     found = json.loads(data)
-    if not isinstance(found, dict) or set(found) != fields or found["type"] != kind:
+    if set(found) != fields or found["type"] != kind:
         raise ValueError("another form")
     return found
 

@@ -25,15 +25,21 @@ ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 RESULT = ROOT / "build" / "mutants.json"
 KEYS = {
+    "approval": ("keys_forms",),
     "cache": ("keys_rules", "readable"),
+    "crl": ("crl_own", "keys_forms"),
     "dated": ("dated",),
     "lease": ("keys_lease", "lease_desk"),
     "lease_request": ("lease_desk",),
     "manifest": ("keys_manifest",),
     "note": ("keys_note",),
+    "parcel": ("parcel", "keys_forms"),
     "policy": ("keys_policy",),
     "rootfs": ("rootfs",),
     "rules": ("keys_rules", "keys_site_rules"),
+    "signed": ("signed", "keys_forms"),
+    "ssh_certificate": ("ssh_certificate",),
+    "upstream": ("upstream_rules", "upstream_words", "upstream_http"),
     "witness": ("witness",),
     "wrap": ("wrap",),
 }
