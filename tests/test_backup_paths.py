@@ -82,6 +82,18 @@ def off_site(plain: Plain) -> Secret:
     return offsite.open_identity(plain.hq.identity, Secret(PHRASE.encode()))
 
 
+def keys_db(plain: Plain, path: Path) -> bytes:
+    """Open a backup; gives the keys.db inside."""
+    found: dict[str, bytes] = {}
+
+    def take(name: str, size: int, content: IO[bytes]) -> None:
+        found[name] = content.read()
+
+    file = BackupFile(path)
+    file.unpack(off_site(plain), file.digest(), take)
+    return found["db/keys.db"]
+
+
 def reasons(site: ControlSite) -> dict[str, str | None]:
     secrets = site.operator("keys", "secret_list")["secrets"]
     return {one["name"]: one["reason"] for one in secrets}
@@ -259,17 +271,8 @@ SPOILED = {
 def test_a_keys_db_that_does_not_hold_together_is_not_taken(
     plain: Plain, tmp_path: Path, query: str
 ) -> None:
-    found: dict[str, bytes] = {}
-
-    def take(name: str, size: int, content: IO[bytes]) -> None:
-        found[name] = content.read()
-
-    file = BackupFile(plain.backup("spoiled"))
-    file.unpack(
-        offsite.open_identity(plain.hq.identity, Secret(PHRASE.encode())), file.digest(), take
-    )
     copy = tmp_path / "keys.db"
-    copy.write_bytes(found["db/keys.db"])
+    copy.write_bytes(keys_db(plain, plain.backup("spoiled")))
     _spoiled(copy, query)
     layout = Layout(site=tmp_path, state=tmp_path / "state", run=tmp_path, users=USERS)
     with pytest.raises(KeysSiteError, match=SPOILED[query]):
