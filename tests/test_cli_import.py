@@ -492,6 +492,19 @@ def test_what_is_nothing_of_ours_is_told_by_the_file_and_counted_in_a_directory(
     assert "larger than any document" in site.take(site.stick / "large.bin").output
 
 
+def test_a_stick_is_not_read_for_ever(site: ImportSite) -> None:
+    """129 files of 8 MiB, which take no room on the disk."""
+    for number in range(129):
+        with (site.stick / f"x{number:03}").open("wb") as file:
+            file.truncate(8 << 20)
+    site.bring(site.document("delivery-note"))
+    told = site.doorstep("import", "--dry-run", "--json", str(site.stick))
+    answer = json.loads(told.output)
+    assert told.exit_code == 1
+    assert [one["state"] for one in answer["files"]] == ["new", "refused"]
+    assert "more than 1024 MiB to be read" in answer["files"][1]["sentence"]
+
+
 def test_a_stick_with_everything_is_taken_in_one_go(site: ImportSite) -> None:
     names = [one for one in KINDS if one not in ("box-approval", "boot-set")]
     for one in [site.document(name) for name in names]:

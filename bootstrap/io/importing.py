@@ -32,6 +32,8 @@ from netboot.io.bootsets import MANIFEST
 
 MAX_DOCUMENT = 8 << 20
 """No document is larger; a tar file with a boot set may be."""
+MAX_READ = 1 << 30
+"""Bytes of documents that are read of one directory."""
 HANDLERS: Mapping[Sort, Handler] = {**DOCUMENTS, **ANSWERS, **SETS}
 _SILENT = frozenset({Sort.SIGNATURE, Sort.UNKNOWN, Sort.REHEARSAL})
 """What in a directory is nothing to be taken: parts of something else, or none of ours."""
@@ -111,11 +113,16 @@ def _order(one: Looked) -> tuple[int, int, str]:
 
 def _in_directory(desk: Desk, path: Path) -> Iterator[Looked | None]:
     """Judge what is in a directory; None for each file that is nothing to be taken."""
-    top = Folder(path=path, name=str(path))
-    for found in walk(top):
+    left = MAX_READ
+    for found in walk(Folder(path=path, name=str(path))):
         if found.problem is not None:
             yield _refused(found.shown, Sort.UNKNOWN, found.problem)
             continue
+        left -= found.size if found.size <= MAX_DOCUMENT else 0
+        if left < 0:
+            told = f"more than {size_text(MAX_READ)} to be read: give a directory with less in it"
+            yield _refused(found.shown, Sort.UNKNOWN, told)
+            return
         one = _judged(desk, found, found.shown)
         is_nothing = one.item is None and one.verdict.sort in _SILENT
         yield None if is_nothing and not _is_damaged(found, one.verdict.sort) else one
@@ -136,7 +143,8 @@ def _judged(desk: Desk, found: Found, where: str) -> Looked:
     if item.sort not in HANDLERS:
         return _refused(item.shown, item.sort, _REFUSALS[item.sort])
     verdict = _verdict(desk, item)
-    return Looked(verdict=verdict, item=item)
+    # What is not taken is not kept in memory either: a stick may hold a thousand of them.
+    return Looked(verdict=verdict, item=item if verdict.state is State.NEW else None)
 
 
 def _item(desk: Desk, found: Found, where: str) -> Item:

@@ -42,11 +42,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One name in a directory; `problem` says why its content is not looked at."""
+    """One name in a directory; `problem` says why its content is not looked at.
+
+    `size` in bytes, as the directory says it.
+    """
 
     folder: Folder
     name: str
     problem: str | None = None
+    size: int = 0
 
     @property
     def shown(self) -> str:
@@ -71,7 +75,12 @@ class Folder:
     def start(self, name: str, size: int) -> bytes:
         """Read the first bytes of a file."""
         with self._opened(name) as file:
-            return b"" if file is None else file.read(size)
+            if file is None:
+                return b""
+            try:
+                return file.read(size)
+            except OSError as error:
+                raise PeerError(f"{shown(name)}: {_why(error)}: copy it again") from error
 
     def open(self, name: str) -> BinaryIO | None:
         """Open a file."""
@@ -227,12 +236,13 @@ def _entry(
     folder: Folder, entry: os.DirEntry[str], depth: int, budget: list[int]
 ) -> Iterator[Found]:
     try:
-        mode = entry.stat(follow_symlinks=False).st_mode
+        status = entry.stat(follow_symlinks=False)
     except OSError as error:
         yield Found(folder=folder, name=entry.name, problem=f"{_why(error)}")
         return
+    mode = status.st_mode
     if stat.S_ISREG(mode):
-        yield Found(folder=folder, name=entry.name)
+        yield Found(folder=folder, name=entry.name, size=status.st_size)
     elif stat.S_ISDIR(mode):
         inner = Folder(path=Path(entry.path), name=f"{folder.name}/{shown(entry.name)}")
         if depth < MAX_DEPTH:

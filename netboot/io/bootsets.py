@@ -166,7 +166,7 @@ def _write_checked(path: Path, source: BinaryIO, wanted: BootFile) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:
-                while chunk := source.read(min(_CHUNK, left + 1)):
+                while chunk := _read(source, min(_CHUNK, left + 1), wanted.name):
                     hasher.update(chunk)
                     file.write(chunk)
                     left -= len(chunk)
@@ -186,6 +186,14 @@ def _write_checked(path: Path, source: BinaryIO, wanted: BootFile) -> None:
         _sync(path.parent)
     except OSError as error:
         raise SiteError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read(source: BinaryIO, size: int, name: str) -> bytes:
+    try:
+        return source.read(size)
+    except OSError as error:
+        why = error.strerror or "an error"
+        raise PeerError(f"{name} cannot be read to its end ({why}): copy it again") from error
 
 
 def _write_directory(path: Path, documents: Mapping[str, bytes]) -> None:
