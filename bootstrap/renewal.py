@@ -177,18 +177,14 @@ class Renewal:
         bucket = self._buckets.setdefault(upstream, _Bucket())
         bucket.fill(now)
         due = self.due(upstream, now)
-        if not due:
-            self._rounds.discard(upstream)
+        if not due or bucket.tokens < 1:
             return None
-        if bucket.tokens < 1:
-            return None
-        if len(due) > 1:
-            self._rounds.add(upstream)
-        else:
-            self._rounds.discard(upstream)
         bucket.tokens -= 1
         row = min(due, key=self._urgency)
         self._asked.add(row.name)
+        self._rounds.add(upstream)
+        if not self.due(upstream, now):
+            self._rounds.discard(upstream)
         return row
 
     def due(self, upstream: str, now: int) -> list[Row]:
