@@ -11,6 +11,7 @@ from keys.upstream import Fetched, Gone, Trouble, UpstreamKind
 from keys.upstream_answers import MAX_ANSWER
 from tests.upstream_doubles import (
     NAME,
+    REFERENCE,
     SHORT,
     TOKEN,
     VALUE,
@@ -235,6 +236,29 @@ def test_a_list_that_we_may_not_see_is_about_the_login(directory: Path) -> None:
     with Wire(Liar(UpstreamKind.BARBICAN, "list", say(403, DENIED))) as wire:
         got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
     assert isinstance(got, Trouble) and got.login
+
+
+def test_a_list_that_is_not_there_is_no_word_about_a_secret(directory: Path) -> None:
+    absent = {"code": 404, "title": "Not Found", "description": "Not Found"}
+    with Wire(Liar(UpstreamKind.BARBICAN, "list", say(404, absent))) as wire:
+        got = upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME)
+    assert isinstance(got, Trouble) and not got.login and "status 404" in got.sentence
+
+
+def test_what_barbican_is_asked(directory: Path) -> None:
+    with Wire(openstack) as wire:
+        assert isinstance(upstream(UpstreamKind.BARBICAN, wire.url, directory).fetch(NAME), Fetched)
+    asked = [(one.method, one.path, dict(one.query)) for one in wire.requests]
+    assert asked == [
+        ("POST", "/v3/auth/tokens", {}),
+        (
+            "GET",
+            "/v1/secrets",
+            {"name": [NAME], "sort": ["created:desc"], "limit": ["100"], "offset": ["0"]},
+        ),
+        ("GET", f"/v1/secrets/{REFERENCE}/payload", {}),
+    ]
+    assert not {"cookie", "authorization"} & {key for one in wire.requests for key in one.headers}
 
 
 def test_an_empty_list_is_the_end_of_a_secret(directory: Path) -> None:

@@ -51,6 +51,27 @@ def read(text: str):
     return upstream_rules(tomllib.loads(text))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("keys.hq", "keys\\u007f.hq", "upstream.url is no address"),
+        ("https://keys.hq.example", "ftp://127.0.0.1", "upstream.url begins with https://"),
+        ('ca = "trust/hq.pem"', 'ca = ""', "upstream.ca is missing or no text"),
+        ('ca = "trust/hq.pem"', "ca = 5", "upstream.ca is missing or no text"),
+    ],
+)
+def test_what_is_wrong_with_an_upstream_is_named(old: str, new: str, sentence: str) -> None:
+    assert old in BARBICAN
+    with pytest.raises(SiteError, match=sentence):
+        read(BARBICAN.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("text", ['upstream = ""', "[upstream]", "upstream = [1]", "upstream = 5"])
+def test_what_is_no_table_of_upstreams(text: str) -> None:
+    with pytest.raises(SiteError, match="must be tables"):
+        read(text)
+
+
 def test_what_is_read() -> None:
     rules = read(BARBICAN + KV2)
     assert rules["hq"] == UpstreamRule(
@@ -107,6 +128,9 @@ def test_what_is_read() -> None:
         (BARBICAN, "//keys", "//user:pw@keys", "upstream.url has no user, password"),
         (BARBICAN, ":9311/", ":9311/?a=b", "upstream.url has no user, password, query"),
         (BARBICAN, ":9311/", ":9311/#a", "upstream.url has no user, password, query"),
+        (BARBICAN, ":9311/", ":9311/\\u0001", "upstream.url is no address"),
+        (BARBICAN, "https://keys.hq.example:9311/", "ftp://127.0.0.1", "upstream.url begins with"),
+        (BARBICAN, '"trust/hq.pem"', '""', "upstream.ca is missing or no text"),
         (KV2, '"team/kv"', '"../sys"', "upstream.mount: '../sys' is no path"),
         (KV2, '"team/kv"', '"a#b"', "upstream.mount: 'a#b' is no path"),
         (KV2, '"team/kv"', "7", "upstream.mount is missing or no text"),
@@ -120,6 +144,12 @@ def test_what_is_read() -> None:
 def test_what_is_refused(text: str, old: str, new: str, sentence: str) -> None:
     with pytest.raises(SiteError, match=f"^site.toml: .*{sentence}"):
         read(text.replace(old, new) if old else text)
+
+
+@pytest.mark.parametrize("text", ["upstream = 7", "upstream = [1]", "upstream = [[]]"])
+def test_what_is_no_table(text: str) -> None:
+    with pytest.raises(SiteError, match=r"\[\[upstream\]\] must be tables"):
+        read(text)
 
 
 def test_only_loopback_goes_without_tls() -> None:
