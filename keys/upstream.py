@@ -56,8 +56,8 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> Source:
         """Read `hq:pos/token`; SiteError says what is wrong with it."""
-        upstream, colon, path = text.partition(":")
-        if not colon or not _NAME.fullmatch(upstream) or not _is_path(path):
+        upstream, _, path = text.partition(":")
+        if not _NAME.fullmatch(upstream) or not _is_path(path):
             raise SiteError(
                 f"{text!r} is no source like hq:pos/token: the name of an [[upstream]], a colon "
                 "and the path there"
@@ -139,9 +139,9 @@ class UpstreamRule:
 
 
 _COMMON = frozenset({"name", "kind", "url", "ca", "deadline"})
-_KEYS = {
-    UpstreamKind.BARBICAN: _COMMON | {"auth_url"},
-    UpstreamKind.KV2: _COMMON | {"mount", "login_mount", "namespace"},
+_OWN = {
+    UpstreamKind.BARBICAN: frozenset({"auth_url"}),
+    UpstreamKind.KV2: frozenset({"mount", "login_mount", "namespace"}),
 }
 
 
@@ -175,7 +175,7 @@ def split_field(path: str) -> tuple[str, str]:
 def is_loopback(host: str | None) -> bool:
     """Say whether a host is written as a loopback address; a name never is."""
     try:
-        return ip_address(host or "").is_loopback
+        return ip_address(str(host)).is_loopback
     except ValueError:
         return False
 
@@ -209,9 +209,10 @@ def _kind(text: str) -> UpstreamKind:
 
 
 def _check_keys(table: Mapping[str, Any], kind: UpstreamKind) -> None:
-    for key in sorted(set(table) - _KEYS[kind]):
-        near = get_close_matches(key, _KEYS[kind], n=1)
-        meant = f"; did you mean {near[0]}?" if near else f"; known: {sorted(_KEYS[kind])}"
+    known = _COMMON | _OWN[kind]
+    for key in sorted(set(table) - known):
+        near = get_close_matches(key, known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else f"; known: {sorted(known)}"
         raise SiteError(f"site.toml: upstream.{key} is unknown with kind {kind.value}{meant}")
 
 
