@@ -184,6 +184,21 @@ def test_a_document_cut_anywhere_is_refused(end: int) -> None:
     assert "copy it again, whole" in str(refused.value)
 
 
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+@settings(max_examples=300, deadline=None)
+def test_any_byte_of_a_signature_that_counts_is_looked_at(at: int, flip: int) -> None:
+    """The comment that nobody believes may say anything, in one line."""
+    changed = bytearray(GOOD)
+    changed[at] ^= flip
+    first = GOOD.index(b"\n")
+    told = b"untrusted comment: "
+    if len(told) <= at < first and changed[at] not in b"\r\n":
+        check_signed(NOTE, make.TEXT, bytes(changed), public_key=PUBLIC, site_id=make.SITE)
+        return
+    with pytest.raises((SignedError, ManifestError)):
+        check_signed(NOTE, make.TEXT, bytes(changed), public_key=PUBLIC, site_id=make.SITE)
+
+
 @given(st.binary(max_size=300), st.binary(max_size=400))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_refused_with_a_reason(data: bytes, signature: bytes) -> None:
