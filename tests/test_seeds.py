@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from test_lease_service import LeasedSite
 from bootstrap.lease_desk import check_request
 from keys.envelope import b64u
 from keys.io import age
-from keys.io.rpc import RpcError
+from keys.io.rpc import RpcError, RpcUnavailableError
 from keys.io.store import Store
 from keys.manifest import sign
 from keys.parcel import Item, Seed, What
@@ -276,3 +279,48 @@ def test_a_recipient_is_the_tpm_s_and_opens_under_the_lease_alone() -> None:
         assert row == (1,)
     finally:
         site.close()
+
+
+def test_a_cut_at_any_moment_leaves_all_of_a_seed_or_nothing() -> None:
+    """kill -9 while it is taken: what was answered is there, else it is whole or not at all."""
+    site, drawn = LeasedSite(), random.Random(7)
+    try:
+        site.ready()
+        site.operator("lease_apply", lease=site.issue_lease())
+        seeder, taken, done = Seeder(site), 0, 0
+        for counter in range(1, 13):
+            psk = item(name="wifi-psk", version=counter)
+            packed = seeder.pack(counter, item(version=counter), psk)
+            answered: list[bool] = []
+            caller = threading.Thread(target=_take, args=(site, packed, answered))
+            caller.start()
+            caller.join(drawn.random() * 0.05)
+            site.kill()
+            caller.join()
+            site.start()
+            versions = {one["name"]: one.get("version") for one in _secrets(site)}
+            floor = site.operator("input_floors")["floors"]
+            seeds = [one["counter"] for one in floor if one["kind"] == "seed"]
+            held = versions["pos-api-token"]
+            assert versions["wifi-psk"] == held
+            assert seeds == ([] if held is None else [held])
+            assert held in (taken or None, counter)
+            if answered:
+                assert held == counter
+            done += held == counter
+            taken = held or 0
+        site.operator("seed_take", **seeder.pack(50, item(version=50)))
+        assert site.given()
+        assert done > 0
+    finally:
+        site.close()
+
+
+def _take(site: KeysSite, packed: dict[str, str], answered: list[bool]) -> None:
+    with suppress(RpcUnavailableError):
+        site.operator("seed_take", **packed)
+        answered.append(True)
+
+
+def _secrets(site: KeysSite) -> list[dict[str, object]]:
+    return [one for one in site.operator("secret_list")["secrets"] if one["tier"] != "box"]
