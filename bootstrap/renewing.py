@@ -133,14 +133,17 @@ def base_digest(pcrs: Mapping[str, Sequence[bytes]]) -> bytes:
 
 
 def expected_opened(
-    openings: Sequence[Opening], pcrs: Mapping[str, Sequence[bytes]]
+    openings: Sequence[Opening], pcrs: Mapping[str, Sequence[bytes]], *, forgot: bool = False
 ) -> Mapping[str, bytes]:
     """Say what PCR 15 must hold by bank, of the bundles of a boot, the newest first.
 
     A bundle that the box never opened (its answer was lost) is passed over; where none fits, what
-    the newest would have left, so that appraisal says that it differs.
+    the newest would have left, so that appraisal says that it differs. A site that came out of a
+    backup since (`forgot`) may not know the last ones: once, it takes any value that is not zero.
     """
     quoted = {bank: values[OPENED_PCR] for bank, values in pcrs.items()}
+    if forgot and all(any(value) for value in quoted.values()):
+        return quoted
     fitting = (one.after for one in openings if one.after == quoted)
     return next(fitting, openings[0].after)
 

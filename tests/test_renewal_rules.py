@@ -145,6 +145,8 @@ def test_pcr_15_is_expected_in_every_bank_of_the_bundle_that_was_opened() -> Non
     mixed = {**quoted(SHOWN), "sha384": quoted(lost)["sha384"]}
     assert expected_opened(known, mixed) == lost.after != {b: v[15] for b, v in mixed.items()}
     assert expected_opened(known, quoted(None)) == lost.after
+    assert expected_opened(known, mixed, forgot=True) == {b: v[15] for b, v in mixed.items()}
+    assert expected_opened(known, quoted(None), forgot=True) == lost.after
     zero = bytes(48)
     assert HANDOVER.after["sha384"] == opened_value("sha384", zero, HANDOVER.transcript)
 

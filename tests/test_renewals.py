@@ -320,6 +320,30 @@ def test_a_renewal_that_keys_gave_and_control_forgot_is_given_again(
 
 
 @pytest.mark.boots
+def test_a_box_that_renewed_after_the_backup_renews_where_it_was_restored(
+    site: ControlSite, box: StayingBox
+) -> None:
+    kept = box.session().kept
+    for _ in range(2):
+        assert box.renewed(kept).status == "ready"
+    site.processes["keys"].kill()
+    query = "DELETE FROM renewals WHERE reply<>''"
+    told = "INSERT INTO events VALUES((SELECT max(n)+1 FROM events), ?, 'restored', ?, ?, '{}')"
+    with closing(sqlite3.connect(site.layout.state / "keys/keys.db")) as database:
+        database.execute(query)
+        database.execute(told, (time.time(), None, None))
+        database.commit()
+    site.restart("keys")
+    where = "box=? AND session<>(SELECT session FROM openings WHERE box=? ORDER BY rowid LIMIT 1)"
+    edit(site, f"DELETE FROM openings WHERE {where}", box.box_id, box.box_id)
+    site.until(lambda: any(one["kind"] == "restored" for one in site.events()))
+    assert box.renewed(kept).status == "ready"
+    with box.open() as tpm:
+        tpm.esys.pcr_event(pcr_handle=ESYS_TR(15), event_data=TPM2B_EVENT(b"something"))
+    assert box.renewed(kept).reason == "PCR-MISMATCH"
+
+
+@pytest.mark.boots
 def test_a_box_whose_place_was_taken_is_refused_by_a_signed_answer(
     site: ControlSite, box: StayingBox
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from keys_site import EK, SITE_TOML, KeysSite, code, device_area, request
 from test_lease_service import LeasedSite
 
 from keys.envelope import SEALED_PCRS, ZERO_PCR, b64u, unb64u
+from keys.io.store import Event, Store
 from keys.renewal import RENEWALS_PER_MINUTE, Opening, has_opened, most_per_day
 
 STAYS = SITE_TOML.replace("certificate_days = 7\n", 'certificate_days = 7\nafter = "stay"\n', 1)
@@ -128,6 +130,26 @@ def test_an_answer_that_was_lost_does_not_end_it(site: KeysSite) -> None:
     boot.openings.pop()  # the box never opened that one
     boot.renew()
     boot.renew()
+
+
+def test_after_a_restore_a_boot_goes_on_once_from_what_it_shows(site: KeysSite) -> None:
+    boot, forgotten = Boot(site), Boot(site, reset_count=8)
+    boot.renew()
+    boot.renew()
+    forgotten.renew()
+    site.stop()
+    store = Store(site.layout.state / "keys/keys.db")
+    with store.transaction():
+        store.execute("DELETE FROM renewals WHERE reply<>''")  # the backup was older
+        store.record(time.time(), "operator", Event(kind="restored", detail={}))
+    store.close()
+    site.start()
+    assert boot.refused(pcrs=pcrs(ZERO_PCR)) == "PCR-MISMATCH"
+    assert boot.refused(reset_count=9) == "NO-HANDOVER"
+    boot.renew()
+    assert boot.refused(pcrs=pcrs(b"\1" * 32)) == "PCR-MISMATCH"
+    boot.renew()
+    forgotten.renew()
 
 
 def test_only_a_boot_that_was_handed_over_to_renews(site: KeysSite) -> None:

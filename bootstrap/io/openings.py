@@ -41,6 +41,15 @@ def of_box(store: SiteStore, box: str) -> list[Opening]:
     return [_opening(row) for row in store.execute(query, box)]
 
 
+def restored(store: SiteStore, now: float) -> float:
+    """Say when this site last came out of a backup, as keys tells; 0 for never.
+
+    Another service could say so too: keys asks its own database, and alone decides.
+    """
+    query = "SELECT max(at) FROM events WHERE kind='restored' AND at<=?"
+    return float(store.execute(query, now).fetchone()[0] or 0.0)
+
+
 def _insert(store: SiteStore, opening: Opening) -> None:
     values = {name: getattr(opening, name) for name in _NAMES}
     values["before"] = json.dumps({bank: one.hex() for bank, one in opening.before.items()})

@@ -126,7 +126,8 @@ class RenewalDesk:
         if box.stage not in RENEWS:
             return self._not_now(case, box)
         self._check_closed(now)
-        opened = expected_opened(known, proved.evidence.pcrs)
+        forgot = openings.restored(self._store, now) > (box.proved or 0.0)
+        opened = expected_opened(known, proved.evidence.pcrs, forgot=forgot)
         judgement = self._judge.judge(proved, box, now, opened=opened)
         case = replace(case, judgement=judgement)
         handover = known[-1]

@@ -66,6 +66,16 @@ def openings(store: Store, handover: RenewalRow) -> list[Opening]:
     return [*known, Opening(before=handover.before, transcript=handover.transcript)]
 
 
+def is_forgetful(store: Store, handover: RenewalRow) -> bool:
+    """Tell whether this database came out of a backup after the last bundle of a boot in it."""
+    last = store.execute(
+        "SELECT max(at) FROM renewals WHERE ek_name=? AND reset_count=? AND restart_count=?",
+        *(handover.ek_name, handover.reset_count, handover.restart_count),
+    ).fetchone()[0]
+    restored = store.execute("SELECT max(at) FROM events WHERE kind='restored'").fetchone()[0]
+    return restored is not None and restored > last
+
+
 def count_since(store: Store, at: float, ek_name: bytes | None = None) -> int:
     """Count renewals after a time, of one box or of all."""
     where, values = ("", ()) if ek_name is None else (" AND ek_name=?", (ek_name,))

@@ -107,7 +107,9 @@ class Renewing:
         if row_of(request, 0).keys != handover.keys:
             raise Refusal("DEVICE-KEY", "device key or SSH host key are not those handed over to")
         opened = request.pcrs.get(OPENED_PCR, b"")
-        if not renewal.has_opened(opened, renewal_rows.openings(self.store, handover)):
+        known = renewal_rows.openings(self.store, handover)
+        forgot = renewal_rows.is_forgetful(self.store, handover)
+        if not renewal.has_opened(opened, known, forgot=forgot):
             raise Refusal("PCR-MISMATCH", "PCR 15 is not what the bundles of this boot leave")
 
     def _check_rate(self, request: Request, role: RoleRule, now: float) -> None:
