@@ -181,9 +181,7 @@ def may_vouch(root: Certificate, address: IPv4Address | IPv6Address) -> bool:
     """
     constraints = _extension(root, x509.NameConstraints, "site root")
     return any(
-        isinstance(one, x509.IPAddress)
-        and isinstance(one.value, IPv4Network | IPv6Network)
-        and address in one.value
+        isinstance(one.value, IPv4Network | IPv6Network) and address in one.value
         for one in constraints.permitted_subtrees or ()
     )
 
@@ -356,7 +354,7 @@ def _check_signed(certificate: Certificate, root: Certificate) -> None:
 def _check_authority(certificate: Certificate, kind: Kind) -> None:
     what = f"{kind.value} certificate"
     basic = _extension(certificate, x509.BasicConstraints, what)
-    if not basic.ca or basic.path_length != 0:
+    if basic.path_length != 0:  # only a CA can have one (RFC 5280, 4.2.1.9)
         raise PeerError(f"the {what} must be a CA with path length 0")
     usage = _extension(certificate, x509.KeyUsage, what)
     if not usage.key_cert_sign or not usage.crl_sign:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -23,13 +24,14 @@ from bootstrap.ca_desk import check_proof
 from bootstrap.errors import PeerError
 from keys import ca
 from keys.ca import Kind
-from keys.ca_proof import Proof, proof_digest
+from keys.ca_proof import MAX_BYTES, Proof, proof_digest
 from keys.errors import PeerError as KeysPeerError
 from keys.io.tpm import Tpm
 from keys.io.tpm_key import TpmKey
 from keys.io.tpm_policies import area_of
 from keys.io.tpm_ring import TpmRing
 from keys.io.vault import Vault
+from keys.lease_request import appliance_name
 from keys.policy import TpmPolicy
 from keys.tpm_objects import AK_TEMPLATE, Blob, signing_template
 from keys.tpm_public import Attributes, PublicArea
@@ -132,6 +134,29 @@ def of_another_hierarchy(lab: Lab) -> ca.Request:
     return lab.request(replace(lab.proof, ak=public, **said))
 
 
+def by_a_key_that_signs_anything(lab: Lab) -> ca.Request:
+    """Not restricted: its owner can have it sign a word that no TPM gave."""
+    free = replace(AK_TEMPLATE, attributes=AK_TEMPLATE.attributes & ~Attributes.RESTRICTED)
+    tpm = lab.tpm
+    with tpm._primary(ESYS_TR.ENDORSEMENT, free) as (ak, public), tpm._loaded(lab.key.blob) as key:
+        attest, signature = tpm._esys.certify(
+            object_handle=key,
+            sign_handle=ak,
+            qualifying_data=TPM2B_DATA(lab.digest()),
+            in_scheme=TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
+        )
+    said = {"attest": bytes(attest.attestationData), "signature": bytes(signature.marshal())}
+    name = appliance_name(SITE, lab.proof.ek, public)
+    return lab.request(replace(lab.proof, ak=public, **said), appliance=name)
+
+
+def for_another_key(lab: Lab) -> ca.Request:
+    """Another key of this TPM is certified, with the words for this one."""
+    other = TpmKey.read(lab.ring.make_signing_key(), lab.ring._sign)
+    said = lab.tpm.certify(other.blob, lab.digest())
+    return lab.request(replace(lab.proof, attest=said.attest, signature=said.signature))
+
+
 def quoted(lab: Lab) -> ca.Request:
     """A quote over the right bytes is no word for a key."""
     said = lab.tpm.quote((0,), lab.digest())
@@ -206,6 +231,8 @@ LIES: dict[str, tuple[Callable[[Lab], ca.Request], str]] = {
         "not one that signs under leases",
     ),
     "other hierarchy": (of_another_hierarchy, "no primary key of the endorsement"),
+    "key that signs anything": (by_a_key_that_signs_anything, "does not hold"),
+    "other key": (for_another_key, "vouched for another key"),
     "quote": (quoted, "vouched for another key"),
     "password": (opened_by_a_password, "not one that signs under leases"),
     "damaged": (
@@ -228,6 +255,20 @@ def test_a_key_elsewhere_in_the_request_is_found(lab: Lab) -> None:
     proof = replace(lab.proof, attest=said.attest, signature=said.signature)
     with pytest.raises(PeerError, match="another request"):
         check_proof(lab.request(proof))
+
+
+@pytest.mark.parametrize("unmoved", [-1, 1 << 63, True, "1", 1.0, [1]])
+def test_a_counter_that_is_none_is_refused(lab: Lab, unmoved: object) -> None:
+    document = json.loads(lab.proof.encode()) | {"unmoved": unmoved}
+    with pytest.raises(KeysPeerError, match="damaged"):
+        Proof.decode(json.dumps(document).encode())
+
+
+def test_a_word_too_long_is_refused(lab: Lab) -> None:
+    text = lab.proof.encode()
+    Proof.decode(text + b" " * (MAX_BYTES - len(text)))
+    with pytest.raises(KeysPeerError, match="damaged"):
+        Proof.decode(text + b" " * (MAX_BYTES - len(text) + 1))
 
 
 @given(data=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

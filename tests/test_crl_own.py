@@ -22,7 +22,7 @@ from uuid import UUID
 import pytest
 from control_site import running as running_site
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -90,6 +90,45 @@ def test_a_list_of_another_of_the_same_name_is_refused() -> None:
         crl.check(made(issuer=OTHER), ROOT.certificate, NOW)
     with pytest.raises(PeerError, match="not signed by the site root"):
         crl.check(made(issuer=authority("b")), ROOT.certificate, NOW)
+
+
+def test_a_list_by_the_root_s_key_for_another_name_is_refused() -> None:
+    """One key may not speak for an authority that is called otherwise."""
+    named = Issuer(certificate=authority("b").certificate, key=ROOT.key)
+    with pytest.raises(PeerError, match="not signed by the site root"):
+        crl.check(made(issuer=named), ROOT.certificate, NOW)
+
+
+def test_a_list_is_not_of_an_authority_whose_key_is_of_another_kind() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    builder = x509.CertificateBuilder(
+        subject_name=ROOT.certificate.subject,
+        issuer_name=ROOT.certificate.subject,
+        public_key=x25519.X25519PrivateKey.generate().public_key(),
+        serial_number=1,
+        not_valid_before=NOW,
+        not_valid_after=NOW + timedelta(days=1),
+    )
+    assert not crl.is_of(made(), builder.sign(key, None))
+
+
+def der(tag: int, body: bytes) -> bytes:
+    size = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+    return bytes([tag]) + (size if len(body) < 128 else bytes([0x80 | len(size)]) + size) + body
+
+
+def test_a_list_without_an_end_is_refused() -> None:
+    """It would be believed for ever (RFC 5280, 5.1.2.5 asks for one)."""
+    tbs = made().tbs_certlist_bytes
+    at = tbs.index(b"\x17\x0d", tbs.index(b"\x17\x0d") + 1)
+    changed = der(0x30, tbs[3:at] + tbs[at + 15 :])
+    signature = ROOT.key.sign(changed, ec.ECDSA(ca.hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    parts = changed, algorithm, der(0x03, b"\0" + signature)
+    found = x509.load_der_x509_crl(der(0x30, b"".join(parts)))
+    assert crl.is_of(found, ROOT.certificate)
+    with pytest.raises(PeerError, match="has no end"):
+        crl.check(found, ROOT.certificate, NOW)
 
 
 def test_a_list_without_a_number_is_refused() -> None:
@@ -172,6 +211,9 @@ def test_all_of_one_box_are_revoked_and_nobody_else_s(issuing: Issuing) -> None:
     assert listed(issuing, NOW) == {1, 2}
     assert [one.revoked for one in issuing.of(b"ek")] == [NOW.timestamp()] * 2
     assert [one.revoked for one in issuing.of(b"other")] == [None]
+    found = issuing.current()
+    assert found is not None
+    assert {one.revocation_date_utc for one in found} == {NOW}
 
 
 def test_an_entry_stays_until_one_list_after_its_end_had_it(issuing: Issuing) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,9 +223,9 @@ def check(certificate, kind=Kind.APPLIANCE, key=KEYS[1], now=NOW, root=ROOT):
 
 
 def test_what_the_root_signed_is_installed():
-    check(APPLIANCE.certificate)
-    check(BOX.certificate, kind=Kind.BOX, key=KEYS[2])
-    ca.check_root(ROOT.certificate)
+    check(intermediate(Kind.APPLIANCE, KEYS[1]).certificate)
+    check(intermediate(Kind.BOX, KEYS[2]).certificate, kind=Kind.BOX, key=KEYS[2])
+    ca.check_root(build_root().certificate)
 
 
 def reshape(drop, add=None, key=KEYS[1], kind=Kind.APPLIANCE, root=ROOT):
@@ -343,6 +343,23 @@ def test_a_request_with_any_bit_turned_is_refused(at, bit):
 REQUEST = ca.make_request(KEYS[1], site_id=SITE, kind=Kind.BOX, appliance="0123")
 
 
+def test_a_request_carries_the_word_of_a_tpm_as_it_is():
+    asked = ca.make_request(KEYS[1], site_id=SITE, kind=Kind.BOX, proof=b"a word")
+    assert ca.read_request(asked.public_bytes(Encoding.PEM)).proof == b"a word"
+    assert ca.read_request(REQUEST.public_bytes(Encoding.PEM)).proof is None
+    # two values where one must be (RFC 2986, 4.1): signed all the same, by who has the key
+    tbs = asked.tbs_certrequest_bytes
+    changed = tbs.replace(b"\x0c\x06a word", b"\x0c\x02aa\x0c\x02bb")
+    assert changed != tbs
+    signature = KEYS[1].sign(changed, ec.ECDSA(hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    body = changed + algorithm + bytes((3, len(signature) + 1, 0)) + signature
+    der = b"\x30\x82" + len(body).to_bytes(2, "big") + body
+    text = b"-----BEGIN CERTIFICATE REQUEST-----\n" + b64encode(der)
+    with pytest.raises(PeerError, match="word of a TPM is damaged"):
+        ca.read_request(text + b"\n-----END CERTIFICATE REQUEST-----\n")
+
+
 def test_a_request_says_what_it_is_for():
     asked = ca.read_request(REQUEST.public_bytes(Encoding.PEM))
     assert (asked.site, asked.kind, asked.appliance) == (SITE, Kind.BOX, "0123")
@@ -404,6 +421,35 @@ def test_what_is_no_site_root(extensions, sentence):
         ca.check_root(builder.sign(ROOT.key, hashes.SHA256()))
 
 
+def test_a_root_is_signed_by_itself():
+    """An intermediate with all that a root has is none: who signed it could end it."""
+    lent = reshape(x509.BasicConstraints, ANY_CA)
+    builder = x509.CertificateBuilder(
+        subject_name=ROOT.certificate.subject,
+        issuer_name=ROOT.certificate.subject,
+        public_key=KEYS[5].public_key(),
+        serial_number=1,
+        not_valid_before=lent.not_valid_before_utc,
+        not_valid_after=lent.not_valid_after_utc,
+    )
+    builder = builder.add_extension(ANY_CA, critical=True).add_extension(PERMITTED, critical=True)
+    with pytest.raises(PeerError, match="not signed by the site root"):
+        ca.check_root(builder.sign(ROOT.key, hashes.SHA256()))
+
+
+def test_a_root_that_permits_nothing_vouches_for_no_address():
+    builder = x509.CertificateBuilder(
+        subject_name=ROOT.certificate.subject,
+        issuer_name=ROOT.certificate.subject,
+        public_key=ROOT.key.public_key(),
+        serial_number=1,
+        not_valid_before=NOW,
+        not_valid_after=NOW + timedelta(days=1),
+    )
+    made = builder.add_extension(EXCLUDED, critical=True).sign(ROOT.key, hashes.SHA256())
+    assert not ca.may_vouch(made, IPv4Address("10.41.7.2"))
+
+
 def test_no_leaf_outlives_its_issuer():
     end = BOX.certificate.not_valid_after_utc
     assert box(days=50 * 365).not_valid_after_utc == end
@@ -421,7 +467,11 @@ def test_no_leaf_outlives_its_issuer():
 def test_keys_of_other_curves_are_refused():
     other = ec.generate_private_key(ec.SECP384R1())
     with pytest.raises(PeerError, match="P-256"):
-        intermediate(Kind.APPLIANCE, other)
+        build_root(other)
+    for key in (other, rsa.generate_private_key(65537, 2048)):
+        asked = ca.make_request(key, site_id=SITE, kind=Kind.BOX)
+        with pytest.raises(PeerError, match="on the curve P-256: this request"):
+            ca.read_request(asked.public_bytes(Encoding.PEM))
     with pytest.raises(PeerError, match="P-256"):
         ca.issue_box(
             BOX,
