@@ -97,7 +97,8 @@ class Control:
         decider = Decider(self._store, self._settings, judge, self._planner, keys)
         self._desk = ReportDesk(self._store, self._settings, keys)
         self._collector = Collector(
-            self._store, {name: layout.socket(name) for name in ("netboot", "keys", "watch", "sync")}
+            self._store,
+            {name: layout.socket(name) for name in ("netboot", "keys", "watch", "sync")},
         )
         self._renewals = RenewalDesk(
             self._store, self._settings, lambda: self._references, judge, self._planner, keys
