@@ -26,6 +26,9 @@ EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 RESULT = ROOT / "build" / "mutants.json"
 KEYS = {
     "approval": ("keys_forms",),
+    "ca": ("keys_ca",),
+    "ca_proof": ("ca_desk",),
+    "ca_request": ("keys_ca",),
     "cache": ("keys_rules", "readable"),
     "crl": ("crl_own", "keys_forms"),
     "dated": ("dated",),
