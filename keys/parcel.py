@@ -299,7 +299,7 @@ def _checksum(values: Sequence[int]) -> int:
 
 
 def _document(data: bytes, kind: str, fields: set[str]) -> Mapping[str, Any]:
-    found = json.loads(data)
+    found: Mapping[str, Any] = json.loads(data)
     if set(found) != fields or found["type"] != kind:
         raise ValueError("another form")
     return found
