@@ -30,7 +30,7 @@ check: setup ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-mutants: setup ## delete each check of the verifier in turn: a test must fail (ONLY=quote,ak)
+mutants: setup ## delete each check of the verifier and of keys in turn: a test must fail (ONLY=quote,keys.lease)
 	$(BIN)/python -m tests.mutants $(ONLY)
 
 fuzz: setup ## any bytes into each wire format (TIME=60 seconds each, ONLY=NAME, EVIDENCE=DIR)

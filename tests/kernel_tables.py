@@ -99,6 +99,31 @@ BTRFS_ON_LUKS = Kernel(
     blocks=SDA | {"253:0": Block(name="dm-0", uuid=LUKS_UUID, slaves=("8:3",))},
 )
 
+CAPTURED = Kernel(
+    mounts=(
+        "1 1 0:2 / / rw - rootfs rootfs rw,size=490316k,nr_inodes=122579,inode64\n"
+        "22 1 0:20 / /proc rw,relatime - proc proc rw\n"
+        "26 1 254:0 / /new ro,relatime - ext4 /dev/mapper/root ro\n"
+        "27 1 254:1 / /crypt rw,relatime - ext4 /dev/mapper/cryptroot rw\n"
+    ),
+    blocks={
+        "7:0": Block(name="loop0"),
+        "7:1": Block(name="loop1"),
+        "7:2": Block(name="loop2"),
+        "254:0": Block(
+            name="dm-0",
+            uuid="CRYPT-VERITY-e3db691c649e46258d6ecfc9668da519-root",
+            slaves=("7:0", "7:1"),
+        ),
+        "254:1": Block(
+            name="dm-1",
+            uuid="CRYPT-LUKS2-31ff2c4436c84ee88039de9d51f8a662-cryptroot",
+            slaves=("7:2",),
+        ),
+    },
+)
+"""Of a virtual machine: kernel 6.1 (Debian 12), veritysetup and cryptsetup 2.6.1 on loop devices."""
+
 
 def write(directory: Path, kernel: Kernel) -> Path:
     """Lay a machine out below a directory as proc and sys do; gives the directory."""

@@ -52,6 +52,15 @@ def test_what_the_tables_of_a_machine_say(
     assert seen.where.endswith(where)
 
 
+def test_what_veritysetup_and_cryptsetup_leave_in_a_real_kernel(tmp_path: Path) -> None:
+    place = kernel_tables.write(tmp_path, kernel_tables.CAPTURED)
+    verity = Seen(root=VERITY, where="/new is on ext4 on dm-0 (CRYPT-VERITY) on loop0 and loop1")
+    assert look(place, ["/new/opt/doorstep"]) == verity
+    luks = Seen(root=ENCRYPTED, where="/crypt is on ext4 on dm-1 (CRYPT-LUKS2) on loop2")
+    assert look(place, ["/new/bin", "/crypt/opt"]) == luks
+    assert look(place).root is None
+
+
 def test_each_place_of_programs_counts_and_the_least_protected_decides() -> None:
     mounts = decode_mounts(kernel_tables.USR_NOT.mounts)
     devices = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from keys.rootfs import MAX_DEPTH, Device, Seen, decode_mounts, judge
@@ -16,9 +17,12 @@ MAX_MOUNTS = 1 << 20
 """Bytes of mountinfo that are read."""
 
 
-def look(kernel: Path = Path("/")) -> Seen:
-    """Say what protects this interpreter and these modules; `kernel` is where proc and sys are."""
-    paths = ("/", sys.prefix, os.path.realpath(sys.executable), str(Path(__file__).resolve()))
+PROGRAMS = ("/", sys.prefix, os.path.realpath(sys.executable), str(Path(__file__).resolve()))
+"""What must be protected: whatever starts us, this interpreter, these modules."""
+
+
+def look(kernel: Path = Path("/"), paths: Sequence[str] = PROGRAMS) -> Seen:
+    """Say what protects what is at `paths`; `kernel` is where proc and sys are."""
     try:
         with (kernel / "proc/self/mountinfo").open(errors="replace") as file:
             mounts = decode_mounts(file.read(MAX_MOUNTS))
