@@ -122,7 +122,7 @@ CAPTURED = Kernel(
         ),
     },
 )
-"""Of a virtual machine: kernel 6.1 (Debian 12), veritysetup and cryptsetup 2.6.1 on loop devices."""
+"""Of a virtual machine: kernel 6.1 (Debian 12), veritysetup, cryptsetup 2.6.1, loop devices."""
 
 
 def write(directory: Path, kernel: Kernel) -> Path:
