@@ -46,9 +46,11 @@ def test_what_is_handed_in_goes_to_boxes_and_is_never_told(site: SyncedKeys) -> 
     }
     done = site.offer(7, b"the-token-of-tills", not_after=None)
     assert (done["outcome"], done["expires"]) == ("new", NOW + 14 * DAY)
+    assert (done["code"], done["sentence"]) == (None, None)
+    assert "secret-fetched" in site.kinds()
     assert "pos-api-token" not in site.withheld()
     found = site.wanted()
-    assert (found["version"], found["usable"]) == (7, True)
+    assert (found["version"], found["usable"], found["expires"]) == (7, True, NOW + 14 * DAY)
     said = [site.sync("sync_wanted"), site.operator("events", after=0), site.operator("status")]
     assert text_of(b"the-token-of-tills") not in str(said)
     assert b"the-token-of-tills" not in str(said).encode()
@@ -81,6 +83,10 @@ def test_an_upstream_goes_forward_only(
     assert events[-1]["detail"]["code"] == code
     site.offer(version, value)  # it insists: the audit does not fill
     assert site.operator("events", after=0)["events"][-1] == events[-1]
+    site.offer(7, b"token")
+    site.offer(version, value)  # but what happens again is told again
+    kinds = site.kinds()
+    assert kinds[-3:] == ["upstream-refused", "secrets-renewed", "upstream-refused"]
 
 
 def test_a_lower_version_stays_lower_when_the_value_is_no_longer_here(site: SyncedKeys) -> None:
@@ -155,8 +161,12 @@ def test_a_license_ends_on_the_day_that_its_upstream_says(site: SyncedKeys) -> N
     about = {"name": "till-license", "source": "spare:licenses/till"}
     done = site.offer(1, b"KEY=1", not_after=NOW + 90 * DAY, **about)
     assert (done["outcome"], done["expires"]) == ("new", NOW + 90 * DAY)
-    assert site.offer(2, b"KEY=2", **about)["code"] == "DATE"
-    assert site.offer(2, b"KEY=2", not_after=NOW - 1, **about)["code"] == "DATE"
+    undated = site.offer(2, b"KEY=2", **about)
+    assert undated["code"] == "DATE"
+    assert undated["sentence"].startswith("till-license: ")
+    site.offer(3, b"KEY=3", not_after=NOW + 90 * DAY, **about)
+    assert site.offer(2, b"KEY=2", **about)["code"] == "VERSION-LOWER"
+    assert site.offer(4, b"KEY=4", not_after=NOW - 1, **about)["code"] == "DATE"
 
 
 def test_one_that_is_refused_does_not_hold_back_the_others(site: SyncedKeys) -> None:
@@ -169,6 +179,9 @@ def test_one_that_is_refused_does_not_hold_back_the_others(site: SyncedKeys) -> 
         {"name": "till-license", "source": "spare:licenses/till", "version": 1, "value": ""},
     ]
     done = site.sync("sync_put", secrets=offers)["done"]
+    told = site.operator("events", after=0)["events"]
+    refused = [one["detail"]["name"] for one in told if one["kind"] == "upstream-refused"]
+    assert "nobody" not in refused  # names that nobody gave fill no audit
     assert [one["code"] or one["outcome"] for one in done] == [
         "VERSION-LOWER",
         "new",
@@ -189,6 +202,7 @@ def test_one_that_is_refused_does_not_hold_back_the_others(site: SyncedKeys) -> 
         {"not_after": 1 << 60},
         {"not_after": 1.5},
         {"source": None},
+        {"name": 7},
     ],
 )
 def test_what_is_no_offer_is_not_taken(site: SyncedKeys, change) -> None:
@@ -198,9 +212,12 @@ def test_what_is_no_offer_is_not_taken(site: SyncedKeys, change) -> None:
 
 def test_a_call_has_a_size(site: SyncedKeys) -> None:
     one = {"name": "pos-api-token", "source": SOURCE, "version": 7, "value": text_of(b"x")}
-    for secrets in ([], [one] * (MAX_BATCH + 1), [one, one], {"secrets": one}):
+    many = [one | {"name": f"s{number}"} for number in range(MAX_BATCH + 1)]
+    for secrets in ([], many, [one, one], {"secrets": one}):
         assert code(site.sync, "sync_put", secrets=secrets) == "MALFORMED"
-    assert code(site.withdraw, 500) == "MALFORMED"
+    assert len(site.sync("sync_put", secrets=many[:-1])["done"]) == MAX_BATCH
+    for status in (500, 403.0, True):
+        assert code(site.withdraw, status) == "MALFORMED"
 
 
 def test_a_login_is_for_sync_alone_and_in_no_list(site: SyncedKeys) -> None:
@@ -220,6 +237,11 @@ def test_a_login_is_for_sync_alone_and_in_no_list(site: SyncedKeys) -> None:
     assert site.service is not None
     rows = site.service.methods()
     assert rows["sync_credential"].users == frozenset({"sync"})
+    for upstream in ([], 7, "x"):
+        assert code(site.sync, "sync_credential", upstream=upstream) == "UPSTREAM-UNKNOWN"
+    assert site.kinds().count("upstream-login") == 2
+    audit = site.service._store.execute("SELECT entry FROM audit").fetchall()
+    assert sum('"upstream-login-read"' in entry for (entry,) in audit) == 1
     site.operator("secret_remove", name="upstream/hq")
     assert code(site.sync, "sync_credential", upstream="hq") == "NO-LOGIN"
 
@@ -244,6 +266,18 @@ def test_threat_13_a_version_that_nobody_confirmed_may_be_stale(site: SyncedKeys
     listed = site.operator("secret_list")["secrets"][0]
     assert (listed["reason"], listed["maybe_stale"], listed["seen"]) == (None, True, NOW)
     assert site.operator("keys_explain")["secrets"][0]["maybe_stale"] is True
+
+
+def test_what_has_no_source_is_not_sync_s(site: SyncedKeys) -> None:
+    text = (site.layout.site / "site.toml").read_text()
+    site.write("site.toml", f'{text}[[secret]]\nname = "plain"\ntier = "site"\nttl = "1d"\n')
+    site.start()
+    site.operator("secret_put", name="plain", value=text_of(b"by hand"))
+    for source in ("", SOURCE):
+        done = site.offer(1, b"x", name="plain", source=source)
+        assert done["code"] == "SOURCE-DIFFERS"
+        assert site.withdraw(name="plain", source=source) == "refused"
+    assert "plain" not in site.all_wanted()
 
 
 def test_a_withdrawal_from_elsewhere_is_none(site: SyncedKeys) -> None:

@@ -56,6 +56,15 @@ def test_silence_is_told_of_after_a_quarter_of_an_hour_and_what_it_means() -> No
     assert "kept until its own end" in text
 
 
+def test_a_document_has_times_in_seconds_and_none_for_never() -> None:
+    line = Line(name="hq", login=None, login_ends=5, since=MS, wait=90_000, failures=1)
+    one = upstream_document(line, [], 0, NOW)
+    assert (one["paused_until"], one["success"]) == (NOW + 90, None)
+    later = upstream_document(line, [], 0, NOW + 91)
+    assert later["paused_until"] is None
+    assert upstream_sentences([one], NOW) == []  # an old login that nobody has ends for nobody
+
+
 def test_a_refused_login_is_told_of_at_once() -> None:
     (text,) = said(is_login_refused=True, **silent(0))
     assert "refuses the login" in text
@@ -207,6 +216,11 @@ def test_an_authority_that_is_not_there_is_named(pem: bytes, what: str) -> None:
 def test_a_secret_of_tier_box_has_no_source() -> None:
     made = site(**{'tier = "site" ': 'tier = "box" '})
     assert "tier box" in problems(made)["secret.pos-api-token.source"]
+
+
+def test_a_wrong_upstream_is_one_problem_and_other_secrets_have_no_source() -> None:
+    made = site(HQ.replace("https", "http") + '[[secret]]\nname = "b"\ntier = "site"\nttl = "1d"\n')
+    assert list(problems(made)) == ["upstream.hq"]
 
 
 def test_an_upstream_that_nothing_comes_from_is_worth_a_note() -> None:

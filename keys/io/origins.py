@@ -23,7 +23,7 @@ class Origin:
     """
 
     version: int = 0
-    digest: bytes | None = None
+    digest: bytes = b""
     held: int = 0
     seen: float = 0.0
     gone: int | None = None

@@ -84,7 +84,7 @@ MIGRATIONS: Sequence[str] = (
         at REAL NOT NULL, reply TEXT NOT NULL) STRICT;
     CREATE INDEX renewals_of_boot ON renewals(ek_name, reset_count, restart_count);
     CREATE TABLE upstream(
-        name TEXT NOT NULL, source TEXT NOT NULL, version INTEGER NOT NULL, digest BLOB,
+        name TEXT NOT NULL, source TEXT NOT NULL, version INTEGER NOT NULL, digest BLOB NOT NULL,
         held INTEGER NOT NULL, seen REAL NOT NULL, gone INTEGER, gone_since REAL,
         PRIMARY KEY(name, source)) STRICT;
     INSERT INTO floors

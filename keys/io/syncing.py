@@ -37,7 +37,6 @@ MAX_BATCH = PAGE = 64
 NO_END = 253_402_300_799
 VALUES_KEY = "upstream-values"
 GONE = frozenset({403, 404})
-_MAX_TOLD = 4096
 
 
 class Outcome(Enum):
@@ -75,23 +74,22 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """What is done about one offer: `label` None where it is refused."""
+    """What is done about one offer: `taken` is what will be here, None where it is refused."""
 
     outcome: Outcome
     offer: Offer
-    label: Label | None = None
-    origin: Origin | None = None
-    code: str = ""
-    sentence: str = ""
+    taken: tuple[Label, Origin] | None = None
+    code: str | None = None
+    sentence: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Give it as sync reads it."""
         return {
             "name": self.offer.name,
             "outcome": self.outcome.value,
-            "code": self.code or None,
-            "sentence": self.sentence or None,
-            "expires": self.label and self.label.expires,
+            "code": self.code,
+            "sentence": self.sentence,
+            "expires": self.taken and self.taken[0].expires,
         }
 
 
@@ -228,34 +226,28 @@ class Syncing:
     def _decide(self, offer: Offer, key: Secret, now: float) -> _Step:
         rule, refused = self._rule(offer.name, offer.source)
         if rule is None:
-            return _Step(outcome=Outcome.REFUSED, offer=offer, code=refused[0], sentence=refused[1])
+            return _refused(offer, *refused)
         known = self.origins.of(offer.name, offer.source) or Origin()
         digest = _digest(key, offer)
-        code, sentence = self._objection(rule, offer, known, digest)
+        if (why := self._objection(rule, offer, known, digest)) is not None:
+            return _refused(offer, *why)
         try:
             expires = _end(rule, offer, now)
         except PeerError as error:
-            code, sentence = code or "DATE", sentence or str(error)
-            expires = 0
-        if code:
-            return _Step(outcome=Outcome.REFUSED, offer=offer, code=code, sentence=sentence)
+            return _refused(offer, "DATE", f"{offer.name}: {error}")
         row = self.store.secret(offer.name)
         is_same = (
             offer.version == known.version and row is not None and row.label.version == known.held
         )
-        # the number is drawn in the transaction; 0 until then
-        held = known.held if is_same else 0
-        return _Step(
-            outcome=Outcome.RENEWED if is_same else Outcome.NEW,
-            offer=offer,
-            label=_label(offer.name, held, rule.tier, now, expires),
-            origin=Origin(version=offer.version, digest=digest, held=held, seen=now),
-        )
+        label = _label(offer.name, known.held, rule.tier, now, expires)
+        origin = Origin(version=offer.version, digest=digest, held=known.held, seen=now)
+        outcome = Outcome.RENEWED if is_same else Outcome.NEW
+        return _Step(outcome=outcome, offer=offer, taken=(label, origin))
 
     def _objection(
         self, rule: SecretRule, offer: Offer, known: Origin, digest: bytes
-    ) -> tuple[str, str]:
-        """Say why an offer is not taken; two empty texts when it is."""
+    ) -> tuple[str, str] | None:
+        """Say by code and sentence why an offer is not taken; None when it is."""
         upstream = offer.source.partition(":")[0]
         if (why := self.files.rules.controller.why_off(rule.tier)) is not None:
             return Withheld.TIER_OFF.value, f"{rule.name}: {why}"
@@ -266,28 +258,31 @@ class Syncing:
                 f"{rule.name}: {upstream} offers version {offer.version} after {known.version}: "
                 "ask whether it was restored from a backup, or store a new version there"
             )
-        if known.gone is not None and offer.version == known.version:
+        if offer.version > known.version:
+            return None
+        if known.gone is not None:
             return Withheld.GONE.value, (
                 f"{rule.name}: {upstream} withdrew version {offer.version} and offers it again: "
                 f"store a new version there, or say `doorstep secret remove {rule.name}` to take it"
             )
-        is_same = offer.version == known.version and known.digest is not None
-        if is_same and not hmac.compare_digest(known.digest or b"", digest):
+        if not hmac.compare_digest(known.digest, digest):
             return "VALUE-DIFFERS", (
                 f"{rule.name}: {upstream} gives another value under version {offer.version}: "
                 "store it there as a new version, and find out who changed it"
             )
-        return "", ""
+        return None
 
     def _take(self, user: str, step: _Step, now: float) -> _Step:
         """Write one step, in the caller's transaction."""
-        offer, label, origin = step.offer, step.label, step.origin
+        offer = step.offer
         about = {"name": offer.name, "source": offer.source, "upstream_version": offer.version}
-        if label is None or origin is None:
-            if self.told.get(offer.name) != (step.code, offer.version):
-                self._tell(offer.name, (step.code, offer.version))
+        if step.taken is None:
+            said = step.code or "", offer.version
+            if offer.name in self.files.rules.secrets and self.told.get(offer.name) != said:
+                self.told[offer.name] = said
                 self.record(now, user, "upstream-refused", code=step.code, **about)
             return step
+        label, origin = step.taken
         self.told.pop(offer.name, None)
         if step.outcome is Outcome.NEW:
             number = self.store.next_version(offer.name)
@@ -296,12 +291,7 @@ class Syncing:
             self.record(now, user, "secret-fetched", **detail)
         self.vault.lock(offer.value, label)
         self.origins.keep(offer.name, offer.source, origin)
-        return replace(step, label=label, origin=origin)
-
-    def _tell(self, name: str, what: tuple[str, int]) -> None:
-        if len(self.told) >= _MAX_TOLD:
-            self.told.clear()
-        self.told[name] = what
+        return replace(step, taken=(label, origin))
 
     # what sync reports
 
@@ -336,6 +326,10 @@ class Syncing:
         if not rule.source or rule.source != source:
             return None, ("SOURCE-DIFFERS", f"{name} has another source in site.toml")
         return rule, ("", "")
+
+
+def _refused(offer: Offer, code: str, sentence: str) -> _Step:
+    return _Step(outcome=Outcome.REFUSED, offer=offer, code=code, sentence=sentence)
 
 
 def _batch(params: Params) -> list[Mapping[str, Any]]:
