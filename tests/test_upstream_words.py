@@ -174,6 +174,9 @@ with TemporaryDirectory() as _place:
     TRUST = Authority(Path(_place), "hq").file.read_bytes()
 
 
+BARBICAN = HQ.replace("kv2", "barbican") + 'auth_url = "https://k.example/v3"\n'
+
+
 def site(upstream: str = HQ, source: str = "hq:pos/token", **changes: str) -> Site:
     text = EXAMPLE.replace('tier = "site" ', f'source = "{source}" # x\ntier = "site" ')
     for old, new in changes.items():
@@ -202,6 +205,7 @@ def test_a_site_with_an_upstream_is_in_order() -> None:
         (HQ + 'auth_url = "https://k/v3"\n', "hq:x", "upstream.hq", "auth_url is unknown"),
         (HQ.replace("https", "http"), "hq:x", "upstream.hq", "begins with https://"),
         (HQ + 'deadline = "1d"\n', "hq:x", "upstream.hq", "from 1s to 5m"),
+        (BARBICAN, "hq:x#field", "secret.pos-api-token.source", "has no fields"),
     ],
 )
 def test_what_cannot_be_is_named(upstream: str, source: str, key: str, what: str) -> None:

@@ -103,7 +103,7 @@ class Syncing:
     files: SiteFiles
     desk: Desk
     record: Record
-    told: dict[str, tuple[str, int]] = field(default_factory=dict)
+    told: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     """What was refused last of each secret: an upstream that insists fills no audit."""
 
     def methods(self) -> dict[str, MethodRow]:
@@ -277,7 +277,7 @@ class Syncing:
         offer = step.offer
         about = {"name": offer.name, "source": offer.source, "upstream_version": offer.version}
         if step.taken is None:
-            said = step.code or "", offer.version
+            said = step.code, offer.version
             if offer.name in self.files.rules.secrets and self.told.get(offer.name) != said:
                 self.told[offer.name] = said
                 self.record(now, user, "upstream-refused", code=step.code, **about)
