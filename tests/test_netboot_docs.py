@@ -1,4 +1,4 @@
-"""docs/netboot.md: each key is named there, in docs/upstreams.md or in the example, and it shows what is printed."""
+"""docs/netboot.md names each key, or docs/upstreams.md or the example; what is printed is shown."""
 
 import re
 import tomllib

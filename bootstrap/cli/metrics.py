@@ -19,7 +19,7 @@ _PATH = click.Path(path_type=Path)
     help="Write this file as a whole instead: one of node_exporter's textfile collector.",
 )
 def metrics(run: Path, out: Path | None) -> None:
-    """Ask netboot and sync what they counted, and control what ends when; no port is opened for it."""
+    """Ask netboot and sync what they counted, and control what ends when; no port is opened."""
     from contextlib import suppress
 
     from bootstrap.io.metrics_file import write

@@ -25,6 +25,32 @@ CLOSED = frozenset({"LEASE-ENDED", "LEASE-MISSING", "CACHE-ROLLED-BACK", "TPM-GO
 """Why everything is withheld at once."""
 _ENDS = ("name", "tier", "reason", "usable_until", "since", "kind", "ask", "dated", "source")
 _Serve = Callable[[str, Params, float], Mapping[str, Any]]
+KEPT = 60.0
+"""Seconds for which a list is kept at most."""
+
+
+class _Kept:
+    """A list of secrets with what it was made of; good until one of them ends, a minute at most."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._listed: list[dict[str, Any]] = []
+        self._made, self._until = 0.0, 0.0
+
+    def get(self, made_of: tuple[object, ...], now: float) -> list[dict[str, Any]]:
+        """Give it, or an empty one when it must be made again."""
+        if made_of == self._of and self._made <= now < self._until:
+            return self._listed
+        self._of = made_of
+        return []
+
+    def put(self, listed: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
+        """Keep it, and give it."""
+        ends = (float(one["usable_until"]) for one in listed if "usable_until" in one)
+        self._made, self._until = now, min((end for end in ends if end > now), default=now + KEPT)
+        self._until = min(self._until, now + KEPT)
+        self._listed = listed
+        return listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +118,15 @@ class Explaining:
         }
 
     def beside(self, status: _Serve) -> _Serve:
-        """Let a status say when each secret and the lease end; names, never values."""
+        """Let a status say when each secret and the lease end; names, never values.
+
+        The list is kept while nothing changed that it is made of: control asks each second.
+        """
+        kept = _Kept()
 
         def serve(user: str, params: Params, now: float) -> Mapping[str, Any]:
             said = status(user, params, now)
-            listed = list(self._listed(now))
+            listed = kept.get(self._made_of(), now) or kept.put(list(self._listed(now)), now)
             usable = [one for one in listed if one["reason"] is None]
             first = min(usable, key=lambda one: float(one["usable_until"]), default=None)
             return {
@@ -110,6 +140,14 @@ class Explaining:
             }
 
         return serve
+
+    def _made_of(self) -> tuple[object, ...]:
+        try:
+            self.ring.check()
+            closed = None
+        except ClosedError as error:
+            closed = error.code
+        return self.secrets.store.changes, self.files.rules, closed
 
     def _alarms(self, listed: Iterable[Mapping[str, Any]], now: float) -> tuple[str, ...]:
         roles_with = self.files.rules.roles_with

@@ -98,6 +98,11 @@ class Store:
         """Close the database."""
         self._db.close()
 
+    @property
+    def changes(self) -> tuple[int, int]:
+        """Count what was changed since the start: by us, and by others."""
+        return self._db.total_changes, int(self._one("PRAGMA data_version")[0])
+
     def forget(self) -> None:
         """Leave nothing of what was overwritten in the write-ahead log either."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
