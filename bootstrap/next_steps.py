@@ -155,6 +155,10 @@ NEXT_STEP: Mapping[str, str] = {
     "LEASE-MISSING": "Call: headquarters must give this site a lease before it gives secrets.",
     "TPM-GONE": "Call: the TPM of this site's controller does not answer.",
     "CACHE-ROLLED-BACK": "Call: this site's memory was replaced by an older copy.",
+    "NAME-TAKEN": "Call: another box in service has this name, so this one has no SSH certificate.",
+    "BACKUP-CHANGED": "Call: the backup must be made again, for something changed meanwhile.",
+    "INPUT-COMMENT": "Call: headquarters must sign this document again, for this site.",
+    "INPUT-ENDED": "Call: what headquarters approved has ended, and it must approve it again.",
     # what the box says on its own screen
     "PCR-MOVED": _AGAIN + "call.",
     "ANCHOR": "Switch the box off and on, so that it loads the present start files.",

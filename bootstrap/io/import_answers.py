@@ -28,6 +28,8 @@ from keys.signed import SignedInput, check_either, no_floors
 from keys.wrap import WrappedSecret
 
 MAX_PEM = 65536
+ZONE_KEY = "zone-ksk-"
+"""How the keys begin that boxes believe names by."""
 
 
 class Leases:
@@ -135,8 +137,9 @@ class Seeds:
     def take(self, desk: Desk, item: Item) -> tuple[str, ...]:
         """Let keys take it."""
         found, _ = desk.check(item)
-        desk.ask("keys", "seed_take", _carried(found))
-        return ()
+        taken = desk.ask("keys", "seed_take", _carried(found))
+        has_zone = any(name.startswith(ZONE_KEY) for name in taken["keys"])
+        return desk.sign_zones() if has_zone else ()
 
 
 class Wrapped:

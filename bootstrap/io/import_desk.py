@@ -19,7 +19,7 @@ from bootstrap.site import Site
 from keys.envelope import b64u, unb64u
 from keys.errors import KeysError
 from keys.io.layout import REHEARSAL_MARK
-from keys.io.rpc import RpcUnavailableError
+from keys.io.rpc import RpcError, RpcUnavailableError
 from keys.io.signed_files import Disk, RealDisk, SignedFile, read_signed
 from keys.manifest import MAX_FILE, verify
 from keys.signed import Floor, Floors, Kind, SignedInput, check_either
@@ -139,6 +139,14 @@ class Desk:
         except RpcUnavailableError:
             return ("control does not run: it reads the file when it starts",)
         return (str(kept),) if kept else ()
+
+    def sign_zones(self) -> tuple[str, ...]:
+        """Let netboot sign the zones with the keys of now; gives what came of it."""
+        try:
+            self.ask("netboot", "dns_sign", {})
+        except (RpcError, RpcUnavailableError):
+            return ("restart netboot: it signs the zones with another key until then",)
+        return ("the zones are signed with the keys of before",)
 
 
 def verdict(
