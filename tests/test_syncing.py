@@ -15,7 +15,7 @@ from sync_lab import DAY, NOW, SOURCE, SyncedController, SyncedKeys, closing, te
 from keys import ca
 from keys.errors import SiteError
 from keys.io.rpc import Refusal
-from keys.io.syncing import MAX_BATCH, MAX_LOGIN, PAGE, Outcome
+from keys.io.syncing import EPOCH_SECONDS, EPOCHS, MAX_BATCH, MAX_LOGIN, PAGE, Outcome
 from keys.io.tpm import Tpm
 from keys.rules import MAX_SECRET, SiteRules
 from keys.tpm_objects import Index
@@ -459,6 +459,31 @@ def test_many_new_versions_are_one_revocation_and_renewals_none(
     assert epoch(controller) == before + 2
     assert controller.withdraw(404, "wifi-psk", "hq:wifi") == "gone"  # it was never here
     assert epoch(controller) == before + 2
+
+
+def test_threat_41_an_upstream_that_changes_all_the_time_wears_no_tpm_out(
+    controller: SyncedController,
+) -> None:
+    controller.offer(1, b"1")
+    before = epoch(controller)
+    taken = [controller.offer(n, b"%d" % n) for n in range(2, 3 * EPOCHS)]
+    assert sum(one["outcome"] == "new" for one in taken) == EPOCHS == epoch(controller) - before
+    assert {one["code"] for one in taken} == {None, "PACE"}
+    assert controller.wanted()["version"] == EPOCHS + 1
+    # a withdrawal is not put off; older copies of the disk are closed as soon as there is room
+    assert controller.withdraw() == "gone"
+    assert controller.withheld()["pos-api-token"] == "SECRET-GONE"
+    assert epoch(controller) == before + EPOCHS
+    controller.sync("sync_wanted")
+    assert epoch(controller) == before + EPOCHS
+    controller.kill()
+    controller.start()  # what is owed outlives a restart
+    controller.wall += EPOCH_SECONDS
+    controller.sync("sync_wanted")
+    controller.sync("sync_wanted")
+    assert epoch(controller) == before + EPOCHS + 1
+    controller.wall += EPOCH_SECONDS
+    assert controller.offer(3 * EPOCHS, b"last")["outcome"] == "new"
 
 
 def test_an_older_copy_of_the_disk_brings_back_neither_version_nor_login(

@@ -157,6 +157,7 @@ SHOWN: dict[int, tuple[str, ...]] = {
     41: (
         "test_auditing::test_anchors_come_once_a_minute_or_at_once",
         "test_cache_faults::test_reading_and_putting_write_nothing_in_the_tpm",
+        "test_syncing::test_threat_41_an_upstream_that_changes_all_the_time_wears_no_tpm_out",
     ),
     42: (
         "test_witness::test_a_clock_more_than_two_percent_off_is_told",

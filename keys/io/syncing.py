@@ -37,6 +37,9 @@ MAX_BATCH = PAGE = 64
 NO_END = 253_402_300_799
 VALUES_KEY = "upstream-values"
 GONE = frozenset({403, 404})
+EPOCHS, EPOCH_SECONDS = 32, 60.0
+"""Epochs that sync may end at once, and seconds until one more: each wears the TPM's NV memory."""
+OWED = "sync-epoch-owed"
 
 
 class Outcome(Enum):
@@ -93,6 +96,23 @@ class _Step:
         }
 
 
+@dataclass(slots=True)
+class _Wear:
+    """A token bucket of epochs; checklist 41."""
+
+    left: float = EPOCHS
+    at: float = 0.0
+
+    def spend(self, now: float) -> bool:
+        """Take one; False when there is none now."""
+        self.left = min(EPOCHS, self.left + max(0.0, now - self.at) / EPOCH_SECONDS)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syncing:
     """The methods of user sync, and the operator's one that lets it log in."""
@@ -105,6 +125,7 @@ class Syncing:
     record: Record
     told: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     """What was refused last of each secret: an upstream that insists fills no audit."""
+    wear: _Wear = field(default_factory=_Wear)
 
     def methods(self) -> dict[str, MethodRow]:
         """Give their rows of the socket table."""
@@ -134,6 +155,7 @@ class Syncing:
         after = params.get("after", "")
         if not isinstance(after, str):
             raise PeerError("after is the name of a secret")
+        self._pay(now)
         rules = self.files.rules.secrets
         names = sorted(name for name, rule in rules.items() if rule.source and name > after)
         logins = {}
@@ -210,15 +232,23 @@ class Syncing:
             raise PeerError("a secret is there twice")
         key = self.vault.key_bytes(VALUES_KEY)  # drawn outside of the transaction
         steps = [self._decide(one, key, now) for one in offers]
-        replaces = any(
-            step.outcome is Outcome.NEW and self.store.secret(step.offer.name) is not None
-            for step in steps
-        )
+        replaces = any(map(self._replaces, steps))
+        if replaces and not self.wear.spend(now):
+            replaces, steps = False, [_later(s) if self._replaces(s) else s for s in steps]
         with self._changing(replaces):
             done = [self._take(user, step, now) for step in steps]
             if renewed := [one.offer.name for one in done if one.outcome is Outcome.RENEWED]:
                 self.record(now, user, "secrets-renewed", names=renewed)
         return {"done": [one.document() for one in done]}
+
+    def _replaces(self, step: _Step) -> bool:
+        return step.outcome is Outcome.NEW and self.store.secret(step.offer.name) is not None
+
+    def _pay(self, now: float) -> None:
+        """End the epoch that a withdrawal could not end yet."""
+        if self.store.meta(OWED) and self.wear.spend(now):
+            with self.vault.revoking():
+                self.store.set_meta(OWED, b"")
 
     def _changing(self, is_revocation: bool) -> AbstractContextManager[None]:
         return self.vault.revoking() if is_revocation else self.store.transaction()
@@ -304,7 +334,11 @@ class Syncing:
         known = {one: self.origins.of(one[0], one[1]) or Origin() for one in fit}
         news = [one for one in fit if known[one].gone is None]
         if news:
-            with self._changing(any(self.store.secret(one[0]) for one in news)):
+            is_here = any(self.store.secret(one[0]) for one in news)
+            may_end = is_here and self.wear.spend(now)
+            with self._changing(may_end):
+                if is_here and not may_end:  # gone from here at once, from older copies soon
+                    self.store.set_meta(OWED, b"1")
                 for one in news:
                     self._withdraw(user, one, known[one], now)
         outcomes = {
@@ -330,6 +364,11 @@ class Syncing:
 
 def _refused(offer: Offer, code: str, sentence: str) -> _Step:
     return _Step(outcome=Outcome.REFUSED, offer=offer, code=code, sentence=sentence)
+
+
+def _later(step: _Step) -> _Step:
+    sentence = f"{step.offer.name}: too many new versions at once: it is taken in a few minutes"
+    return _refused(step.offer, "PACE", sentence)
 
 
 def _batch(params: Params) -> list[Mapping[str, Any]]:
