@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 import pytest
 
@@ -33,8 +32,6 @@ appliance = "10.0.0.2"
 interface = "eth1"
 [[subnet6]]
 appliance = "fd00::2"
-[page]
-listen = "192.0.2.7:443"
 [controller]
 tpm = "/dev/tpmrm0"
 root = "verity"
@@ -92,7 +89,6 @@ def changed(old: str, new: str) -> SiteRules:
         ('root = "verity"', 'root = "zfs"', "controller.root: 'zfs' is neither"),
         ('interface = "eth1"', "", r"controller.link_loss: no \[\[subnet\]\] names its interface"),
         ('link_loss = "2h"', 'link_loss = "soon"', "controller.link_loss: 'soon' is no duration"),
-        ('listen = "192.0.2.7:443"', 'listen = "page:443"', "page.listen: 'page' is no IPv4"),
         ('appliance = "fd00::2"', 'appliance = "10.0.0.2"', "subnet6.appliance: '10.0.0.2' is no"),
         ("[[subnet6]]", "[subnet6]", r"\[\[subnet6\]\] must be tables"),
         ('[[subnet6]]\nappliance = "fd00::2"', "[subnet6]", r"\[\[subnet6\]\] must be tables"),
@@ -134,19 +130,8 @@ def test_who_has_a_secret() -> None:
     assert [rules.roles_with(name) for name in ("a", "b", "c")] == [["pos"], ["pos", "kiosk"], []]
 
 
-@pytest.mark.parametrize(
-    ("listen", "alone"),
-    [
-        ("192.0.2.7:443", [IPv4Address("192.0.2.7")]),
-        ("10.0.0.2:443", []),  # it is there already
-        ("0.0.0.0:443", []),  # no address that anybody calls
-        (None, []),
-    ],
-)
-def test_the_certificate_names_the_page_s_address_too(listen: str | None, alone: list[Any]) -> None:
-    lines = '[page]\nlisten = "192.0.2.7:443"\n'
-    rules = changed(lines, f'[page]\nlisten = "{listen}"\n' if listen else "")
-    assert list(rules.addresses) == [IPv4Address("10.0.0.2"), *alone, IPv6Address("fd00::2")]
+def test_the_certificate_names_each_address_of_the_appliance() -> None:
+    assert list(read().addresses) == [IPv4Address("10.0.0.2"), IPv6Address("fd00::2")]
 
 
 @pytest.mark.parametrize(
