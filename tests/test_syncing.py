@@ -15,7 +15,7 @@ from sync_lab import DAY, NOW, SOURCE, SyncedController, SyncedKeys, closing, te
 from keys import ca
 from keys.errors import SiteError
 from keys.io.rpc import Refusal
-from keys.io.syncing import EPOCH_SECONDS, EPOCHS, MAX_BATCH, MAX_LOGIN, PAGE, Outcome
+from keys.io.syncing import EPOCH_SECONDS, EPOCHS, MAX_BATCH, MAX_LOGIN, OWED, PAGE, Outcome
 from keys.io.tpm import Tpm
 from keys.rules import MAX_SECRET, SiteRules
 from keys.tpm_objects import Index
@@ -278,6 +278,10 @@ def test_what_has_no_source_is_not_sync_s(site: SyncedKeys) -> None:
         assert done["code"] == "SOURCE-DIFFERS"
         assert site.withdraw(name="plain", source=source) == "refused"
     assert "plain" not in site.all_wanted()
+    listed = {one["name"]: one for one in site.operator("secret_list")["secrets"]}
+    assert listed["plain"]["source"] is None and "maybe_stale" not in listed["plain"]
+    never = listed["pos-api-token"]
+    assert (never["seen"], never["maybe_stale"], never["gone"]) == (None, False, None)
 
 
 def test_a_withdrawal_from_elsewhere_is_none(site: SyncedKeys) -> None:
@@ -458,7 +462,8 @@ def test_many_new_versions_are_one_revocation_and_renewals_none(
     assert controller.withdraw(404) == "gone"
     assert epoch(controller) == before + 2
     assert controller.withdraw(404, "wifi-psk", "hq:wifi") == "gone"  # it was never here
-    assert epoch(controller) == before + 2
+    controller.sync("sync_wanted")
+    assert epoch(controller) == before + 2  # and nothing is owed
 
 
 def test_threat_41_an_upstream_that_changes_all_the_time_wears_no_tpm_out(
@@ -470,6 +475,14 @@ def test_threat_41_an_upstream_that_changes_all_the_time_wears_no_tpm_out(
     assert sum(one["outcome"] == "new" for one in taken) == EPOCHS == epoch(controller) - before
     assert {one["code"] for one in taken} == {None, "PACE"}
     assert controller.wanted()["version"] == EPOCHS + 1
+    both = [
+        {"name": "pos-api-token", "source": SOURCE, "version": 99, "value": text_of(b"99")},
+        {"name": "wifi-psk", "source": "hq:wifi", "version": 1, "value": text_of(b"psk")},
+    ]
+    outcomes = [one["outcome"] for one in controller.sync("sync_put", secrets=both)["done"]]
+    assert outcomes == ["refused", "new"]  # what replaces nothing wears nothing
+    assert controller.withdraw(404, "till-license", "spare:licenses/till") == "gone"
+    assert not controller.service._store.meta(OWED)
     # a withdrawal is not put off; older copies of the disk are closed as soon as there is room
     assert controller.withdraw() == "gone"
     assert controller.withheld()["pos-api-token"] == "SECRET-GONE"
