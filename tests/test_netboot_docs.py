@@ -1,4 +1,4 @@
-"""docs/netboot.md names each key, or docs/upstreams.md or the example; what is printed is shown."""
+"""Each key is named in a document or in the example; docs/netboot.md shows what is printed."""
 
 import re
 import tomllib
@@ -13,7 +13,7 @@ from bootstrap.site import decode_netboot_site, known_keys
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "netboot.md").read_text()
-UPSTREAMS = (ROOT / "docs" / "upstreams.md").read_text()
+BESIDE = [(ROOT / "docs" / name).read_text() for name in ("upstreams.md", "identities.md")]
 EXAMPLE = (Path(bootstrap.__file__).parent / "example" / "site.toml").read_text()
 LEVELS = ("dhcp", "shared_network", "subnet", "subnet.pool", "class", "reservation")
 MATCHES = ("class", "class.not", "boot.rule", "boot.rule.not")
@@ -31,7 +31,7 @@ def keys_of(document: object, prefix: str = "") -> set[str]:
 
 
 def named() -> set[str]:
-    rows = re.findall(r"^\| `([A-Za-z0-9_.]+)` \|", TEXT + UPSTREAMS, re.M)
+    rows = re.findall(r"^\| `([A-Za-z0-9_.]+)` \|", "".join((TEXT, *BESIDE)), re.M)
     found = set()
     for row in rows:
         first, _, rest = row.partition(".")
