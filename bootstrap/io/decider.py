@@ -33,11 +33,12 @@ from bootstrap.io import openings
 from bootstrap.io.renewals import seconds_of
 from bootstrap.io.site_store import SiteStore
 from bootstrap.judgement import Judgement, Proved, told
+from bootstrap.keys_calls import Gift, answer_parameters, event_of, wrap_parameters
 from bootstrap.naming import Given, choose
 from bootstrap.phonehome import b64u
 from bootstrap.record import place_holder
 from bootstrap.renewing import opening_of
-from bootstrap.rows import BoxRow, Event, SessionRow
+from bootstrap.rows import BoxRow, SessionRow
 from bootstrap.settings import Settings
 from bootstrap.site import Role
 from keys.errors import KeysError
@@ -161,7 +162,9 @@ class Decider:
             self._store.save_box(box)
             known = {"findings": told(case.judgement.findings)}
             known |= {"released": told(case.judgement.released)}
-            self._event(case, box, "verified", {"tier": case.judgement.tier, **known})
+            self._store.add_event(
+                event_of(case, box, "verified", {"tier": case.judgement.tier, **known})
+            )
         self._planner.write(self._store.boxes())
         if replaced is not None:
             self._call("revoke", {"ek_name": b64u(replaced.ek_name)})
@@ -184,7 +187,9 @@ class Decider:
             sentence=_REPLACED,
         )
         self._store.save_box(gone)
-        self._event(case, gone, "replaced", {"by": new.box, "hostname": old.hostname})
+        self._store.add_event(
+            event_of(case, gone, "replaced", {"by": new.box, "hostname": old.hostname})
+        )
 
     def _hand_over(self, case: _Case, box: BoxRow, role: Role, document: Mapping[str, Any]) -> str:
         judgement, proved = case.judgement, case.proved
@@ -228,7 +233,9 @@ class Decider:
             if case.approval is not None:
                 # not before: a hand-over that fails leaves the approval to the next try
                 self._store.use_approval(case.approval)
-            self._event(case, box, "enrolled", {"hostname": box.hostname, "role": role.name})
+            self._store.add_event(
+                event_of(case, box, "enrolled", {"hostname": box.hostname, "role": role.name})
+            )
         return str(given["answer"])
 
     def _must_wait(self, box: BoxRow, error: RpcError) -> None:
@@ -282,17 +289,11 @@ class Decider:
                 "findings": told(every),
                 "released": told(case.judgement.released),
             }
-            self._event(case, box, status, detail, first.code)
+            self._store.add_event(event_of(case, box, status, detail, first.code))
         return answer
 
     def _sign(self, case: _Case, payload: Mapping[str, Any]) -> str:
-        params = {
-            "context": "answer",
-            "session": payload["session"],
-            "transcript": payload["transcript"],
-            "payload": payload,
-        }
-        return str(self._call("answer", params)["answer"])
+        return str(self._call("answer", answer_parameters(payload))["answer"])
 
     def _call(self, method: str, params: Mapping[str, Any]) -> Any:
         try:
@@ -344,50 +345,20 @@ class Decider:
             address=str(chosen.address) if chosen.address else box.address,
         )
 
-    def _event(
-        self,
-        case: _Case,
-        box: BoxRow,
-        kind: str,
-        detail: Mapping[str, Any],
-        reason: str | None = None,
-    ) -> None:
-        self._store.add_event(
-            Event(
-                at=case.now,
-                kind=kind,
-                box=box.box,
-                mac=box.mac,
-                address=case.session.address,
-                reason=reason,
-                detail=detail,
-            )
-        )
-
 
 _REPLACED = "Another box took the place of this one"
 
 
 def _asked(case: _Case, box: BoxRow, role: Role, document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the parameters of keys `handover`: docs/architecture.md."""
-    judgement, proved, approval = case.judgement, case.proved, case.decision.approval
-    return {
-        "ek_public": b64u(box.ek_public),
-        "box": box.box,
-        "session": b64u(proved.session.session),
-        "transcript": b64u(proved.transcript),
-        "ephemeral": b64u(proved.evidence.ephemeral),
-        "device_public": b64u(proved.evidence.device_public),
-        "ssh_public": b64u(proved.evidence.ssh_host_key),
-        "reset_count": judgement.reset_count,
-        "restart_count": judgement.restart_count,
-        "clock": judgement.clock,
-        "pcrs": {str(index): b64u(value) for index, value in judgement.pcrs.items()},
-        "boot_set": b64u(judgement.boot_set or b""),
-        "role": role.name,
-        "reasons": sorted(approval.reasons) if approval else [],
-        "handoff": document,
-    }
+    """Give the parameters of keys `handover`."""
+    approval = case.decision.approval
+    gift = Gift(
+        role=role.name,
+        boot_set=case.judgement.boot_set or b"",
+        reasons=approval.reasons if approval else (),
+        document=document,
+    )
+    return wrap_parameters(box, case.judgement, case.proved, gift)
 
 
 def _released_firmware(case: _Case) -> bytes | None:

@@ -22,6 +22,7 @@ from bootstrap.io import openings
 from bootstrap.io.references import References
 from bootstrap.io.site_store import SiteStore
 from bootstrap.judgement import Judgement, Proved, told
+from bootstrap.keys_calls import Gift, answer_parameters, event_of, wrap_parameters
 from bootstrap.phonehome import b64u
 from bootstrap.renewing import (
     OVERDUE,
@@ -219,25 +220,9 @@ class RenewalDesk:
         role: Role,
         document: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        judgement, proved = case.judgement, case.proved
-        assert judgement is not None  # of `answer`
-        return {
-            "ek_public": b64u(box.ek_public),
-            "box": box.box,
-            "session": b64u(proved.session.session),
-            "transcript": b64u(proved.transcript),
-            "ephemeral": b64u(proved.evidence.ephemeral),
-            "device_public": b64u(proved.evidence.device_public),
-            "ssh_public": b64u(proved.evidence.ssh_host_key),
-            "reset_count": judgement.reset_count,
-            "restart_count": judgement.restart_count,
-            "clock": judgement.clock,
-            "pcrs": {str(index): b64u(value) for index, value in judgement.pcrs.items()},
-            "boot_set": b64u(opening.boot_set),
-            "role": role.name,
-            "reasons": [],
-            "handoff": document,
-        }
+        assert case.judgement is not None  # of `answer`
+        gift = Gift(role=role.name, boot_set=opening.boot_set, reasons=(), document=document)
+        return wrap_parameters(box, case.judgement, case.proved, gift)
 
     def _not_given(self, case: _Case, box: BoxRow, error: RpcError) -> str:
         code = error.code
@@ -282,7 +267,7 @@ class RenewalDesk:
             detail: dict[str, Any] = {"findings": told(judgement.findings)}
             detail |= {"released": told(judgement.released), "tier": judgement.tier}
             detail |= {"times": renewed.renewals, "until": renewed.certificate_until}
-            self._event(case, renewed, "renewed", detail)
+            self._store.add_event(event_of(case, renewed, "renewed", detail))
         return str(given["answer"])
 
     def _refuse(self, case: _Case, box: BoxRow, finding: Finding) -> str:
@@ -319,7 +304,7 @@ class RenewalDesk:
         with self._store.transaction():
             self._store.save_box(box)
             self._store.save_session(replace(case.session, answer=answer))
-            self._event(case, box, kind, detail, finding.code)
+            self._store.add_event(event_of(case, box, kind, detail, finding.code))
 
     def _sign(self, case: _Case, box: BoxRow, status: str, finding: Finding, retry: int) -> str:
         payload = {
@@ -331,36 +316,10 @@ class RenewalDesk:
             "sentence": finding.sentence,
             "retry_seconds": retry,
         }
-        params = {
-            "context": "answer",
-            "session": payload["session"],
-            "transcript": payload["transcript"],
-            "payload": payload,
-        }
         try:
-            return str(call(self._keys, "answer", params)["answer"])
+            return str(call(self._keys, "answer", answer_parameters(payload))["answer"])
         except KeysError as error:
             raise Refusal("KEYS-SILENT", "the key service does not answer") from error
-
-    def _event(
-        self,
-        case: _Case,
-        box: BoxRow,
-        kind: str,
-        detail: Mapping[str, Any],
-        reason: str | None = None,
-    ) -> None:
-        self._store.add_event(
-            Event(
-                at=case.now,
-                kind=kind,
-                box=box.box,
-                mac=box.mac,
-                address=case.session.address,
-                reason=reason,
-                detail=detail,
-            )
-        )
 
 
 def seconds_of(role: Role) -> float | None:

@@ -57,19 +57,8 @@ class Boxes:
     def _handover(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         self.tick()
         request = Request.of(params)
-        try:
+        with self.desk.noting(user, request, "handover-refused", now):
             return self._serve(user, request, now)
-        except Refusal as refusal:
-            with self.store.transaction():
-                detail = {"ek_name": request.ek_name.hex(), "role": request.role}
-                event = Event(
-                    kind="handover-refused",
-                    box=str(request.box),
-                    reason=refusal.code,
-                    detail=detail | {"sentence": str(refusal)},
-                )
-                self.store.record(now, user, event)
-            raise
 
     def _serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -156,6 +157,23 @@ class Desk:
             raise Refusal("RATE", "too many hand-overs in the last minute: try again in a minute")
         self._spend(request, entry)
         return self._hand_over(user, request, self.files.rules.roles[request.role], now)
+
+    @contextmanager
+    def noting(self, user: str, request: Request, kind: str, now: float) -> Iterator[None]:
+        """Record a refusal, outside of the transaction that it undid."""
+        try:
+            yield
+        except Refusal as refusal:
+            with self.store.transaction():
+                detail = {"ek_name": request.ek_name.hex(), "role": request.role}
+                event = Event(
+                    kind=kind,
+                    box=str(request.box),
+                    reason=refusal.code,
+                    detail=detail | {"sentence": str(refusal)},
+                )
+                self.store.record(now, user, event)
+            raise
 
     def _check_withdrawn(self, request: Request) -> None:
         """Refuse what was taken away; also a repeated question gets no stored answer then."""

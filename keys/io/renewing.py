@@ -44,20 +44,9 @@ class Renewing:
     def _renew(self, user: str, params: Params, now: float) -> Mapping[str, Any]:
         self.tick()
         request = Request.of(params)
-        try:
-            with self.store.transaction():
-                return self._serve(user, request, now)
-        except Refusal as refusal:
-            with self.store.transaction():
-                detail = {"ek_name": request.ek_name.hex(), "role": request.role}
-                event = Event(
-                    kind="renewal-refused",
-                    box=str(request.box),
-                    reason=refusal.code,
-                    detail=detail | {"sentence": str(refusal)},
-                )
-                self.store.record(now, user, event)
-            raise
+        refused = self.desk.noting(user, request, "renewal-refused", now)
+        with refused, self.store.transaction():
+            return self._serve(user, request, now)
 
     def _serve(self, user: str, request: Request, now: float) -> Mapping[str, Any]:
         self._check_open()
