@@ -17,6 +17,7 @@ from attest.baseline import Baseline, FirmwareEntry
 from attest.firmwarefile import BASELINE_TYPE, entry_id
 from attest.policy import POLICY_TYPE
 from bootstrap import site_plan
+from bootstrap.backup import Form
 from keys import approval, wrap
 from keys.lease import HEADER as LEASE_HEADER
 from keys.note import HEADER as NOTE_HEADER
@@ -41,6 +42,7 @@ MAX_LINES = 40
 SNIFFED = 4096
 """Bytes from which a file is told that is too large to be read whole."""
 _AGE = (b"age-encryption.org/v1", b"-----BEGIN AGE ENCRYPTED FILE-----")
+_BACKUPS = {form.value.rstrip() for form in Form}
 _SIGNATURE = b"untrusted comment: "
 _TAR_MAGIC, _TAR_AT = b"ustar", 257
 _REHEARSAL_TYPE = "doorstep/rehearsal/v1"
@@ -65,6 +67,7 @@ class Sort(Enum):
     REHEARSAL = REHEARSAL.title
     SIGNATURE = "signature"
     PRIVATE_KEY = "private key"
+    BACKUP = "backup"
     UNKNOWN = "something else"
 
     @property
@@ -152,8 +155,11 @@ def _plain_sort(data: bytes) -> Sort | None:
         return Sort.SIGNATURE
     if data[_TAR_AT : _TAR_AT + len(_TAR_MAGIC)] == _TAR_MAGIC:
         return Sort.BOOT_SET_TAR
-    if data.split(b"\n", 1)[0].rstrip(b"\r") == ",".join(NOTE_HEADER).encode():
+    first = data.split(b"\n", 1)[0].rstrip(b"\r")
+    if first == ",".join(NOTE_HEADER).encode():
         return Sort.NOTE
+    if first in _BACKUPS:
+        return Sort.BACKUP
     if start.startswith(b"age1"):
         return Sort.BACKUP_KEY
     return None

@@ -78,6 +78,7 @@ CONTENT: dict[Sort, bytes] = {
     Sort.BACKUP_KEY: b"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg\n",
     Sort.TRUST: b"Some maker\n-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n",
     Sort.PRIVATE_KEY: KEY.encode(),
+    Sort.BACKUP: b"DOORSTEP-BACKUP-1\n{}\n",
     Sort.SIGNATURE: make.signed(NOTE, b""),
     Sort.BOOT_SET_TAR: bytes(257) + b"ustar\0" + bytes(249),
     Sort.UNKNOWN: b"a letter to the shop\n",
@@ -91,9 +92,13 @@ def test_each_sort_is_known_by_its_content(sort: Sort) -> None:
 
 
 def test_every_sort_that_is_taken_is_recognised() -> None:
-    assert set(HANDLERS) | {Sort.UNKNOWN, Sort.SIGNATURE, Sort.PRIVATE_KEY, Sort.REHEARSAL} == set(
-        Sort
-    )
+    assert set(HANDLERS) | {
+        Sort.UNKNOWN,
+        Sort.SIGNATURE,
+        Sort.PRIVATE_KEY,
+        Sort.BACKUP,
+        Sort.REHEARSAL,
+    } == set(Sort)
     # an intermediate is told from a maker's certificate by who signed it
     assert set(CONTENT) | {Sort.INTERMEDIATE} == set(Sort)
     assert {kind.name for kind in SIGNED.values()} | {"resealed-backup"} == set(KINDS)

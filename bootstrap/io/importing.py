@@ -41,6 +41,7 @@ _REFUSALS: Mapping[Sort, str] = {
     Sort.UNKNOWN: "it is nothing that Doorstep takes: ask headquarters what it is",
     Sort.SIGNATURE: "it is a signature: give the file beside it, which it is of",
     Sort.REHEARSAL: f"it is a part of a boot set: give the {MANIFEST} beside it",
+    Sort.BACKUP: "it comes back by `doorstep restore`, or `doorstep replace-appliance`",
     Sort.PRIVATE_KEY: "it is a private key: take it away from here, it belongs to headquarters",
 }
 
