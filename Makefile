@@ -18,7 +18,7 @@ demo: setup ## rehearse a whole site with a virtual box, then attack it
 
 test: setup ## every test, virtual machines included
 	@mkdir -p $(CACHE)
-	$(SEEN) $(BIN)/pytest
+	$(SEEN) $(BIN)/python -m tests
 
 test-evidence: setup ## what needs evidence of real machines (EVIDENCE=DIR)
 	@[ -d "$(EVIDENCE)" ] || { echo "no directory $(EVIDENCE): make test-evidence EVIDENCE=DIR" >&2; exit 1; }
