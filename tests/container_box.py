@@ -6,7 +6,7 @@ the seed as on a box and prints how the session ended.
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bootstrap.agent.simulate import run_box
@@ -25,7 +25,8 @@ def main() -> None:
         extend=True,
         say=lambda text: print(text, file=sys.stderr),
     )
-    print(json.dumps(asdict(outcome), default=bytes.hex))
+    # what it keeps to renew with is its own
+    print(json.dumps(asdict(replace(outcome, kept=None)), default=bytes.hex))
 
 
 if __name__ == "__main__":
