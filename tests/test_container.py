@@ -160,6 +160,15 @@ def test_the_command_says_that_all_answer(controller):
         assert re.search(rf"^{service} +answers", said, flags=re.M)
 
 
+def test_keys_sees_the_links_of_the_machine_and_has_no_network(controller):
+    """Else `link_loss` would end the lease of a site that is well."""
+    inside = "nsenter --mount --net --target $(systemctl show -P MainPID doorstep-keys) "
+    machine = controller.run("ls /sys/class/net")
+    assert controller.run(inside + "ls /run/doorstep/sys/class/net") == machine != "lo\n"
+    assert controller.run(inside + "ls /sys/class/net") == "lo\n"
+    assert controller.run(inside + "ip -o link").count("\n") == 1
+
+
 def test_this_systemd_finds_nothing_to_say_of_the_units(controller):
     units = " ".join(f"doorstep-{name}.service" for name in SERVICES)
     done = controller.try_run(f"systemd-analyze verify --man=no {units} doorstep.target")

@@ -4,13 +4,14 @@ import re
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from keys_site import request
 from test_cache_thirty_days import Outage
 
 from keys.errors import SiteError
-from keys.io.link_watch import has_link
+from keys.io.link_watch import has_link, machine_sys
 from keys.io.rpc import RpcError
 from keys.link_loss import HOUR, LinkLoss
 from keys.rules import SiteRules
@@ -37,6 +38,18 @@ def test_an_interface_that_is_missing_has_no_link():
     assert has_link(["missing0", "lo"])
     assert not has_link(["missing0"])
     assert not has_link([])
+
+
+def test_the_machines_own_sysfs_is_asked_where_the_unit_binds_it(tmp_path):
+    assert machine_sys(tmp_path) == Path("/sys")
+    (tmp_path / "sys").mkdir()
+    assert machine_sys(tmp_path) == Path("/sys")
+    carrier = tmp_path / "sys/class/net/eth9/carrier"
+    carrier.parent.mkdir(parents=True)
+    assert machine_sys(tmp_path) == tmp_path / "sys"
+    for text, is_linked in (("1\n", True), ("0\n", False), ("", False)):
+        carrier.write_text(text)
+        assert has_link(["eth9"], machine_sys(tmp_path)) is is_linked
 
 
 @pytest.fixture

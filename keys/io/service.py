@@ -96,7 +96,7 @@ class Service:
         self._trouble: str | None = None
         self._room = Room(layout.state / "keys")
         self._pacing, self._swapped = Pacing(self._store, self._ring, monotonic), shortfall()
-        self._links = LinkWatch(self._store, self._ring, self._files)
+        self._links = LinkWatch(self._store, self._ring, self._files, layout.run)
         self._serve_boxes(layout)
         self._serve_operator(layout)
         self.tick()
