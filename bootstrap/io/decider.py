@@ -30,7 +30,7 @@ from bootstrap.enrolment import (
 from bootstrap.errors import SiteError
 from bootstrap.handoff import handoff_document
 from bootstrap.io import openings
-from bootstrap.io.renewals import seconds_of
+from bootstrap.io.renewals import Planner, seconds_of
 from bootstrap.io.site_store import SiteStore
 from bootstrap.judgement import Judgement, Proved, told
 from bootstrap.keys_calls import Gift, answer_parameters, event_of, wrap_parameters
@@ -61,13 +61,6 @@ class Judge(Protocol):
 
     def judge(self, proved: Proved, box: BoxRow, now: float) -> Judgement:
         """Return all findings in order of rank."""
-
-
-class Planner(Protocol):
-    """Writes the plan that netboot runs."""
-
-    def write(self, boxes: Sequence[BoxRow]) -> int:
-        """Make the plan of these boxes durable and return its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
