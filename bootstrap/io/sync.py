@@ -127,7 +127,9 @@ class Syncer:
         self._engine.want([one for one in wanted if one.source.upstream in logins], logins)
         if answer["closed"] is not None:  # who took this machine must not go on with our logins
             self._adapters.clear()
-            self._wrong["lease"] = f"no upstream is asked: {answer['closed']['sentence']}"
+            self._wrong.pop("lease", None)
+            if self._rules:
+                self._wrong["lease"] = f"no upstream is asked: {answer['closed']['sentence']}"
             return
         self._wrong.pop("lease", None)
         for name, login in logins.items():
